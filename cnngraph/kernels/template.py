@@ -1,0 +1,200 @@
+"""What a kernel template and a backend are, and what a planned kernel call looks like.
+
+A *template* turns one graph node into a :class:`KernelCall`: the specification of the code to generate
+(:class:`KernelSpec`) and the run-time arguments of this use of it. Calls whose specifications are equal share one
+compiled kernel. Extents are run-time arguments wherever they do not shape the inner loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from cnngraph.ir.graph import Node, Value
+from cnngraph.ir.types import Dim, Layout
+from cnngraph.ops.expression import Expression
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CPU instruction set as the kernel templates see it.
+
+    Attributes:
+        isa: "avx512", "avx2", "sse4" or "neon".
+        width: 32-bit lanes of one vector, which is also the channel block of the blocked layout.
+        registers: architectural vector registers.
+        l1, l2: bytes of a core's data cache and private cache assumed by tilings. Constants of the target,
+            not of the machine that compiles, so that the code does not depend on it.
+    """
+
+    isa: str
+    width: int
+    registers: int
+    has_fma: bool
+    l1: int = 32 * 1024
+    l2: int = 1024 * 1024
+
+
+# Run-time arguments of a kernel call -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Pointer:
+    """Address of a value's first element. ``offset`` is added, in elements, static."""
+
+    value: Value
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Extent:
+    """An integer: a size, a stride in elements, a count. May be a multiple of the batch size."""
+
+    value: Dim
+
+
+@dataclass(frozen=True, eq=False)
+class BatchStride:
+    """Elements between one image of a value and the next (differs from the natural one inside a concatenation).
+
+    Only for values whose first axis is the only one that depends on the batch, or that have no symbolic axis.
+    """
+
+    value: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Address of constant data prepared at compile time (packed weights, index tables)."""
+
+    data: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Address of ``nbytes`` of 64-byte aligned memory private to the running thread, contents undefined."""
+
+    nbytes: int
+
+
+Argument = Pointer | Extent | BatchStride | Packed | Scratch
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """All that the generated source depends on; two equal specifications are one kernel.
+
+    Attributes:
+        template: name of the template.
+        isa: instruction set name.
+        constants: compile-time constants by their upper-case name in the template function.
+        expression: element-wise arithmetic put in at the template's ``epilogue`` marks, or None.
+    """
+
+    template: str
+    isa: str
+    constants: tuple[tuple[str, int], ...]
+    expression: Expression | None = None
+
+    def constant(self, name: str) -> int:
+        """Value of one compile-time constant."""
+        return dict(self.constants)[name]
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCall:
+    """One launch: the specification, and an argument for every parameter of the template function, by name."""
+
+    spec: KernelSpec
+    arguments: Mapping[str, Argument]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayoutRequest:
+    """Layouts a template wants for a node's inputs (None: absent or any) and outputs, and whether it insists."""
+
+    inputs: tuple[Layout | None, ...]
+    outputs: tuple[Layout, ...]
+
+
+class Template(Protocol):
+    """One family of kernels."""
+
+    name: str
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """None if the template can compute ``node``, else one sentence why not."""
+        ...
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Layout combinations the template can work in, preferred first. Called only when it accepts."""
+        ...
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Estimated cycles of one core for one image, to choose among templates."""
+        ...
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """The call for ``node``, whose inputs and outputs now have one of the requested layouts."""
+        ...
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """Generated source of one kernel: a module text that defines the function ``name``."""
+
+    name: str
+    text: str
+
+
+@dataclass
+class CompiledKernel:
+    """Relocatable object code of one kernel and the symbol to call."""
+
+    name: str
+    symbol: str
+    code: bytes
+    seconds: float = 0.0
+    cached: bool = False
+
+
+class Backend(Protocol):
+    """What a package behind the entry point ``cnngraph.backends`` provides."""
+
+    name: str
+
+    def target(self, isa: str | None) -> Target:
+        """The target for an instruction set name, or the best one of this machine for None."""
+        ...
+
+    def templates(self) -> Sequence[Template]:
+        """All templates, in no particular order."""
+        ...
+
+    def source(self, spec: KernelSpec, header: Sequence[str] = ()) -> KernelSource:
+        """Generate the readable source of a kernel."""
+        ...
+
+    def compile(self, specs: Sequence[KernelSpec], target: Target, progress: ProgressCallback | None = None) -> dict[KernelSpec, CompiledKernel]:
+        """Compile (or fetch from the cache) every kernel."""
+        ...
+
+
+class ProgressCallback(Protocol):
+    """Called as kernels become ready."""
+
+    def __call__(self, done: int, total: int, name: str) -> None: ...
+
+
+@dataclass
+class Selection:
+    """Why a node got its kernel: the chosen template and what was said of the others."""
+
+    node: Node
+    chosen: str
+    refused: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)

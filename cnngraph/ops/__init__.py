@@ -1,0 +1,1 @@
+"""Operators by family; importing this package registers them all."""
