@@ -80,16 +80,10 @@ FUNCTIONS: dict[str, ScalarFunction] = {
     "relu": ScalarFunction(1, 0, lambda x: np.maximum(x, x.dtype.type(0))),
     "leaky_relu": ScalarFunction(1, 1, lambda x, alpha: np.where(x < 0, x * _f(x, alpha), x)),
     "elu": ScalarFunction(1, 1, _quiet(lambda x, alpha: np.where(x < 0, _f(x, alpha) * np.expm1(x), x))),
-    "selu": ScalarFunction(
-        1, 2, _quiet(lambda x, alpha, gamma: _f(x, gamma) * np.where(x > 0, x, _f(x, alpha) * np.expm1(x)))
-    ),
+    "selu": ScalarFunction(1, 2, _quiet(lambda x, alpha, gamma: _f(x, gamma) * np.where(x > 0, x, _f(x, alpha) * np.expm1(x)))),
     "sigmoid": ScalarFunction(1, 0, _sigmoid),
-    "hard_sigmoid": ScalarFunction(
-        1, 2, lambda x, alpha, beta: np.minimum(np.maximum(x * _f(x, alpha) + _f(x, beta), _f(x, 0)), _f(x, 1))
-    ),
-    "hard_swish": ScalarFunction(
-        1, 0, lambda x: x * np.minimum(np.maximum(x * _f(x, 1 / 6) + _f(x, 0.5), _f(x, 0)), _f(x, 1))
-    ),
+    "hard_sigmoid": ScalarFunction(1, 2, lambda x, alpha, beta: np.minimum(np.maximum(x * _f(x, alpha) + _f(x, beta), _f(x, 0)), _f(x, 1))),
+    "hard_swish": ScalarFunction(1, 0, lambda x: x * np.minimum(np.maximum(x * _f(x, 1 / 6) + _f(x, 0.5), _f(x, 0)), _f(x, 1))),
     "tanh": ScalarFunction(1, 0, np.tanh),
     "softplus": ScalarFunction(1, 0, _softplus),
     "clip": ScalarFunction(1, 2, _clip),

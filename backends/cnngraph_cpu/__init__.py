@@ -1,0 +1,53 @@
+"""The CPU backend: generated kernels with explicit SIMD, compiled by Numba to relocatable object code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnngraph.kernels.template import (
+    CompiledKernel,
+    KernelSource,
+    KernelSpec,
+    ProgressCallback,
+    Target,
+    Template,
+)
+
+
+class CpuBackend:
+    """Entry point of the backend (see :class:`cnngraph.kernels.template.Backend`)."""
+
+    name = "cpu"
+
+    def target(self, isa: str | None) -> Target:
+        """The target called ``isa``, or the best of this machine; UsageError if there is none."""
+        from cnngraph_cpu.target import resolve
+
+        return resolve(isa)
+
+    def templates(self) -> Sequence[Template]:
+        """Every kernel family."""
+        from cnngraph_cpu.registry import TEMPLATES
+
+        return tuple(TEMPLATES.values())
+
+    def source(self, spec: KernelSpec, header: Sequence[str] = ()) -> KernelSource:
+        """The readable source of one kernel."""
+        from cnngraph_cpu.registry import TEMPLATES
+        from cnngraph_cpu.source import generate
+
+        return generate(spec, TEMPLATES[spec.template].code, header)
+
+    def compile(
+        self, specs: Sequence[KernelSpec], target: Target, progress: ProgressCallback | None = None
+    ) -> dict[KernelSpec, CompiledKernel]:
+        """Object code of every kernel, from the cache or compiled in parallel."""
+        from cnngraph_cpu.jit import compile_sources
+
+        unique = list(dict.fromkeys(specs))
+        sources = {spec: self.source(spec) for spec in unique}
+        compiled = compile_sources(list(sources.values()), target.isa, progress)
+        return {spec: compiled[source.name] for spec, source in sources.items()}
+
+
+backend = CpuBackend()

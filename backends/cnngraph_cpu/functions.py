@@ -1,0 +1,160 @@
+"""Transcendental and activation functions on vectors, composed of the primitives.
+
+Polynomials after S. L. Moshier's Cephes (expf, logf); the errors are about one unit in the last place of float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+
+def derived(p: dict[str, Any]) -> dict[str, Any]:
+    """The functions of :data:`cnngraph.ops.scalar.FUNCTIONS` that the primitives ``p`` lack."""
+    add, sub, mul, div, fma, splat = p["add"], p["sub"], p["mul"], p["div"], p["fma"], p["splat"]
+    minimum, maximum, floor, vabs, neg = p["minimum"], p["maximum"], p["floor"], p["absolute"], p["neg"]
+    select_negative, power_of_two = p["select_negative"], p["power_of_two"]
+    exponent_of, mantissa_of, select_nan = p["exponent_of"], p["mantissa_of"], p["select_nan"]
+    inline = njit(forceinline=True, error_model="numpy", boundscheck=False)
+
+    @inline
+    def expm1_reduced(r: Any) -> Any:
+        # e^r - 1 - r for |r| <= ln(2)/2, divided by nothing: r^2 * P(r)
+        q = splat(1.9875691500e-4)
+        q = fma(q, r, splat(1.3981999507e-3))
+        q = fma(q, r, splat(8.3334519073e-3))
+        q = fma(q, r, splat(4.1665795894e-2))
+        q = fma(q, r, splat(1.6666665459e-1))
+        q = fma(q, r, splat(5.0000001201e-1))
+        return mul(q, mul(r, r))
+
+    @inline
+    def exp(x: Any) -> Any:
+        clamped = minimum(maximum(x, splat(-104.0)), splat(89.0))
+        n = floor(fma(clamped, splat(1.44269504088896341), splat(0.5)))
+        r = fma(n, splat(-0.693359375), clamped)
+        r = fma(n, splat(2.12194440e-4), r)
+        y = add(add(expm1_reduced(r), r), splat(1.0))
+        # two factors, so that results near overflow and subnormal ones keep a representable scale
+        half = floor(mul(n, splat(0.5)))
+        return mul(mul(y, power_of_two(half)), power_of_two(sub(n, half)))
+
+    @inline
+    def expm1(x: Any) -> Any:
+        clamped = minimum(maximum(x, splat(-40.0)), splat(89.0))
+        n = floor(fma(clamped, splat(1.44269504088896341), splat(0.5)))
+        r = fma(n, splat(-0.693359375), clamped)
+        r = fma(n, splat(2.12194440e-4), r)
+        m = add(expm1_reduced(r), r)
+        half = floor(mul(n, splat(0.5)))
+        first, second = power_of_two(half), power_of_two(sub(n, half))
+        scaled = mul(mul(m, first), second)
+        return add(scaled, sub(mul(first, second), splat(1.0)))
+
+    @inline
+    def log_positive(x: Any) -> Any:
+        # x is positive and normal
+        e = exponent_of(x)
+        m = mantissa_of(x)
+        small = sub(m, splat(0.70710678118654752440))
+        e = select_negative(small, sub(e, splat(1.0)), e)
+        m = sub(select_negative(small, add(m, m), m), splat(1.0))
+        z = mul(m, m)
+        q = splat(7.0376836292e-2)
+        q = fma(q, m, splat(-1.1514610310e-1))
+        q = fma(q, m, splat(1.1676998740e-1))
+        q = fma(q, m, splat(-1.2420140846e-1))
+        q = fma(q, m, splat(1.4249322787e-1))
+        q = fma(q, m, splat(-1.6668057665e-1))
+        q = fma(q, m, splat(2.0000714765e-1))
+        q = fma(q, m, splat(-2.4999993993e-1))
+        q = fma(q, m, splat(3.3333331174e-1))
+        y = mul(mul(q, m), z)
+        y = fma(e, splat(-2.12194440e-4), y)
+        y = fma(z, splat(-0.5), y)
+        return fma(e, splat(0.693359375), add(m, y))
+
+    @inline
+    def log(x: Any) -> Any:
+        tiny = sub(x, splat(1.17549435e-38))
+        scaled = select_negative(tiny, mul(x, splat(8388608.0)), x)
+        y = log_positive(scaled)
+        y = select_negative(tiny, sub(y, splat(15.9423851528787)), y)
+        # x == inf -> inf, 0 -> -inf, negative and NaN -> NaN
+        infinite = sub(splat(3.4028234e38), x)
+        y = select_negative(infinite, x, y)
+        zero = sub(vabs(x), splat(1e-45))
+        y = select_negative(zero, splat(-float("inf")), y)
+        y = select_negative(x, splat(float("nan")), y)
+        return select_nan(x, y)
+
+    @inline
+    def sigmoid(x: Any) -> Any:
+        return div(splat(1.0), add(splat(1.0), exp(neg(x))))
+
+    @inline
+    def tanh(x: Any) -> Any:
+        # below 0.625 an odd polynomial (Cephes), above 1 - 2/(e^2|x| + 1)
+        a = vabs(x)
+        z = mul(x, x)
+        q = splat(-5.70498872745e-3)
+        q = fma(q, z, splat(2.06390887954e-2))
+        q = fma(q, z, splat(-5.37397155531e-2))
+        q = fma(q, z, splat(1.33314422036e-1))
+        q = fma(q, z, splat(-3.33332819422e-1))
+        small = fma(mul(q, z), x, x)
+        big = sub(splat(1.0), div(splat(2.0), add(exp(add(a, a)), splat(1.0))))
+        big = select_negative(x, neg(big), big)
+        return select_nan(x, select_negative(sub(a, splat(0.625)), small, big))
+
+    @inline
+    def softplus(x: Any) -> Any:
+        # max(x, 0) + log1p(e^-|x|); log1p(u) = log(1+u) * u / ((1+u) - 1)
+        u = exp(neg(vabs(x)))
+        w = add(splat(1.0), u)
+        d = sub(w, splat(1.0))
+        exact = sub(splat(1e-30), d)
+        tail = select_negative(exact, mul(log_positive(w), div(u, maximum(d, splat(1e-30)))), u)
+        return select_nan(x, add(maximum(x, splat(0.0)), tail))
+
+    @inline
+    def clip(x: Any, lo: float, hi: float) -> Any:
+        return minimum(maximum(x, splat(lo)), splat(hi))
+
+    @inline
+    def scale(x: Any, factor: float) -> Any:
+        return mul(x, splat(factor))
+
+    @inline
+    def shift(x: Any, offset: float) -> Any:
+        return add(x, splat(offset))
+
+    @inline
+    def leaky_relu(x: Any, alpha: float) -> Any:
+        return select_negative(x, mul(x, splat(alpha)), x)
+
+    @inline
+    def prelu(x: Any, slope: Any) -> Any:
+        return select_negative(x, mul(x, slope), x)
+
+    @inline
+    def elu(x: Any, alpha: float) -> Any:
+        return select_negative(x, mul(splat(alpha), expm1(x)), x)
+
+    @inline
+    def selu(x: Any, alpha: float, gamma: float) -> Any:
+        return mul(splat(gamma), select_negative(x, mul(splat(alpha), expm1(x)), x))
+
+    @inline
+    def hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
+        return minimum(maximum(fma(x, splat(alpha), splat(beta)), splat(0.0)), splat(1.0))
+
+    @inline
+    def hard_swish(x: Any) -> Any:
+        return mul(x, minimum(maximum(fma(x, splat(1.0 / 6.0), splat(0.5)), splat(0.0)), splat(1.0)))
+
+    names = (
+        exp, log, sigmoid, tanh, softplus, clip, scale, shift, leaky_relu, prelu, elu, selu, hard_sigmoid, hard_swish,
+    )  # fmt: skip
+    return {function.__name__: function for function in names}

@@ -1,0 +1,24 @@
+"""Names a template function may use. They exist so that templates are legal, checkable Python.
+
+Templates are never run as they stand: :mod:`cnngraph.kernels.specialize` turns them into source whose primitives come
+from :mod:`cnngraph_cpu.simd` (compiled) or :mod:`cnngraph.kernels.emulate` (plain Python).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+F32Pointer = Any
+I64Pointer = Any
+Vector = Any
+
+
+def _only_specialised(*args: Any) -> Any:
+    raise TypeError("template functions run only after specialisation")
+
+
+load = store = load_partial = store_partial = broadcast = splat = _only_specialised
+fma = add = sub = mul = div = maximum = minimum = relu = exp = log = neg = sqrt = _only_specialised
+get = put = get_int = to_float = advance = reduce_add = reduce_max = _only_specialised
+scalar_exp = scalar_log = scalar_sqrt = pow_ = _only_specialised
+registers = unroll = epilogue = _only_specialised

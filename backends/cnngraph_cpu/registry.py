@@ -1,0 +1,7 @@
+"""Every kernel family of the CPU backend by name."""
+
+from __future__ import annotations
+
+from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
+
+TEMPLATES = {template.name: template for template in (ConvDirect(),)}

@@ -1,0 +1,345 @@
+"""The kernel language as Numba intrinsics: vectors of float32 over LLVM vector types.
+
+``primitives(isa)`` returns the functions that generated source imports. The plain meaning of each stands in
+:mod:`cnngraph.kernels.emulate`, under the same name. Loads and stores need no alignment beyond four bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from cnngraph_cpu.target import ISAS
+
+F32 = types.CPointer(types.float32)
+I64 = types.CPointer(types.int64)
+_FLOAT, _INT32 = ir.FloatType(), ir.IntType(32)
+
+
+class VectorType(types.Type):
+    """Numba type of ``lanes`` float32 in one register."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"f32x{lanes}")
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: VectorType) -> None:
+        super().__init__(dmm, fe_type, ir.VectorType(_FLOAT, fe_type.lanes))
+
+
+@intrinsic
+def pointer_argument(typingctx: Any, args: Any, index: Any) -> Any:
+    """``args[index]`` as a pointer to float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        word = builder.load(builder.gep(values[0], [values[1]]))
+        return builder.inttoptr(word, ir.PointerType(_FLOAT))
+
+    return F32(args, types.intp), codegen
+
+
+@intrinsic
+def int_pointer_argument(typingctx: Any, args: Any, index: Any) -> Any:
+    """``args[index]`` as a pointer to int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        word = builder.load(builder.gep(values[0], [values[1]]))
+        return builder.inttoptr(word, ir.PointerType(ir.IntType(64)))
+
+    return I64(args, types.intp), codegen
+
+
+@intrinsic
+def int_argument(typingctx: Any, args: Any, index: Any) -> Any:
+    """``args[index]`` as an integer."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(builder.gep(values[0], [values[1]]))
+
+    return types.int64(args, types.intp), codegen
+
+
+@intrinsic
+def get(typingctx: Any, pointer: Any, offset: Any) -> Any:
+    """The scalar at ``pointer[offset]``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(builder.gep(values[0], [values[1]]))
+
+    return types.float32(pointer, types.intp), codegen
+
+
+@intrinsic
+def get_int(typingctx: Any, pointer: Any, offset: Any) -> Any:
+    """The integer at ``pointer[offset]``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(builder.gep(values[0], [values[1]]))
+
+    return types.int64(pointer, types.intp), codegen
+
+
+@intrinsic
+def put(typingctx: Any, pointer: Any, offset: Any, value: Any) -> Any:
+    """Store a float32 scalar."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store(values[2], builder.gep(values[0], [values[1]]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, types.float32), codegen
+
+
+@intrinsic
+def to_float(typingctx: Any, value: Any) -> Any:
+    """An integer or double as float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return context.cast(builder, values[0], signature.args[0], types.float32)
+
+    return types.float32(value), codegen
+
+
+@intrinsic
+def advance(typingctx: Any, pointer: Any, offset: Any) -> Any:
+    """``pointer + offset`` elements."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.gep(values[0], [values[1]])
+
+    return pointer(pointer, types.intp), codegen
+
+
+def _unary_scalar(name: str) -> Any:
+    @intrinsic
+    def call(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            fnty = ir.FunctionType(_FLOAT, [_FLOAT])
+            return builder.call(cgutils.get_or_insert_function(builder.module, fnty, f"llvm.{name}.f32"), [values[0]])
+
+        return types.float32(types.float32), codegen
+
+    return call
+
+
+def splat_value(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    """LLVM value with ``scalar`` in every lane."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count))
+
+
+def _memory(lanes: int) -> dict[str, Any]:
+    """Loads, stores and broadcasts of ``lanes`` float32."""
+    vector_type, vector = VectorType(lanes), ir.VectorType(_FLOAT, lanes)
+
+    def address(builder: Any, values: Any) -> Any:
+        return builder.bitcast(builder.gep(values[0], [values[1]]), vector.as_pointer())
+
+    def mask(builder: Any, count: Any) -> Any:
+        numbers = ir.Constant(ir.VectorType(ir.IntType(64), lanes), list(range(lanes)))
+        return builder.icmp_signed("<", numbers, splat_value(builder, count, ir.VectorType(ir.IntType(64), lanes)))
+
+    @intrinsic
+    def load(typingctx: Any, pointer: Any, offset: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            loaded = builder.load(address(builder, values))
+            loaded.align = 4
+            return loaded
+
+        return vector_type(F32, types.intp), codegen
+
+    @intrinsic
+    def store(typingctx: Any, pointer: Any, offset: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            builder.store(values[2], address(builder, values)).align = 4
+            return context.get_dummy_value()
+
+        return types.void(F32, types.intp, vector_type), codegen
+
+    @intrinsic
+    def load_partial(typingctx: Any, pointer: Any, offset: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            bits = ir.VectorType(ir.IntType(1), lanes)
+            fnty = ir.FunctionType(vector, [vector.as_pointer(), _INT32, bits, vector])
+            function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.load.v{lanes}f32.p0")
+            zero = ir.Constant(vector, [0.0] * lanes)
+            return builder.call(function, [address(builder, values), ir.Constant(_INT32, 4), mask(builder, values[2]), zero])
+
+        return vector_type(F32, types.intp, types.intp), codegen
+
+    @intrinsic
+    def store_partial(typingctx: Any, pointer: Any, offset: Any, value: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            bits = ir.VectorType(ir.IntType(1), lanes)
+            fnty = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), _INT32, bits])
+            function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.store.v{lanes}f32.p0")
+            builder.call(function, [values[2], address(builder, values), ir.Constant(_INT32, 4), mask(builder, values[3])])
+            return context.get_dummy_value()
+
+        return types.void(F32, types.intp, vector_type, types.intp), codegen
+
+    @intrinsic
+    def broadcast(typingctx: Any, pointer: Any, offset: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return splat_value(builder, builder.load(builder.gep(values[0], [values[1]])), vector)
+
+        return vector_type(F32, types.intp), codegen
+
+    @intrinsic
+    def splat(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return splat_value(builder, context.cast(builder, values[0], signature.args[0], types.float32), vector)
+
+        return vector_type(value), codegen
+
+    return {
+        "load": load, "store": store, "load_partial": load_partial, "store_partial": store_partial, "broadcast": broadcast, "splat": splat,
+    }  # fmt: skip
+
+
+def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
+    """Lane-wise arithmetic."""
+    vector_type, vector = VectorType(lanes), ir.VectorType(_FLOAT, lanes)
+    integers = ir.VectorType(_INT32, lanes)
+
+    def unary(body: Callable[[Any, Any], Any]) -> Any:
+        @intrinsic
+        def call(typingctx: Any, a: Any) -> Any:
+            return vector_type(vector_type), lambda context, builder, signature, values: body(builder, values[0])
+
+        return call
+
+    def binary(body: Callable[[Any, Any, Any], Any]) -> Any:
+        @intrinsic
+        def call(typingctx: Any, a: Any, b: Any) -> Any:
+            return vector_type(vector_type, vector_type), lambda context, builder, signature, values: body(builder, values[0], values[1])
+
+        return call
+
+    def ternary(body: Callable[[Any, Any, Any, Any], Any]) -> Any:
+        @intrinsic
+        def call(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+            return (
+                vector_type(vector_type, vector_type, vector_type),
+                lambda context, builder, signature, values: body(builder, values[0], values[1], values[2]),
+            )
+
+        return call
+
+    def llvm(builder: Any, name: str, *values: Any) -> Any:
+        fnty = ir.FunctionType(vector, [vector] * len(values))
+        return builder.call(cgutils.get_or_insert_function(builder.module, fnty, f"llvm.{name}.v{lanes}f32"), values)
+
+    def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+        return llvm(builder, "fma", a, b, c) if has_fma else builder.fadd(builder.fmul(a, b), c)
+
+    def nan_max(builder: Any, a: Any, b: Any) -> Any:
+        # a if a > b or a is NaN else b; one compare and blend, NaN of either side wins
+        chosen = builder.select(builder.fcmp_unordered(">", a, b), a, b)
+        return builder.select(builder.fcmp_unordered("uno", b, b), b, chosen)
+
+    def nan_min(builder: Any, a: Any, b: Any) -> Any:
+        chosen = builder.select(builder.fcmp_unordered("<", a, b), a, b)
+        return builder.select(builder.fcmp_unordered("uno", b, b), b, chosen)
+
+    def relu(builder: Any, a: Any) -> Any:
+        zero = ir.Constant(vector, [0.0] * lanes)
+        return builder.select(builder.fcmp_ordered("<", a, zero), zero, a)
+
+    def select_negative(builder: Any, x: Any, negative: Any, other: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", x, ir.Constant(vector, [0.0] * lanes)), negative, other)
+
+    def power_of_two(builder: Any, n: Any) -> Any:
+        whole = builder.fptosi(n, integers)
+        biased = builder.add(whole, ir.Constant(integers, [127] * lanes))
+        return builder.bitcast(builder.shl(biased, ir.Constant(integers, [23] * lanes)), vector)
+
+    def exponent_of(builder: Any, x: Any) -> Any:
+        bits = builder.lshr(builder.bitcast(x, integers), ir.Constant(integers, [23] * lanes))
+        return builder.sitofp(builder.sub(bits, ir.Constant(integers, [126] * lanes)), vector)
+
+    def mantissa_of(builder: Any, x: Any) -> Any:
+        bits = builder.and_(builder.bitcast(x, integers), ir.Constant(integers, [0x007FFFFF] * lanes))
+        return builder.bitcast(builder.or_(bits, ir.Constant(integers, [0x3F000000] * lanes)), vector)
+
+    @intrinsic
+    def reduce_add(typingctx: Any, a: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            part, count = values[0], lanes
+            while count > 1:  # pairwise, in a fixed order
+                count //= 2
+                low = builder.shuffle_vector(part, part, ir.Constant(ir.VectorType(_INT32, count), list(range(count))))
+                high = builder.shuffle_vector(part, part, ir.Constant(ir.VectorType(_INT32, count), list(range(count, 2 * count))))
+                part = builder.fadd(low, high)
+            return builder.extract_element(part, ir.Constant(_INT32, 0))
+
+        return types.float32(vector_type), codegen
+
+    @intrinsic
+    def reduce_max(typingctx: Any, a: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            best = builder.extract_element(values[0], ir.Constant(_INT32, 0))
+            for lane in range(1, lanes):
+                x = builder.extract_element(values[0], ir.Constant(_INT32, lane))
+                best = nan_max(builder, best, x)
+            return best
+
+        return types.float32(vector_type), codegen
+
+    def per_lane(builder: Any, name: str, *values: Any) -> Any:
+        fnty = ir.FunctionType(_FLOAT, [_FLOAT] * len(values))
+        function = cgutils.get_or_insert_function(builder.module, fnty, name)
+        out = ir.Constant(vector, ir.Undefined)
+        for lane in range(lanes):
+            index = ir.Constant(_INT32, lane)
+            out = builder.insert_element(out, builder.call(function, [builder.extract_element(v, index) for v in values]), index)
+        return out
+
+    return {
+        "add": binary(lambda b, x, y: b.fadd(x, y)),
+        "sub": binary(lambda b, x, y: b.fsub(x, y)),
+        "mul": binary(lambda b, x, y: b.fmul(x, y)),
+        "div": binary(lambda b, x, y: b.fdiv(x, y)),
+        "maximum": binary(nan_max),
+        "minimum": binary(nan_min),
+        "fma": ternary(fma),
+        "neg": unary(lambda b, x: b.fneg(x)),
+        "absolute": unary(lambda b, x: llvm(b, "fabs", x)),
+        "sqrt": unary(lambda b, x: llvm(b, "sqrt", x)),
+        "relu": unary(relu),
+        "floor": unary(lambda b, x: llvm(b, "floor", x)),
+        "select_negative": ternary(select_negative),
+        "select_nan": binary(lambda b, x, y: b.select(b.fcmp_unordered("uno", x, x), x, y)),
+        "power_of_two": unary(power_of_two),
+        "exponent_of": unary(exponent_of),
+        "mantissa_of": unary(mantissa_of),
+        "power": binary(lambda b, x, y: per_lane(b, "powf", x, y)),
+        "reduce_add": reduce_add,
+        "reduce_max": reduce_max,
+    }
+
+
+@lru_cache(maxsize=None)
+def primitives(isa: str) -> dict[str, Any]:
+    """Everything generated source may name, for one instruction set."""
+    from cnngraph_cpu.functions import derived
+
+    target = ISAS[isa].target
+    table = {**_memory(target.width), **_arithmetic(target.width, target.has_fma)}
+    table.update(
+        pointer_argument=pointer_argument, int_pointer_argument=int_pointer_argument, int_argument=int_argument,
+        get=get, get_int=get_int, put=put, to_float=to_float, advance=advance,
+        scalar_exp=_unary_scalar("exp"), scalar_log=_unary_scalar("log"), scalar_sqrt=_unary_scalar("sqrt"),
+    )  # fmt: skip
+    table.update(derived(table))
+    return table

@@ -1,0 +1,63 @@
+"""The instruction sets kernels are generated for, and what this machine offers.
+
+Each target names one fixed LLVM CPU, never the host, so that the code does not depend on the machine that compiles it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cnngraph.errors import UsageError
+from cnngraph.kernels.template import Target
+
+
+@dataclass(frozen=True)
+class IsaInfo:
+    """LLVM's name for the code, and the host features it needs (names as LLVM spells them)."""
+
+    target: Target
+    cpu: str
+    features: str
+    required: tuple[str, ...]
+
+
+_V2 = ("sse4.2", "ssse3", "popcnt")
+_V3 = (*_V2, "avx2", "fma", "bmi2", "f16c")
+_V4 = (*_V3, "avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512cd")
+
+ISAS: dict[str, IsaInfo] = {
+    "avx512": IsaInfo(Target("avx512", 16, 32, has_fma=True), "x86-64-v4", "-prefer-256-bit", _V4),
+    "avx2": IsaInfo(Target("avx2", 8, 16, has_fma=True), "x86-64-v3", "", _V3),
+    "sse4": IsaInfo(Target("sse4", 4, 16, has_fma=False), "x86-64-v2", "", _V2),
+    "neon": IsaInfo(Target("neon", 4, 32, has_fma=True), "generic", "+neon", ("neon",)),
+}
+
+
+@lru_cache(maxsize=1)
+def host_features() -> frozenset[str]:
+    """Names of the features of this machine's CPU that are switched on."""
+    import llvmlite.binding as llvm
+
+    return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+
+
+def available() -> list[str]:
+    """Instruction sets this machine can run, best first."""
+    return [name for name, info in ISAS.items() if set(info.required) <= host_features()]
+
+
+def resolve(isa: str | None) -> Target:
+    """The target called ``isa``, or the best this machine runs.
+
+    Raises:
+        UsageError: no such instruction set, or none of ours runs here.
+    """
+    if isa is not None:
+        if isa not in ISAS:
+            raise UsageError(f"unknown instruction set {isa!r}; choose one of {', '.join(ISAS)}")
+        return ISAS[isa].target
+    names = available()
+    if not names:
+        raise UsageError("this CPU has none of the instruction sets " + ", ".join(ISAS))
+    return ISAS[names[0]].target

@@ -1,0 +1,1 @@
+"""Kernel templates of the CPU backend, one family a file."""

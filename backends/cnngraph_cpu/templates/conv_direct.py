@@ -1,0 +1,178 @@
+"""Direct convolution, register-tiled, output NCHW[W]c.
+
+A task is one image, one block of output rows and one group of output-channel tiles. Unless the input can be read in
+place, the task first copies the input rows it needs into scratch, zero padding included, so that the inner kernel has
+no border cases. The inner kernel keeps ROWS x COLS pixels times TV channel vectors in registers and streams the packed
+weights once per register tile: ``[tile][channel block][row tap][column tap][channel][TV*W]``.
+
+Scratch is ``[channel block][row][column][CB]``. CB is W for a blocked input; for a plain input with fewer than W
+channels (an image) CB is the channel count and the column taps merge with the channels into one contiguous loop.
+"""
+
+from __future__ import annotations
+
+from cnngraph_cpu.language import (
+    F32Pointer,
+    I64Pointer,
+    broadcast,
+    epilogue,
+    fma,
+    get,
+    get_int,
+    load,
+    put,
+    registers,
+    splat,
+    store,
+    unroll,
+)
+
+IN_PLACE, PACK_BLOCKED, PACK_PLAIN = 0, 1, 2
+
+W = TV = SX = SY = CB = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = 0  # fixed by the plan
+
+
+def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
+    """Copy the rows from ``row0`` on (in padded coordinates) of a blocked image into scratch."""
+    for cb in range(blocks):
+        for r in range(scratch_rows):
+            if DEPTH:
+                z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
+                iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
+            else:
+                z = 0
+                iy = row0 * SY + r - pad_y
+            to = (cb * scratch_rows + r) * scratch_width * W
+            if iy < 0 or iy >= height or z < 0 or z >= depth:
+                for c in range(scratch_width):
+                    store(packed, to + c * W, splat(0.0))
+            else:
+                at = image * x_batch + ((cb * depth + z) * height + iy) * width * W
+                for c in range(pad_x):
+                    store(packed, to + c * W, splat(0.0))
+                for c in range(copied):
+                    store(packed, to + (pad_x + c) * W, load(x, at + c * W))
+                for c in range(pad_x + copied, scratch_width):
+                    store(packed, to + c * W, splat(0.0))
+
+
+def pack_plain(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
+    """As :func:`pack_blocked` from a plain image; channels become innermost."""
+    for r in range(scratch_rows):
+        if DEPTH:
+            z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
+            iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
+        else:
+            z = 0
+            iy = row0 * SY + r - pad_y
+        to = r * scratch_width * CB
+        if iy < 0 or iy >= height or z < 0 or z >= depth:
+            for c in range(scratch_width * CB):
+                put(packed, to + c, 0.0)
+        else:
+            for c in range(pad_x * CB):
+                put(packed, to + c, 0.0)
+            for ch in range(CB):
+                at = image * x_batch + ((ch * depth + z) * height + iy) * width
+                for c in range(copied):
+                    put(packed, to + (pad_x + c) * CB + ch, get(x, at + c))
+            for c in range((pad_x + copied) * CB, scratch_width * CB):
+                put(packed, to + c, 0.0)
+
+
+def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
+    """One register tile: ROWS x COLS output pixels at (row, col) of the task, TV channel vectors of ``tile``."""
+    for v in unroll(TV):
+        first = load(b, (tile * TV + v) * W)
+        for r in unroll(ROWS):
+            for c in unroll(COLS):
+                acc[v, r, c] = first
+    at = weights_at
+    for cb in range(first_block, first_block + used_blocks):
+        if MERGED:
+            count = inner_count
+        else:
+            count = min(W, channels - cb * W)
+        for ky in range(taps):
+            base = source_at + cb * block_step + row * SY * row_step + ky * tap_step + col * SX * CB
+            for r in unroll(ROWS):
+                line[r] = base + r * SY * row_step
+            for kx in range(taps_x):
+                for i in range(0, count, U):
+                    for u in unroll(U):
+                        for v in unroll(TV):
+                            weight[v] = load(w, at + (u * TV + v) * W)
+                        for r in unroll(ROWS):
+                            for c in unroll(COLS):
+                                value = broadcast(source, line[r] + c * SX * CB + u)
+                                for v in unroll(TV):
+                                    acc[v, r, c] = fma(weight[v], value, acc[v, r, c])
+                    at = at + U * TV * W
+                    for r in unroll(ROWS):
+                        line[r] = line[r] + U
+                for r in unroll(ROWS):
+                    line[r] = line[r] + (tap_x - count)
+    for v in unroll(TV):
+        if not GUARD or tile * TV + v < out_blocks:
+            for r in unroll(ROWS):
+                inner = (tile * TV + v) * plane + (row0 + row + r) * row_out + col * W
+                for c in unroll(COLS):
+                    y_value = acc[v, r, c]
+                    out = epilogue(y_value, image, inner + c * W, (tile * TV + v) * W)
+                    store(y, image * y_batch + inner + c * W, out)
+
+
+def tile_row(ROWS: int, row: int) -> None:
+    """All register tiles of ROWS output rows."""
+    for col in range(0, full_cols, TC):
+        register_tile(ROWS, TC, row, col)
+    if TAIL_COLS:
+        col = full_cols
+        register_tile(ROWS, TAIL_COLS, row, col)
+
+
+def conv_direct(
+    x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, block_table: I64Pointer, packed: F32Pointer,
+    images: int, x_batch: int, y_batch: int, channels: int, blocks: int, used_blocks: int, out_blocks: int, tiles: int,
+    depth: int, height: int, width: int, rows_out: int, height_out: int, row_out: int, full_cols: int,
+    taps: int, taps_y: int, taps_x: int, tap_x: int, tap_step: int, inner_count: int, tile_weights: int,
+    stride_d: int, dilation_d: int, dilation_y: int, pad_d: int, pad_y: int, pad_x: int, copied: int,
+    row_step: int, block_step: int, scratch_rows: int, scratch_width: int,
+    block_rows: int, tiles_per_group: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """``tap_step``/``row_step``/``block_step``/``tap_x`` are distances in elements of the source the kernel reads."""
+    groups = (tiles + tiles_per_group - 1) // tiles_per_group
+    row_blocks = (rows_out + block_rows - 1) // block_rows
+    tasks = images * row_blocks * groups
+    plane = rows_out * row_out
+    acc = registers(TV, ROWS, COLS)
+    weight = registers(TV)
+    line = registers(ROWS)
+    have = -1
+    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+        part = task // groups
+        image = part // row_blocks
+        row0 = (part % row_blocks) * block_rows
+        rows = min(block_rows, rows_out - row0)
+        if SOURCE == IN_PLACE:
+            source = x
+            source_at = image * x_batch + row0 * SY * row_step
+        else:
+            source = packed
+            source_at = 0
+            if have != part:
+                have = part
+                if SOURCE == PACK_BLOCKED:
+                    pack_blocked(x, packed, image, row0)
+                else:
+                    pack_plain(x, packed, image, row0)
+        group0 = (task % groups) * tiles_per_group
+        for tile in range(group0, min(group0 + tiles_per_group, tiles)):
+            weights_at = tile * tile_weights
+            first_block = get_int(block_table, tile)
+            full_rows = rows // TR * TR
+            for row in range(0, full_rows, TR):
+                tile_row(TR, row)
+            if TR > 1:
+                for row in range(full_rows, rows):
+                    tile_row(1, row)

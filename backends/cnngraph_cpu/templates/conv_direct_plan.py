@@ -1,0 +1,330 @@
+"""When and how the direct convolution is used: register tile, blocking, weight packing, arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import PLAIN, Dim, ceil_div, product
+from cnngraph.kernels.template import (
+    Argument,
+    BatchStride,
+    Extent,
+    KernelCall,
+    KernelSpec,
+    LayoutRequest,
+    Packed,
+    Pointer,
+    Scratch,
+    Target,
+)
+from cnngraph.ops.conv import Conv
+from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates import conv_direct as kernel
+from cnngraph_cpu.templates.common import (
+    blocked,
+    epilogue_arguments,
+    only_f32,
+    operand_layouts,
+    per_channel,
+    refuse_epilogue,
+)
+
+_PIXELS_PER_FLAT_ROW = 400
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution lifted to three spatial axes (depth, height, width)."""
+
+    images: Dim
+    channels: int
+    out_channels: int
+    group: int
+    size: tuple[int, int, int]
+    out: tuple[int, int, int]
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    pad: tuple[int, int, int]
+    pad_end: tuple[int, int, int]
+
+    @property
+    def pointwise(self) -> bool:
+        """1x1, stride 1, no padding: output pixel i depends on input pixel i alone."""
+        return self.kernel == (1, 1, 1) and self.stride == (1, 1, 1) and not any(self.pad + self.pad_end)
+
+
+def geometry(node: Node) -> Geometry:
+    """The geometry of a Conv node."""
+    op = node.op
+    assert isinstance(op, Conv)
+    x, y = node.input(0).type, node.output.type
+    lift = 3 - len(op.kernel)
+    rank = len(op.kernel)
+
+    def three(values: Sequence[Dim], fill: int) -> tuple[int, int, int]:
+        a, b, c = (fill,) * lift + tuple(int(v) for v in values)  # type: ignore[arg-type]
+        return a, b, c
+
+    channels, out_channels = x.shape[1], y.shape[1]
+    assert isinstance(channels, int) and isinstance(out_channels, int)
+    return Geometry(
+        images=x.shape[0], channels=channels, out_channels=out_channels, group=op.group,
+        size=three(x.shape[2:], 1), out=three(y.shape[2:], 1), kernel=three(op.kernel, 1), stride=three(op.strides, 1),
+        dilation=three(op.dilations, 1), pad=three(op.pads[:rank], 0), pad_end=three(op.pads[rank:], 0),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Register tile and the pixel grid it walks: rows x cols pixels times ``vectors`` of channels."""
+
+    rows: int
+    cols: int
+    vectors: int
+    tail: int
+    grid_rows: int
+    grid_cols: int
+    cycles: float
+
+
+def _grids(g: Geometry) -> Iterator[tuple[int, int]]:
+    yield g.out[0] * g.out[1], g.out[2]
+    if g.pointwise:
+        pixels = product(g.out)
+        for rows in range(1, min(pixels, 4096) + 1):
+            if pixels % rows == 0 and (pixels // rows <= _PIXELS_PER_FLAT_ROW or rows == 1):
+                yield rows, pixels // rows
+
+
+@lru_cache(maxsize=4096)
+def choose_tile(g: Geometry, target: Target) -> Tile:
+    """The register tile with the least estimated cycles per channel step.
+
+    A tile of p pixels and v vectors costs max(p*v/2 FMA, (p+v)/2 loads, 4 for latency) cycles, plus a little for each
+    stream of lines, on a core with two 512-bit ports; the ratios hold for one port too.
+    """
+    out_blocks = ceil_div(g.out_channels, target.width)
+    spare = 1 if target.has_fma else 2
+    best: Tile | None = None
+
+    def cycles(pixels: int, vectors: int) -> float:
+        return max(pixels * vectors / 2, (pixels + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixels + 0.5 * vectors
+
+    for grid_rows, grid_cols in _grids(g):
+        for vectors in (1, 2, 3, 4):
+            if vectors > out_blocks:
+                break
+            limit = (target.registers - spare - vectors) // vectors
+            for cols in range(1, min(limit, grid_cols) + 1):
+                tail = grid_cols % cols
+                for rows in (1, 2, 3, 4) if g.out[0] == 1 else (1,):
+                    if rows * cols > limit or rows > grid_rows:
+                        break
+                    full, rest = divmod(grid_rows, rows)
+                    work = 0.0
+                    for count, r in ((full, rows), (rest, 1)):
+                        work += count * (grid_cols // cols * cycles(r * cols, vectors) + (cycles(r * tail, vectors) if tail else 0))
+                    work *= ceil_div(out_blocks, vectors)
+                    work *= 1 + 0.002 * (tail > 0) + 0.02 * (rows > 1)  # among equals, the simpler kernel
+                    if best is None or work < best.cycles:
+                        best = Tile(rows, cols, vectors, tail, grid_rows, grid_cols, work)
+    assert best is not None
+    return best
+
+
+class ConvDirect:
+    """Convolution by register tiles over a blocked or small-channel plain input, any kernel, stride, dilation, groups."""
+
+    name = "conv_direct"
+    code = Code(
+        kernel.conv_direct,
+        {f.__name__: f for f in (kernel.pack_blocked, kernel.pack_plain, kernel.register_tile, kernel.tile_row)},
+        "Direct convolution, register-tiled over output pixels and channels.",
+    )
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses what is no float32 convolution with constant weights."""
+        if not isinstance(node.op, Conv):
+            return "not a convolution"
+        refusal = only_f32(node)
+        if refusal:
+            return refusal
+        bias = node.inputs[2]
+        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
+            return "the weights are computed at run time"
+        if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
+            return "an extent is zero or depends on the batch"
+        return refuse_epilogue(node.inputs[3:], node.output.type)
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Blocked in and out; a plain input too if it has fewer channels than a vector has lanes."""
+        layout = blocked(target)
+        rest = operand_layouts(node.inputs[3:], node.output.type, layout)
+        requests = [LayoutRequest((layout, None, None, *rest), (layout,))]
+        g = geometry(node)
+        if g.channels < target.width and g.group == 1:
+            requests.insert(0, LayoutRequest((PLAIN, None, None, *rest), (layout,)))
+        return requests
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Cycles of the inner loops."""
+        g = geometry(node)
+        return choose_tile(g, target).cycles * product(g.kernel) * _channels_read(g, target) / 1.0
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """Pack the weights and fix the blocking."""
+        op = node.op
+        assert isinstance(op, Conv)
+        g, width = geometry(node), target.width
+        x, y = node.input(0), node.output
+        weights, bias = node.input(1).data, node.inputs[2]
+        assert weights is not None
+        tile = choose_tile(g, target)
+        plain = x.type.layout.plain
+        merged = plain and g.dilation[2] == 1
+        in_place = not plain and not any(g.pad + g.pad_end) and (g.kernel[0] == 1 and g.out[0] == 1 or g.pointwise)
+        cb = g.channels if plain else width
+        blocks = 1 if plain else ceil_div(g.channels, width)
+        out_blocks = ceil_div(g.out_channels, width)
+        tiles = ceil_div(out_blocks, tile.vectors)
+        if plain:
+            table, used = np.zeros(tiles, np.int64), 1
+        else:
+            table, used = _channel_blocks(g, tiles, tile.vectors * width, width, blocks)
+        packed = _pack_weights(weights, g, table, used, tiles, tile.vectors * width, cb if plain else width, plain)
+        taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * cb, cb
+        if merged:
+            inner, taps_x = g.kernel[2] * cb, 1
+        unroll = next(u for u in (4, 3, 2, 1) if inner % u == 0) if merged or plain else next(u for u in (4, 2, 1) if g.channels % u == 0)
+
+        deep = g.out[0] > 1 or g.kernel[0] > 1
+        deep = deep and not g.pointwise
+        if in_place:
+            columns = g.size[2] if not g.pointwise else tile.grid_cols
+            row_step = columns * width
+            block_step = product(g.size) * width
+            tap_step = g.dilation[1] * row_step
+            block_rows = _block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * 4, target)
+            scratch_rows = scratch_width = copied = 0
+        else:
+            scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
+            row_step = scratch_width * cb
+            tap_step = row_step if deep else g.dilation[1] * row_step
+            reach = (g.kernel[1] - 1) * g.dilation[1] + 1
+            row_bytes = row_step * blocks * 4
+            block_rows = 1 if deep else _scratch_block_rows(tile, reach, g.stride[1], row_bytes, target)
+            scratch_rows = g.kernel[0] * g.kernel[1] if deep else (block_rows - 1) * g.stride[1] + reach
+            block_step = scratch_rows * row_step
+            copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
+        row_blocks = ceil_div(tile.grid_rows, block_rows)
+        constants = [
+            ("TR", tile.rows), ("TC", tile.cols), ("TV", tile.vectors), ("TAIL_COLS", tile.tail), ("SX", g.stride[2]),
+            ("SY", g.stride[1]), ("CB", cb), ("U", unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
+            ("MERGED", int(merged)), ("GUARD", int(out_blocks % tile.vectors != 0)), ("DEPTH", int(deep)),
+        ]  # fmt: skip
+        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile.vectors)
+        arguments: dict[str, Argument] = {
+            "x": Pointer(x),
+            "w": Packed(packed),
+            "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tile.vectors),
+            "y": Pointer(y),
+            "block_table": Packed(table),
+            "packed": Scratch(max(4, scratch_rows * row_step * blocks * 4)),
+            "images": Extent(g.images),
+            "x_batch": BatchStride(x),
+            "y_batch": BatchStride(y),
+        }
+        numbers = {
+            "channels": g.channels, "blocks": blocks, "used_blocks": used, "out_blocks": out_blocks, "tiles": tiles,
+            "depth": g.size[0], "height": g.size[1], "width": g.size[2], "rows_out": tile.grid_rows, "height_out": g.out[1],
+            "row_out": tile.grid_cols * width, "full_cols": tile.grid_cols - tile.tail, "taps": g.kernel[0] * g.kernel[1],
+            "taps_y": g.kernel[1], "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "inner_count": inner,
+            "tile_weights": packed[0].size, "stride_d": g.stride[0], "dilation_d": g.dilation[0], "dilation_y": g.dilation[1],
+            "pad_d": g.pad[0], "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": copied, "row_step": row_step,
+            "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width, "block_rows": block_rows,
+            "tiles_per_group": _tiles_per_group(tiles, row_blocks),
+        }  # fmt: skip
+        arguments.update({name: Extent(value) for name, value in numbers.items()})
+        arguments.update(operands)
+        spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
+        note = f"tile {tile.rows}x{tile.cols} pixels x {tile.vectors}x{width} channels, {block_rows} rows a block"
+        return KernelCall(spec, arguments, (note,))
+
+
+def _channels_read(g: Geometry, target: Target) -> int:
+    if g.group == 1:
+        return g.channels
+    return min(g.channels, max(g.channels // g.group, target.width))
+
+
+def _channel_blocks(g: Geometry, tiles: int, tile_channels: int, width: int, blocks: int) -> tuple[np.ndarray, int]:
+    """First input-channel block of each output tile, and how many blocks every tile reads (the union of its groups)."""
+    per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
+    first, last = [], []
+    for tile in range(tiles):
+        lo = tile * tile_channels // per_group_out
+        hi = (min((tile + 1) * tile_channels, g.out_channels) - 1) // per_group_out
+        first.append(lo * per_group_in // width)
+        last.append(((hi + 1) * per_group_in - 1) // width)
+    used = max(b - a + 1 for a, b in zip(first, last, strict=True))
+    return np.minimum(np.array(first, np.int64), blocks - used), used
+
+
+def _pack_weights(
+    w: np.ndarray, g: Geometry, table: np.ndarray, used: int, tiles: int, tile_channels: int, cb: int, plain: bool
+) -> np.ndarray:
+    """``[tile][block][kd*kh][kw][channel in block][tile channel]``; a ragged last block is stored without its padding."""
+    taps_y, taps_x = g.kernel[0] * g.kernel[1], g.kernel[2]
+    per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
+    source = w.reshape(g.out_channels, per_group_in, taps_y, taps_x)
+    out = np.zeros((tiles, used * cb * taps_y * taps_x * tile_channels), np.float32)
+    for tile in range(tiles):
+        start = int(table[tile]) * cb
+        stop = min(start + used * cb, g.channels)
+        dense = np.zeros((stop - start, taps_y, taps_x, tile_channels), np.float32)
+        low, high = tile * tile_channels, min((tile + 1) * tile_channels, g.out_channels)
+        for group in range(low // per_group_out, (high - 1) // per_group_out + 1):
+            a, b = max(low, group * per_group_out), min(high, (group + 1) * per_group_out)
+            at = group * per_group_in - start
+            dense[at : at + per_group_in, :, :, a - low : b - low] = source[a:b].transpose(1, 2, 3, 0)
+        position = 0
+        for block in range(0, stop - start, cb):
+            piece = dense[block : block + cb]
+            if plain:  # taps outside channels: the merged loop walks columns, then channels within a column
+                piece = piece.transpose(1, 2, 0, 3)
+            else:
+                piece = piece.transpose(1, 2, 0, 3)
+            out[tile, position : position + piece.size] = piece.reshape(-1)
+            position += piece.size
+    return out
+
+
+def _block_rows(tile: Tile, rows: int, bytes_per_tile: int, target: Target) -> int:
+    """Rows of a task that reads in place: as many as keep its input within half the private cache."""
+    tiles_per_row = max(1, tile.grid_cols // max(1, tile.cols))
+    row_bytes = max(1, bytes_per_tile // tile.rows * tiles_per_row)
+    fit = max(tile.rows, target.l2 // 3 // row_bytes // tile.rows * tile.rows)
+    return min(fit, ceil_div(rows, tile.rows) * tile.rows)
+
+
+def _scratch_block_rows(tile: Tile, reach: int, stride: int, row_bytes: int, target: Target) -> int:
+    """Output rows of a task whose packed input stays within a third of the private cache."""
+    best = tile.rows
+    for rows in range(tile.rows, ceil_div(tile.grid_rows, tile.rows) * tile.rows + 1, tile.rows):
+        if ((rows - 1) * stride + reach) * row_bytes <= target.l2 // 3:
+            best = rows
+    return best
+
+
+def _tiles_per_group(tiles: int, row_blocks: int) -> int:
+    """Channel tiles of a task: small enough that there are tasks for many threads, evenly divided where possible."""
+    for groups in range(1, tiles + 1):
+        if row_blocks * groups >= 16 and (row_blocks * groups % 4 == 0 or row_blocks * groups >= 48):
+            return ceil_div(tiles, groups)
+    return 1

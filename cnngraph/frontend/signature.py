@@ -1,0 +1,117 @@
+"""Types of graph inputs: declared dimensions, the caller's shapes, and the batch size that stays free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from cnngraph.errors import InvalidModelError, UnsupportedError, UsageError, printable
+from cnngraph.frontend.errors import DeclaredShape, FreeDimensionsError
+from cnngraph.frontend.tensors import element_type, text
+from cnngraph.ir.types import BATCH, Dim, DType, TensorType
+
+RequestedShape = Sequence[int | None | str]
+
+
+def declared_type(info: onnx.ValueInfoProto) -> tuple[DType, DeclaredShape]:
+    """dtype and dimensions as the model declares them: a number, a name, or None where it says nothing.
+
+    Raises:
+        UnsupportedError: a sequence, a sparse tensor, an unsupported element type.
+        InvalidModelError: no type, a dimension below -1.
+    """
+    kind = info.type.WhichOneof("value")
+    if kind is None:
+        raise InvalidModelError("no type is declared")
+    if kind != "tensor_type":
+        raise UnsupportedError(f"the type {kind.removesuffix('_type')} is not supported")
+    tensor = info.type.tensor_type
+    dtype = element_type(tensor.elem_type)
+    if not tensor.HasField("shape"):
+        return dtype, None
+    dims: list[int | str | None] = []
+    for dim in tensor.shape.dim:
+        which = dim.WhichOneof("value")
+        if which == "dim_value":
+            if dim.dim_value < -1:
+                raise InvalidModelError(f"the dimension {dim.dim_value} is negative")
+            dims.append(None if dim.dim_value == -1 else int(dim.dim_value))
+        else:
+            dims.append(text(dim.dim_param, "dimension name") or None)
+    return dtype, tuple(dims)
+
+
+def resolve_inputs(
+    declared: Mapping[str, tuple[DType, DeclaredShape]], shapes: Mapping[str, RequestedShape] | None, batch: int | None
+) -> dict[str, TensorType]:
+    """The type of every graph input; a leading dimension that is free becomes N, or ``batch`` if given.
+
+    A name that the caller's shapes fix for one input is fixed for all.
+
+    Raises:
+        UsageError: ``shapes`` names an unknown input or has another rank, or a size is negative.
+        FreeDimensionsError: other dimensions are free.
+    """
+    _check_request(declared, shapes, batch)
+    fixed: dict[str, int] = {}
+    for name, request in (shapes or {}).items():
+        for wanted, dim in zip(request, declared[name][1] or (), strict=False):
+            if isinstance(wanted, int) and isinstance(dim, str):
+                fixed[dim] = wanted
+    types: dict[str, TensorType] = {}
+    free: dict[str, DeclaredShape] = {}
+    for name, (dtype, dims) in declared.items():
+        requested = shapes.get(name) if shapes else None
+        sources = tuple(requested) if requested is not None else dims
+        if sources is None:
+            free[name] = None
+            continue
+        shape: list[Dim] = []
+        for axis, source in enumerate(sources):
+            size = fixed.get(source) if isinstance(source, str) else source
+            if size is None and requested is not None and dims is not None:
+                size = _declared_size(dims[axis], fixed) if axis else None
+            if size is not None:
+                shape.append(int(size))
+            elif axis == 0:
+                shape.append(BATCH if batch is None else batch)
+            else:
+                free[name] = dims if dims is not None else tuple(sources)
+        types[name] = TensorType(dtype, tuple(shape))
+    if free:
+        raise FreeDimensionsError(_free_message(free), free)
+    return types
+
+
+def _declared_size(dim: int | str | None, fixed: Mapping[str, int]) -> int | None:
+    return fixed.get(dim) if isinstance(dim, str) else dim
+
+
+def _check_request(
+    declared: Mapping[str, tuple[DType, DeclaredShape]], shapes: Mapping[str, RequestedShape] | None, batch: int | None
+) -> None:
+    if batch is not None and batch < 0:
+        raise UsageError(f"the batch size {batch} is negative")
+    for name, request in (shapes or {}).items():
+        if name not in declared:
+            raise UsageError(f"shapes names '{printable(name)}'; the model's inputs are {', '.join(map(printable, declared))}")
+        dims = declared[name][1]
+        if dims is not None and len(dims) != len(request):
+            raise UsageError(f"shapes gives {len(request)} dimensions for '{printable(name)}', which has {len(dims)}")
+        if any(isinstance(d, int) and d < 0 for d in request):
+            raise UsageError(f"shapes gives a negative dimension for '{printable(name)}'")
+
+
+def _free_message(free: Mapping[str, DeclaredShape]) -> str:
+    rows = []
+    for name, dims in free.items():
+        shown = "no shape at all" if dims is None else "[" + ", ".join("?" if d is None else printable(str(d)) for d in dims) + "]"
+        rows.append(f"'{printable(name)}' declares {shown}")
+    example = next(iter(free))
+    rank = len(free[example] or (0, 0, 0, 0))
+    sizes = ", ".join(["1", "3", "224", "224"][:rank]) if rank <= 4 else ", ".join(["1"] * rank)
+    return (
+        f"dimensions other than the batch size are free: {'; '.join(rows)}. "
+        f"Give them, for instance shapes={{'{printable(example)}': [{sizes}]}}"
+    )

@@ -1,0 +1,335 @@
+"""Turn a template function into the source of one kernel.
+
+A template is a legal Python function. The specialiser
+
+* replaces upper-case names that stand in ``constants`` (or are module-level integers of the template's file) by their
+  values and folds what becomes constant;
+* drops the branches of ``if CONSTANT:`` that cannot be taken;
+* unrolls ``for i in unroll(n)`` (or ``unroll(start, stop)``), ``i`` becoming a number;
+* turns ``acc = registers(m, n)`` into nothing and ``acc[i, j]`` into the scalar ``acc_i_j``;
+* inlines statement calls of helper functions that were passed in ``helpers``;
+* replaces ``v = epilogue(value, image, inner, channel)`` by the expression's instructions.
+
+Example: ``for i in unroll(2): acc[i] = fma(load(w, i * W), x, acc[i])`` with ``W=16`` becomes::
+
+    acc_0 = fma(load(w, 0), x, acc_0)
+    acc_1 = fma(load(w, 16), x, acc_1)
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import operator
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from cnngraph.errors import InternalError
+from cnngraph.kernels.operands import IMAGE_CHANNEL, PARAMETER_SUFFIXES, PER_CHANNEL, SCALAR
+from cnngraph.ops.expression import Expression
+
+VECTOR_NAMES = {"min": "minimum", "max": "maximum", "abs": "absolute", "pow": "power"}
+"""Scalar functions whose vector form has another name, because Python's own means integers in a template."""
+
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+@lru_cache(maxsize=None)
+def _parse(function: Callable[..., Any]) -> ast.FunctionDef:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    definition = tree.body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    return definition
+
+
+def parameters(function: Callable[..., Any]) -> list[tuple[str, str]]:
+    """(name, annotation) of each argument of a template function, without ``tid`` and ``threads``, e.g. ("x", "F32Pointer")."""
+    arguments = [(a.arg, ast.unparse(a.annotation) if a.annotation else "int") for a in _parse(function).args.args]
+    return [pair for pair in arguments if pair[0] not in ("tid", "threads")]
+
+
+def operand_parameters(kinds: Sequence[int]) -> list[tuple[str, str]]:
+    """The parameters that epilogue operands add to a template function: a pointer, and a batch stride where it varies by image."""
+    out = []
+    for i, kind in enumerate(kinds):
+        out.append((f"e{i}", "F32Pointer"))
+        out.extend((f"e{i}{suffix}", "int") for suffix in PARAMETER_SUFFIXES[kind])
+    return out
+
+
+def specialize(
+    function: Callable[..., Any],
+    constants: Mapping[str, int],
+    *,
+    helpers: Mapping[str, Callable[..., Any]] | None = None,
+    expression: Expression | None = None,
+    operand_kinds: Sequence[int] = (),
+) -> list[ast.stmt]:
+    """The specialised statements of ``function``'s body, docstring left out.
+
+    Raises:
+        InternalError: a register is indexed, or a loop unrolled, by something that is no constant.
+    """
+    definition = copy.deepcopy(_parse(function))
+    body = definition.body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        body = body[1:]
+    named = {k: v for k, v in function.__globals__.items() if k.isupper() and isinstance(v, int)}
+    worker = _Specializer({**named, **constants}, dict(helpers or {}), expression, tuple(operand_kinds))
+    out = worker.block(body)
+    for statement in out:
+        ast.fix_missing_locations(statement)
+    return out
+
+
+class _Specializer(ast.NodeTransformer):
+    def __init__(
+        self, constants: dict[str, Any], helpers: dict[str, Callable[..., Any]], expression: Expression | None, kinds: tuple[int, ...]
+    ) -> None:
+        self.constants = constants
+        self.helpers = helpers
+        self.expression = expression
+        self.kinds = kinds
+        self.registers: set[str] = set()
+
+    # statements
+
+    def block(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
+        out: list[ast.stmt] = []
+        for statement in statements:
+            out.extend(self.statement(copy.deepcopy(statement)))
+        return out
+
+    def statement(self, node: ast.stmt) -> list[ast.stmt]:
+        if isinstance(node, ast.For):
+            return self._for(node)
+        if isinstance(node, ast.If):
+            return self._if(node)
+        if isinstance(node, ast.While):
+            node.test = self.visit(node.test)
+            node.body = self.block(node.body)
+            return [node]
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+            called = node.value.func.id
+            if called == "registers":
+                self.registers.add(self._target_name(node))
+                return []
+            if called == "epilogue":
+                return self._epilogue(self.visit(node.targets[0]), [self.visit(a) for a in node.value.args])
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+            helper = self.helpers.get(node.value.func.id)
+            if helper is not None:
+                return self._inline(helper, node.value)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            return []
+        return [self.visit(node)]
+
+    def _for(self, node: ast.For) -> list[ast.stmt]:
+        call = node.iter
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "unroll":
+            bounds = [self._constant(self.visit(a), "unroll bound") for a in call.args]
+            assert isinstance(node.target, ast.Name)
+            name, saved = node.target.id, self.constants.get(node.target.id)
+            out = []
+            for value in range(*bounds):
+                self.constants[name] = value
+                out.extend(self.block(node.body))
+            self.constants.pop(name, None)
+            if saved is not None:
+                self.constants[name] = saved
+            return out
+        node.iter = self.visit(node.iter)
+        node.body = self.block(node.body)
+        return [node] if node.body else []
+
+    def _if(self, node: ast.If) -> list[ast.stmt]:
+        test = self.visit(node.test)
+        if isinstance(test, ast.Constant):
+            return self.block(node.body if test.value else node.orelse)
+        node.test = test
+        node.body = self.block(node.body)
+        node.orelse = self.block(node.orelse)
+        if not node.body:
+            node.body = [ast.Pass()]
+        return [node]
+
+    def _inline(self, helper: Callable[..., Any], call: ast.Call) -> list[ast.stmt]:
+        definition = _parse(helper)
+        names = [a.arg for a in definition.args.args]
+        given: dict[str, ast.expr] = dict(zip(names, call.args, strict=False))
+        given.update({k.arg: k.value for k in call.keywords if k.arg})
+        out: list[ast.stmt] = []
+        saved = dict(self.constants)
+        for name in names:
+            if name not in given:
+                raise InternalError(f"helper {helper.__name__} lacks argument {name}")
+            value = self.visit(copy.deepcopy(given[name]))
+            if isinstance(value, ast.Constant):
+                self.constants[name] = value.value
+            elif not (isinstance(value, ast.Name) and value.id == name):
+                self.constants.pop(name, None)
+                out.append(ast.Assign([ast.Name(name, ast.Store())], value))
+            else:
+                self.constants.pop(name, None)
+        body = definition.body
+        if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body = body[1:]
+        out.extend(self.block(body))
+        self.constants = saved
+        return out
+
+    def _epilogue(self, target: ast.expr, args: list[ast.expr]) -> list[ast.stmt]:
+        value, image, inner, channel = args
+        if self.expression is None or not self.expression.instrs:
+            return [ast.Assign([target], value)]
+        operands: list[ast.expr] = [value]
+        for i, kind in enumerate(self.kinds):
+            pointer = ast.Name(f"e{i}", ast.Load())
+            if kind == SCALAR:
+                operands.append(_call("broadcast", pointer, ast.Constant(0)))
+            elif kind == PER_CHANNEL:
+                operands.append(_call("load", pointer, channel))
+            else:
+                base = ast.BinOp(copy.deepcopy(image), ast.Mult(), ast.Name(f"e{i}_batch", ast.Load()))
+                place = channel if kind == IMAGE_CHANNEL else inner
+                operands.append(_call("load", pointer, self.visit(ast.BinOp(base, ast.Add(), copy.deepcopy(place)))))
+        return render_expression(self.expression, operands, target)
+
+    # expressions
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if isinstance(node.ctx, ast.Load) and node.id in self.constants:
+            return ast.Constant(self.constants[node.id])
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        if isinstance(node.value, ast.Name) and node.value.id in self.registers:
+            index = self.visit(node.slice)
+            parts = index.elts if isinstance(index, ast.Tuple) else [index]
+            numbers = [self._constant(p, f"register index of {node.value.id}") for p in parts]
+            return ast.Name("_".join([node.value.id, *map(str, numbers)]), node.ctx)
+        return self.generic_visit(node)  # type: ignore[return-value]
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        left, right = self.visit(node.left), self.visit(node.right)
+        fold = _BINARY.get(type(node.op))
+        if fold is not None and isinstance(left, ast.Constant) and isinstance(right, ast.Constant):
+            return ast.Constant(fold(left.value, right.value))
+        if isinstance(node.op, (ast.Add, ast.Sub)) and isinstance(right, ast.Constant) and right.value == 0:
+            return left
+        if isinstance(node.op, ast.Add) and isinstance(left, ast.Constant) and left.value == 0:
+            return right
+        if isinstance(node.op, ast.Mult):
+            for a, b in ((left, right), (right, left)):
+                if isinstance(a, ast.Constant) and a.value == 1:
+                    return b
+                if isinstance(a, ast.Constant) and a.value == 0:
+                    return ast.Constant(0)
+        return ast.BinOp(left, node.op, right)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        operand = self.visit(node.operand)
+        if isinstance(operand, ast.Constant):
+            if isinstance(node.op, ast.Not):
+                return ast.Constant(not operand.value)
+            if isinstance(node.op, ast.USub):
+                return ast.Constant(-operand.value)
+        return ast.UnaryOp(node.op, operand)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        left, rights = self.visit(node.left), [self.visit(c) for c in node.comparators]
+        fold = _COMPARE.get(type(node.ops[0]))
+        if len(rights) == 1 and fold is not None and isinstance(left, ast.Constant) and isinstance(rights[0], ast.Constant):
+            return ast.Constant(fold(left.value, rights[0].value))
+        return ast.Compare(left, node.ops, rights)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        values = [self.visit(v) for v in node.values]
+        stops = isinstance(node.op, ast.Or)
+        kept = []
+        for value in values:
+            if isinstance(value, ast.Constant):
+                if bool(value.value) is stops:
+                    return ast.Constant(stops)
+                continue
+            kept.append(value)
+        if not kept:
+            return ast.Constant(not stops)
+        return kept[0] if len(kept) == 1 else ast.BoolOp(node.op, kept)
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        test = self.visit(node.test)
+        if isinstance(test, ast.Constant):
+            return self.visit(node.body if test.value else node.orelse)  # type: ignore[no-any-return]
+        return ast.IfExp(test, self.visit(node.body), self.visit(node.orelse))
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        node.args = [self.visit(a) for a in node.args]
+        if isinstance(node.func, ast.Name) and node.func.id in ("min", "max") and all(isinstance(a, ast.Constant) for a in node.args):
+            chosen = min if node.func.id == "min" else max
+            return ast.Constant(chosen(a.value for a in node.args if isinstance(a, ast.Constant)))
+        return node
+
+    @staticmethod
+    def _target_name(node: ast.Assign) -> str:
+        target = node.targets[0]
+        assert isinstance(target, ast.Name)
+        return target.id
+
+    @staticmethod
+    def _constant(node: ast.expr, what: str) -> int:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return node.value
+        raise InternalError(f"{what} is no constant: {ast.unparse(node)}")
+
+
+def _call(name: str, *args: ast.expr) -> ast.Call:
+    return ast.Call(ast.Name(name, ast.Load()), [copy.deepcopy(a) for a in args], [])
+
+
+def render_expression(expression: Expression, operands: Sequence[ast.expr], target: ast.expr) -> list[ast.stmt]:
+    """Statements that assign ``expression`` of ``operands`` to ``target``, one vector call per instruction."""
+    if not expression.instrs:
+        return [ast.Assign([target], operands[0])]
+    uses = [0] * (expression.inputs + len(expression.instrs))
+    for instr in expression.instrs:
+        for argument in instr.args:
+            uses[argument] += 1
+    out: list[ast.stmt] = []
+    values: list[ast.expr] = []
+    for i, operand in enumerate(operands):
+        if uses[i] > 1 and not isinstance(operand, ast.Name):
+            out.append(ast.Assign([ast.Name(f"in{i}", ast.Store())], operand))
+            operand = ast.Name(f"in{i}", ast.Load())
+        values.append(operand)
+    for i, instr in enumerate(expression.instrs):
+        value: ast.expr = _call(VECTOR_NAMES.get(instr.fn, instr.fn), *(values[a] for a in instr.args), *(_number(p) for p in instr.params))
+        last = i == len(expression.instrs) - 1
+        if not last and uses[expression.inputs + i] > 1:
+            out.append(ast.Assign([ast.Name(f"t{i}", ast.Store())], value))
+            value = ast.Name(f"t{i}", ast.Load())
+        values.append(value)
+    return [*out, ast.Assign([target], values[-1])]
+
+
+def _number(value: float) -> ast.expr:
+    if value == float("inf") or value == float("-inf"):
+        return ast.Constant(3.0e38 * 10 if value > 0 else -3.0e38 * 10)
+    return ast.Constant(float(value))

@@ -1,0 +1,68 @@
+"""The classic convolutional networks as ONNX models with seeded weights, and a small trained one.
+
+>>> import cnngraph_models
+>>> model = cnngraph_models.build("resnet18", seed=1)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from cnngraph.errors import UsageError, printable
+from cnngraph_models import alexnet, mobile, resnet, small
+from cnngraph_models.builder import Batch, Builder, Fill
+from cnngraph_models.catalog import NETWORKS, ModelInfo
+
+__all__ = ["ModelInfo", "build", "list_models", "trained_path"]
+
+_FAMILIES = (small, alexnet, resnet, mobile)
+_TRAINED = ("digits_lenet.onnx", "digits_test.npz")
+
+
+def list_models() -> list[ModelInfo]:
+    """Return the description of every network that :func:`build` can write, by family."""
+    return [entry.info for entry in NETWORKS.values()]
+
+
+def build(name: str, *, seed: int = 0, batch: Batch = "dynamic", fill: Fill = "random") -> onnx.ModelProto:
+    """Write a network as an ONNX model of opset 17.
+
+    Args:
+        name: one of the names in :func:`list_models`.
+        seed: non-negative seed of the weights; the same seed gives the same bytes on every machine.
+        batch: a fixed batch size, or "dynamic" for a symbolic first dimension.
+        fill: "random", or "zeros" where only the structure matters (much faster).
+
+    Returns:
+        A model with one float32 input "input" of shape (batch, C, H, W) and one output named as its ``ModelInfo`` says.
+
+    Raises:
+        UsageError: for an unknown name, batch, seed or fill.
+    """
+    entry = NETWORKS.get(name)
+    if entry is None:
+        raise UsageError(f"there is no network called {printable(name)}; the names are {', '.join(NETWORKS)}")
+    info = entry.info
+    builder = Builder(info.name, seed=seed, batch=batch, fill=fill, **entry.options)
+    low, high = info.input_range
+    result = entry.body(builder, builder.input("input", info.input_shape, low, high))
+    builder.output(result, info.output)
+    return builder.finish()
+
+
+def trained_path(name: str) -> Path:
+    """Return the path of a file of the trained digit network: "digits_lenet.onnx" or "digits_test.npz".
+
+    Raises:
+        UsageError: for any other name.
+        FileNotFoundError: if the installation lacks the file.
+    """
+    if name not in _TRAINED:
+        raise UsageError(f"there is no trained file called {printable(name)}; the names are {', '.join(_TRAINED)}")
+    package = Path(__file__).resolve().parent
+    for folder in (package / "trained", package.parent / "trained"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{name} is neither in {package / 'trained'} nor in {package.parent / 'trained'}")

@@ -1,0 +1,19 @@
+"""What pyproject.toml cannot say: the packages come from three roots, and models/trained/ is installed as package data."""
+
+from setuptools import find_packages, setup
+
+ROOTS = {".": "cnngraph", "backends": "cnngraph_cpu", "models": "cnngraph_models"}
+TRAINED = "cnngraph_models.trained"
+
+packages: list[str] = []
+directories: dict[str, str] = {}
+for root, top in ROOTS.items():
+    packages += find_packages(root, include=[top, f"{top}.*"])
+    directories[top] = top if root == "." else f"{root}/{top}"
+
+setup(
+    packages=[*packages, TRAINED],
+    package_dir={**directories, TRAINED: "models/trained"},
+    package_data={"*": ["py.typed"], TRAINED: ["*.onnx", "*.npz", "*.md", "LICENSE*"]},
+    include_package_data=False,
+)
