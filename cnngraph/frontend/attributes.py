@@ -27,6 +27,9 @@ _UNSUPPORTED_KINDS = {
 }
 
 
+_KIND_OF = {name: int(number) for name, number in AttributeProto.AttributeType.items()}
+
+
 def schema_of(op: str, opset: int) -> OpSchema | None:
     """The schema that is valid for ``op`` of the standard domain in operator set ``opset``, or None."""
     try:
@@ -42,14 +45,16 @@ def decode_attributes(node: onnx.NodeProto, schema: OpSchema, tensors: TensorRea
         InvalidModelError: a name that the schema lacks, a wrong type, the same name twice, or a required one missing.
         UnsupportedError: subgraphs, sparse tensors and the like.
     """
-    known = {name: int(spec.type.value) for name, spec in schema.attributes.items()}
+    known = {name: _KIND_OF[str(spec.type).rpartition(".")[2]] for name, spec in schema.attributes.items()}
     out: dict[str, Attribute] = {}
     for attribute in node.attribute:
         name = text(attribute.name, "attribute name")
         if name in out:
             raise InvalidModelError(f"attribute '{printable(name)}' is given twice")
         if name not in known:
-            raise InvalidModelError(f"attribute '{printable(name)}' does not exist in {schema.name} since operator set {schema.since_version}")
+            raise InvalidModelError(
+                f"attribute '{printable(name)}' does not exist in {schema.name} since operator set {schema.since_version}"
+            )
         if attribute.ref_attr_name:
             raise InvalidModelError(f"attribute '{name}' refers to a function's attribute outside a function")
         if attribute.type != known[name]:
@@ -116,4 +121,6 @@ def check_input_types(schema: OpSchema, types: Sequence[TensorType | None]) -> N
                 f"which {schema.name} does not take since operator set {schema.since_version}"
             )
         if variable in allowed and formal.is_homogeneous and bound.setdefault(variable, type_).dtype is not type_.dtype:
-            raise InvalidModelError(f"input {index} ('{formal.name}') has type {type_.dtype.value}, another has {bound[variable].dtype.value}")
+            raise InvalidModelError(
+                f"input {index} ('{formal.name}') has type {type_.dtype.value}, another has {bound[variable].dtype.value}"
+            )

@@ -72,6 +72,7 @@ def evaluate(ctx: NodeContext, inputs: Sequence[Content | None], max_bytes: int)
     """Outputs of the node of ``ctx`` from its inputs' contents, or None if it must be computed at run time.
 
     Args:
+        ctx: the node.
         inputs: contents of every input, None where the input is absent.
         max_bytes: no more than this is computed.
 
@@ -193,7 +194,7 @@ def _binary(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content]
 def _checked(array: np.ndarray, dtype: DType) -> Content:
     """Object results as contents; integers that leave the type's range are refused."""
     if not dtype.is_float and dtype is not DType.BOOL:
-        info = np.iinfo(dtype.numpy)
+        info = np.iinfo(dtype.value)
         if any(not isinstance(v, Sym) and not info.min <= v <= info.max for v in array.flat):
             raise OverflowError(f"a result leaves the range of {dtype.value}")
     return Content.of(array, dtype)
@@ -403,6 +404,6 @@ def _reduce(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content]
         axes = tuple(range(data.array.ndim))
     if data.dtype.is_float and not data.symbolic:
         return None
-    ufunc = {"ReduceProd": np.multiply, "ReduceSum": np.add, "ReduceMin": np.minimum, "ReduceMax": np.maximum}[ctx.op]
+    ufunc: Any = {"ReduceProd": np.multiply, "ReduceSum": np.add, "ReduceMin": np.minimum, "ReduceMax": np.maximum}[ctx.op]
     reduced = ufunc.reduce(np.asarray(data.array, object), axis=axes, keepdims=bool(ctx.attr_int("keepdims", 1)))
     return [_checked(np.asarray(reduced, object), data.dtype)]

@@ -125,6 +125,12 @@ class NodeContext:
         assert isinstance(value, tuple)
         return tuple(int(v) for v in value)
 
+    def attr_floats(self, name: str) -> tuple[float, ...]:
+        """A list-of-floats attribute, which must be given."""
+        value = self._attributes.get(name)
+        assert isinstance(value, tuple)
+        return tuple(float(v) for v in value)
+
     def attr_tensor(self, name: str) -> np.ndarray | None:
         """A tensor attribute, or None."""
         value = self._attributes.get(name)
@@ -182,9 +188,16 @@ class NodeContext:
         tensor = self.tensor(index)
         if tensor.content is not None:
             return tensor.content.array
-        if tensor.from_shape:
-            raise SymbolicBatchError(f"{what} depends on the batch size in a way that needs its number")
-        raise ContentUnknown(f"{what} must be known when the model is compiled, but is computed at run time", tensor.depends)
+        self.require_contents([index], what)
+        raise SymbolicBatchError(f"{what} depends on the batch size in a way that needs its number")
+
+    def require_contents(self, indices: Sequence[int], what: str) -> None:
+        """Refuse, naming all graph inputs concerned, if the numbers of any of these inputs are computed at run time."""
+        tensors = [t for i in indices if i < len(self._inputs) and (t := self._inputs[i]) is not None]
+        unknown = [t for t in tensors if t.content is None and not t.from_shape]
+        if unknown:
+            depends = frozenset[str]().union(*(t.depends for t in unknown))
+            raise ContentUnknown(f"{what} must be known when the model is compiled, but is computed at run time", depends)
 
     def dims(self, index: int, what: str) -> tuple[Dim, ...]:
         """The numbers of a 1-D (or 0-D) integer input as a tuple, entries with the batch size included."""
@@ -208,6 +221,11 @@ class NodeContext:
         return array.reshape(())
 
     # outputs
+
+    @property
+    def output_count(self) -> int:
+        """Number of outputs that the node declares."""
+        return len(self._outputs)
 
     def wants(self, index: int) -> bool:
         """Whether output ``index`` is named, so that something may read it."""

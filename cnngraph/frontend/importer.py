@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 import onnx
 
-from cnngraph.errors import CnngraphError, InternalError, InvalidModelError, LimitExceededError, Problem, UnsupportedError, UsageError, printable
+from cnngraph.errors import (
+    CnngraphError,
+    InternalError,
+    InvalidModelError,
+    LimitExceededError,
+    Problem,
+    UnsupportedError,
+    UsageError,
+    printable,
+)
 from cnngraph.frontend import importers_elementwise, importers_movement, importers_nn, importers_reduce, importers_shape  # noqa: F401
 from cnngraph.frontend.attributes import check_arity, check_input_types, decode_attributes, schema_of
 from cnngraph.frontend.contents import Content, evaluate
@@ -154,9 +164,13 @@ class _Importer:
         for name, given in constants.items():
             array = np.asarray(given)
             dtype, dims = declared[name]
-            fits = dims is None or (len(dims) == array.ndim and all(not isinstance(d, int) or d == s for d, s in zip(dims, array.shape, strict=True)))
+            fits = dims is None or (
+                len(dims) == array.ndim and all(not isinstance(d, int) or d == s for d, s in zip(dims, array.shape, strict=True))
+            )
             if array.dtype != dtype.numpy or not fits:
-                raise UsageError(f"the constant for '{printable(name)}' is {array.dtype}{list(array.shape)}, the model declares {dtype.value}{dims}")
+                raise UsageError(
+                    f"the constant for '{printable(name)}' is {array.dtype}{list(array.shape)}, the model declares {dtype.value}{dims}"
+                )
             self._tensors[name] = self._constant(array.copy(), name)
         remaining = {name: d for name, d in declared.items() if name not in constants}
         wanted = {name: s for name, s in (shapes or {}).items() if name not in constants}
@@ -194,7 +208,9 @@ class _Importer:
         what += "[" + ", ".join("?" if d is None else printable(str(d)) for d in dims) + "]"
         if len(dims) != type_.rank and not self._overridden:
             raise InvalidModelError(what)
-        if len(dims) != type_.rank or any(isinstance(d, int) and isinstance(t, int) and d != t for d, t in zip(dims, type_.shape, strict=True)):
+        if len(dims) != type_.rank or any(
+            isinstance(d, int) and isinstance(t, int) and d != t for d, t in zip(dims, type_.shape, strict=True)
+        ):
             logger.warning("%s", what)
 
     # nodes
@@ -268,7 +284,7 @@ class _Importer:
             tensors.append(Tensor(value.type, value, content, from_shape, depends))
         self._bind(node, tensors)
 
-    def _refuse_at_run_time(self, present: Sequence[Tensor]) -> None:
+    def _refuse_at_run_time(self, present: Sequence[Tensor]) -> NoReturn:
         if all(t.content is not None or t.from_shape for t in present):
             raise SymbolicBatchError("the result is not a multiple of the batch size")
         depends = frozenset[str]().union(*(t.depends for t in present if t.content is None))
@@ -284,9 +300,6 @@ class _Importer:
         try:
             return evaluate(ctx, contents, self._limits.max_fold_bytes)
         except SymbolicBatchError:
-            for tensor in inputs:
-                if tensor is not None and tensor.content is not None and tensor.content.symbolic:
-                    tensor.from_shape = True
             return None
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InvalidModelError(f"the inputs contradict each other: {printable(str(error))}") from error
@@ -336,7 +349,7 @@ class _Importer:
         def add(op: Op, *inputs: Value) -> Value:
             return self.graph.add(op, inputs, origin=(origin,))[0]
 
-        shape = content.array.shape
+        shape: tuple[int, ...] = content.array.shape
         scale = np.array([v.scale if isinstance(v, Sym) else 0 for v in content.array.flat], np.int64).reshape(shape)
         offset = np.array([0 if isinstance(v, Sym) else int(v) for v in content.array.flat], np.int64).reshape(shape)
         value = add(Shape(0, 1), source)
@@ -357,7 +370,9 @@ class _Importer:
     def _raise_problems(self) -> None:
         if self._problems and self._only_contents and self._needed:
             raise ContentsNeededError(
-                f"shapes depend on the contents of the graph inputs {', '.join(map(printable, self._needed))}", self._problems, tuple(self._needed)
+                f"shapes depend on the contents of the graph inputs {', '.join(map(printable, self._needed))}",
+                self._problems,
+                tuple(self._needed),
             )
         if self._problems:
             raise UnsupportedError(_summary(len(self._problems)), self._problems)

@@ -131,7 +131,7 @@ def read_external(base: str | None, location: str, offset: int, nbytes: int) -> 
         out = np.empty(nbytes, np.uint8)
         file.seek(offset)
         try:
-            filled = file.readinto(memoryview(out)) if nbytes else 0
+            filled = file.readinto(out.data) if nbytes else 0
         except OSError as error:
             raise InvalidModelError(f"external data '{printable(location)}' cannot be read: {_reason(error)}") from error
         if filled != nbytes:
@@ -174,5 +174,3 @@ def open_external(base: str, location: str) -> int:
         os.close(current)
         raise InvalidModelError(f"{shown} {problem}")
     return current
-
-

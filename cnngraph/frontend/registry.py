@@ -70,11 +70,10 @@ def is_known(op: str, opset: int) -> bool:
 
 def supported_ops() -> list[OpRange]:
     """The operators of the standard domain, sorted, with the operator sets in which each exists and is imported."""
-    rows = []
+    rows: list[OpRange] = []
     for op, entries in _IMPORTERS.items():
         first = min(s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.name == op and not s.domain)
-        for entry in entries:
-            rows.append(OpRange(op, max(entry.since, OLDEST_OPSET, first), entry.until))
+        rows.extend(OpRange(op, max(entry.since, OLDEST_OPSET, first), entry.until) for entry in entries)
     return sorted(rows)
 
 

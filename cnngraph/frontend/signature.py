@@ -11,11 +11,11 @@ from cnngraph.frontend.errors import DeclaredShape, FreeDimensionsError
 from cnngraph.frontend.tensors import element_type, text
 from cnngraph.ir.types import BATCH, Dim, DType, TensorType
 
-RequestedShape = Sequence[int | None | str]
+RequestedShape = Sequence[int | str | None]
 
 
 def declared_type(info: onnx.ValueInfoProto) -> tuple[DType, DeclaredShape]:
-    """dtype and dimensions as the model declares them: a number, a name, or None where it says nothing.
+    """Element type and dimensions as the model declares them: a number, a name, or None where it says nothing.
 
     Raises:
         UnsupportedError: a sequence, a sparse tensor, an unsupported element type.
@@ -56,9 +56,8 @@ def resolve_inputs(
     _check_request(declared, shapes, batch)
     fixed: dict[str, int] = {}
     for name, request in (shapes or {}).items():
-        for wanted, dim in zip(request, declared[name][1] or (), strict=False):
-            if isinstance(wanted, int) and isinstance(dim, str):
-                fixed[dim] = wanted
+        pairs = zip(request, declared[name][1] or (), strict=False)
+        fixed.update((dim, wanted) for wanted, dim in pairs if isinstance(wanted, int) and isinstance(dim, str))
     types: dict[str, TensorType] = {}
     free: dict[str, DeclaredShape] = {}
     for name, (dtype, dims) in declared.items():

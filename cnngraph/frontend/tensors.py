@@ -143,10 +143,11 @@ def _from_raw(raw: bytes, dtype: DType, nbytes: int, shape: tuple[int, ...]) -> 
 def _reinterpret(data: np.ndarray, dtype: DType) -> np.ndarray:
     """Little-endian bytes as ``dtype``; any non-zero byte is True."""
     if dtype is DType.BOOL:
-        return data != 0
+        return np.not_equal(data, 0)
     if dtype is DType.BF16:
         return data.view("<u2").astype(np.uint16, copy=False).view(dtype.numpy)
-    return data.view(dtype.numpy.newbyteorder("<")).astype(dtype.numpy, copy=False)
+    array: np.ndarray = data.view(dtype.numpy.newbyteorder("<")).astype(dtype.numpy, copy=False)
+    return array
 
 
 def _from_field(tensor: onnx.TensorProto, dtype: DType, count: int, filled: list[str]) -> np.ndarray:
@@ -159,11 +160,12 @@ def _from_field(tensor: onnx.TensorProto, dtype: DType, count: int, filled: list
     if dtype in (DType.F32, DType.F64):
         return np.array(stored, dtype.numpy)
     numbers = np.array(stored, np.uint64 if field == "uint64_data" else np.int64)
-    bits = np.dtype(np.uint16) if dtype in (DType.F16, DType.BF16) else np.dtype(np.uint8) if dtype is DType.BOOL else dtype.numpy
+    bits = "uint16" if dtype in (DType.F16, DType.BF16) else "uint8" if dtype is DType.BOOL else dtype.value
     low, high = int(np.iinfo(bits).min), int(np.iinfo(bits).max)
     if count and not (low <= int(numbers.min()) and int(numbers.max()) <= high):
         raise InvalidModelError(f"a tensor of type {dtype.value} has data outside its range")
-    narrow = numbers.astype(bits)
+    narrow: np.ndarray = numbers.astype(bits)
     if dtype is DType.BOOL:
-        return narrow != 0
-    return narrow.view(dtype.numpy)
+        return np.not_equal(narrow, 0)
+    typed: np.ndarray = narrow.view(dtype.numpy)
+    return typed

@@ -1,4 +1,4 @@
-"""The graph: values, nodes, and the five mutators through which every pass changes it."""
+"""The graph: values, nodes, and the mutators through which every pass changes it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class Graph:
     """A network in topological order with named inputs and outputs.
 
     ``stage`` is the guarantee the graph currently gives (see :mod:`cnngraph.ir.verify`). The only ways to change
-    nodes and values are :meth:`add`, :meth:`replace_uses`, :meth:`erase`, :meth:`set_type` and :meth:`constant`.
+    nodes and values are :meth:`add`, :meth:`replace_uses`, :meth:`rewire`, :meth:`erase`, :meth:`set_type` and
+    :meth:`constant`.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -115,7 +116,7 @@ class Graph:
         """Declare a graph output; order is the model's."""
         self.outputs.append((name, value))
 
-    # the five mutators
+    # the mutators
 
     def add(self, op: Op, inputs: Sequence[Value | None], *, origin: Iterable[str] = (), before: Node | None = None) -> tuple[Value, ...]:
         """Append a node, or insert it before another, and return its outputs, typed by ``op.infer``.
@@ -165,6 +166,18 @@ class Graph:
             array = array.view()
         array.flags.writeable = False
         return Value(TensorType(DType.of(array), array.shape), data=array, names=names)
+
+    def rewire(self, node: Node, inputs: Sequence[Value | None]) -> None:
+        """Let ``node`` read other values of the same logical types (a value in another layout, in practice)."""
+        if tuple(inputs) == node.inputs:
+            return
+        for value in node.inputs:
+            if value is not None:
+                value.users.remove(node)
+        node.inputs = tuple(inputs)
+        for value in node.inputs:
+            if value is not None:
+                value.users.append(node)
 
     # queries
 

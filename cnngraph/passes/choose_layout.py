@@ -1,0 +1,101 @@
+"""Choose a kernel template and a layout for every node; insert the reorders that remain.
+
+Nodes are visited in graph order. A node's template is the cheapest that accepts it. Of the layout combinations the
+template offers, the one that moves the fewest elements wins, the template's own order deciding ties. A value
+is reordered at most once into each layout: every reader that wants that layout shares the result, so chains of blocked
+kernels meet no reorder between them. Nodes without a template, and graph outputs, are plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.ir.types import PLAIN, Layout, per_image
+from cnngraph.kernels.template import LayoutRequest, Selection, Target, Template
+from cnngraph.ops import Identity, Reorder, Reshape
+
+ALIASES = (Reshape, Identity)
+"""Operators that move nothing when plain: their output shares the input's storage."""
+
+
+class LayoutChoice:
+    """What :func:`choose_layout` decided: the template of each node (None: the NumPy reference), and why."""
+
+    def __init__(self) -> None:
+        self.templates: dict[Node, Template | None] = {}
+        self.selections: list[Selection] = []
+        self.reorders = 0
+
+
+def choose_layout(graph: Graph, templates: Sequence[Template], target: Target) -> LayoutChoice:
+    """Set the layout of every value in ``graph`` (which becomes stage ``laid_out``) and pick every node's template."""
+    choice = LayoutChoice()
+    copies: dict[tuple[Value, Layout], Value] = {}
+    by_op: dict[type, list[Template]] = {}
+
+    def in_layout(value: Value, layout: Layout, before: Node | None, origin: tuple[str, ...]) -> Value:
+        if value.type.layout == layout:
+            return value
+        found = copies.get((value, layout))
+        if found is None:
+            (found,) = graph.add(Reorder(layout), [value], origin=origin, before=before)
+            graph.set_type(found, found.type.with_layout(layout))
+            copies[value, layout] = found
+            copies[found, value.type.layout] = value
+            choice.reorders += 1
+            assert found.producer is not None
+            _pick(found.producer, by_op.setdefault(Reorder, list(templates)), target, choice)
+        return found
+
+    for node in graph.nodes:
+        template = _pick(node, templates, target, choice)
+        if template is None:
+            wanted = LayoutRequest(tuple(PLAIN for _ in node.inputs), tuple(PLAIN for _ in node.outputs))
+        else:
+            offers = template.layouts(node, target)
+            wanted = min(offers, key=lambda request: _moved(node, request))
+        replaced = []
+        for value, layout in zip(node.inputs, wanted.inputs, strict=True):
+            if value is None or layout is None or value.type.layout == layout:
+                replaced.append(value)
+            else:
+                replaced.append(in_layout(value, layout, node, node.origin))
+        graph.rewire(node, replaced)
+        for value, layout in zip(node.outputs, wanted.outputs, strict=True):
+            graph.set_type(value, value.type.with_layout(layout))
+
+    for index, (name, value) in enumerate(graph.outputs):
+        if not value.type.layout.plain:
+            origin = value.producer.origin if value.producer is not None else (name,)
+            graph.outputs[index] = (name, in_layout(value, PLAIN, None, origin))
+    graph.stage = "laid_out"
+    return choice
+
+
+def _pick(node: Node, templates: Sequence[Template], target: Target, choice: LayoutChoice) -> Template | None:
+    selection = Selection(node, "alias" if isinstance(node.op, ALIASES) else "reference")
+    best: Template | None = None
+    if not isinstance(node.op, ALIASES):
+        for template in templates:
+            refusal = template.accepts(node, target)
+            if refusal is not None:
+                selection.refused[template.name] = refusal
+                continue
+            selection.costs[template.name] = template.cost(node, target)
+            if best is None or selection.costs[template.name] < selection.costs[best.name]:
+                best = template
+        if best is not None:
+            selection.chosen = best.name
+    choice.templates[node] = best
+    choice.selections.append(selection)
+    return best
+
+
+def _moved(node: Node, request: LayoutRequest) -> int:
+    """Elements that would have to be reordered before the node could run in ``request``."""
+    moved = 0
+    for value, layout in zip(node.inputs, request.inputs, strict=True):
+        if value is not None and layout is not None and value.type.layout != layout:
+            moved += per_image(value.type.physical_elements)
+    return moved

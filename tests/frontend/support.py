@@ -1,0 +1,84 @@
+"""Small ONNX models for the frontend's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from cnngraph.frontend import import_model
+from cnngraph.ir.graph import Graph, Value
+from cnngraph.ir.types import Sym
+
+Dims = Sequence[int | str | None] | None
+
+
+def node(op: str, inputs: str, outputs: str, name: str = "", **attributes: Any) -> onnx.NodeProto:
+    """A node whose tensors are separated by blanks; ``_`` is an absent one."""
+
+    def split(names: str) -> list[str]:
+        return ["" if n == "_" else n for n in names.split()]
+
+    return helper.make_node(op, split(inputs), split(outputs), name=name, **attributes)
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Dims | tuple[int, Dims]],
+    outputs: str = "y",
+    weights: Mapping[str, np.ndarray] | None = None,
+    opset: int = 17,
+    output_type: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:
+    """A model of float inputs (or ``(element type, dims)``) whose outputs declare no shape."""
+    infos = []
+    for name, spec in inputs.items():
+        element, dims = spec if isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], (list, type(None))) else (TensorProto.FLOAT, spec)
+        infos.append(helper.make_tensor_value_info(name, element, dims))
+    results = [helper.make_tensor_value_info(name, output_type, None) for name in outputs.split()]
+    stored = [numpy_helper.from_array(np.asarray(a), n) for n, a in (weights or {}).items()]
+    graph = helper.make_graph(list(nodes), "test", infos, results, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def run(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The graph's outputs by the operators' references; every result is checked against its inferred type."""
+    arrays: dict[Value, np.ndarray] = {value: feeds[name] for name, value in graph.inputs}
+    batch = next((feeds[n].shape[0] for n, v in graph.inputs if any(isinstance(d, Sym) for d in v.type.shape)), 1)
+
+    def array(value: Value | None) -> np.ndarray | None:
+        return None if value is None else arrays[value] if value.data is None else value.data
+
+    for item in graph.nodes:
+        for value, result in zip(item.outputs, item.op.bind(batch).reference(*map(array, item.inputs)), strict=True):
+            assert (result.dtype, result.shape) == (value.type.dtype.numpy, value.type.bind(batch).shape)
+            arrays[value] = result
+    outputs = {}
+    for name, value in graph.outputs:
+        result_array = array(value)
+        assert result_array is not None
+        outputs[name] = result_array
+    return outputs
+
+
+def run_model(proto: onnx.ModelProto, **feeds: np.ndarray) -> np.ndarray:
+    """The first output of a model."""
+    return next(iter(run(import_model(proto), feeds).values()))
+
+
+def op_names(graph: Graph) -> list[str]:
+    """Names of the graph's operators in order."""
+    return [n.op.name for n in graph.nodes]
+
+
+def floats(*shape: int, seed: int = 0) -> np.ndarray:
+    """Seeded normal numbers in float32."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def ints(*numbers: int) -> np.ndarray:
+    """A vector of int64."""
+    return np.array(numbers, np.int64)
