@@ -1,8 +1,10 @@
-"""Limits on what a model may ask for, checked before memory is allocated."""
+"""What a user can set: limits, compile options, environment variables."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from cnngraph.errors import UsageError
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -28,3 +30,46 @@ class Limits:
     max_nodes: int = 100_000
     max_fold_bytes: int = 64 * MIB
     max_rank: int = 16
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile; every field is also a keyword of :func:`cnngraph.compile` and a flag of ``cnngraph compile``.
+
+    Attributes:
+        backend: name of an installed backend (entry point group ``cnngraph.backends``).
+        isa: instruction set of the generated code ("avx512", "avx2", "sse4"), None for the best of this machine.
+        math: "f32" allows algorithms that reorder arithmetic (Winograd); "exact" is plain multiply-adds in a fixed order.
+        threads: default number of threads of a run, None for what affinity and cgroup allow.
+        disabled_passes: names of optional passes to leave out.
+        limits: bounds on what the model may ask for.
+    """
+
+    backend: str = "cpu"
+    isa: str | None = None
+    math: str = "f32"
+    threads: int | None = None
+    disabled_passes: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.math not in ("f32", "exact"):
+            raise UsageError(f"math is {self.math!r}; choose f32 or exact")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable that cnngraph reads."""
+
+    name: str
+    meaning: str
+
+
+VARIABLES = (
+    Variable("CNNGRAPH_CACHE_DIR", "folder of the kernel cache (default: cnngraph in the user's cache folder)"),
+    Variable("CNNGRAPH_DEBUG", "1: show the traceback of an unexpected error on the command line"),
+    Variable("CNNGRAPH_THREADS", "default number of threads, instead of what affinity and cgroup allow"),
+)
+"""Every environment variable, in one table."""

@@ -407,3 +407,19 @@ def _reduce(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content]
     ufunc: Any = {"ReduceProd": np.multiply, "ReduceSum": np.add, "ReduceMin": np.minimum, "ReduceMax": np.maximum}[ctx.op]
     reduced = ufunc.reduce(np.asarray(data.array, object), axis=axes, keepdims=bool(ctx.attr_int("keepdims", 1)))
     return [_checked(np.asarray(reduced, object), data.dtype)]
+
+
+@evaluator("Split")
+def _split(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
+    data, axis, count = _need(inputs, 0), ctx.attr_int("axis", 0), ctx.output_count
+    extent = data.array.shape[axis]
+    if ctx.has("split"):
+        sizes = list(ctx.attr_ints("split"))
+    elif len(inputs) > 1 and inputs[1] is not None:
+        sizes = _ints(inputs[1])
+    else:
+        part = -(-extent // count)
+        sizes = [part] * (count - 1) + [extent - part * (count - 1)]
+    if len(sizes) != count or sum(sizes) != extent or min(sizes) < 0:
+        raise ValueError(f"sizes {sizes} do not split {extent} in {count}")
+    return [Content.of(part, data.dtype) for part in np.split(data.array, np.cumsum(sizes)[:-1], axis=axis)]

@@ -76,12 +76,11 @@ def _read_whole(path: str, limit: int) -> bytes:
         raise InvalidModelError(f"the model file {shown} does not exist") from error
     except (OSError, ValueError) as error:
         raise InvalidModelError(f"the model file {shown} cannot be opened: {_reason(error)}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise InvalidModelError(f"{shown} is {'a directory' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}, not a model file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise InvalidModelError(f"{shown} is a directory, not a model file")
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidModelError(f"{shown} is not a regular file")
         if status.st_size > limit:
             raise LimitExceededError(f"the model file {shown} has {status.st_size} bytes; the limit is {limit}")
         try:

@@ -83,14 +83,15 @@ class TensorReader:
         if tensor.HasField("segment"):
             raise UnsupportedError("tensors in segments are not supported")
         filled = [name for name in _ALL_FIELDS if len(getattr(tensor, name))]
+        raw = tensor.raw_data if tensor.HasField("raw_data") else None
         if tensor.data_location == TensorProto.EXTERNAL:
-            if filled or tensor.raw_data:
+            if filled or raw:
                 raise InvalidModelError("a tensor has both external and internal data")
             array = self._external(tensor, dtype, nbytes)
-        elif tensor.HasField("raw_data") and (tensor.raw_data or not filled):
+        elif raw is not None and (raw or not filled):
             if filled:
                 raise InvalidModelError(f"a tensor has both raw_data and {filled[0]}")
-            array = _from_raw(tensor.raw_data, dtype, nbytes, shape)
+            array = _from_raw(raw, dtype, nbytes, shape)
         else:
             array = _from_field(tensor, dtype, count, filled)
         self.total += nbytes
@@ -143,7 +144,7 @@ def _from_raw(raw: bytes, dtype: DType, nbytes: int, shape: tuple[int, ...]) -> 
 def _reinterpret(data: np.ndarray, dtype: DType) -> np.ndarray:
     """Little-endian bytes as ``dtype``; any non-zero byte is True."""
     if dtype is DType.BOOL:
-        return np.not_equal(data, 0)
+        return data.astype(np.bool_)
     if dtype is DType.BF16:
         return data.view("<u2").astype(np.uint16, copy=False).view(dtype.numpy)
     array: np.ndarray = data.view(dtype.numpy.newbyteorder("<")).astype(dtype.numpy, copy=False)
@@ -166,6 +167,6 @@ def _from_field(tensor: onnx.TensorProto, dtype: DType, count: int, filled: list
         raise InvalidModelError(f"a tensor of type {dtype.value} has data outside its range")
     narrow: np.ndarray = numbers.astype(bits)
     if dtype is DType.BOOL:
-        return np.not_equal(narrow, 0)
+        return narrow.astype(np.bool_)
     typed: np.ndarray = narrow.view(dtype.numpy)
     return typed

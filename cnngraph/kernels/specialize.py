@@ -3,7 +3,7 @@
 A template is a legal Python function. The specialiser
 
 * replaces upper-case names that stand in ``constants`` (or are module-level integers of the template's file) by their
-  values and folds what becomes constant;
+  values and folds what becomes constant; an upper-case argument that is not in ``constants`` stays an argument;
 * drops the branches of ``if CONSTANT:`` that cannot be taken;
 * unrolls ``for i in unroll(n)`` (or ``unroll(start, stop)``), ``i`` becoming a number;
 * turns ``acc = registers(m, n)`` into nothing and ``acc[i, j]`` into the scalar ``acc_i_j``;
@@ -91,7 +91,8 @@ def specialize(
     body = definition.body
     if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         body = body[1:]
-    named = {k: v for k, v in function.__globals__.items() if k.isupper() and isinstance(v, int)}
+    arguments = {name for name, _ in parameters(function)}
+    named = {k: v for k, v in function.__globals__.items() if k.isupper() and isinstance(v, int) and k not in arguments}
     worker = _Specializer({**named, **constants}, dict(helpers or {}), expression, tuple(operand_kinds))
     out = worker.block(body)
     for statement in out:

@@ -122,9 +122,14 @@ class LayoutRequest:
 
 
 class Template(Protocol):
-    """One family of kernels."""
+    """One family of kernels.
+
+    ``reorders_arithmetic`` marks algorithms whose rounding differs from a plain chain of multiply-adds; ``math="exact"``
+    leaves them out.
+    """
 
     name: str
+    reorders_arithmetic: bool
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """None if the template can compute ``node``, else one sentence why not."""

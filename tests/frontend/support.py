@@ -10,8 +10,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from cnngraph.frontend import import_model
-from cnngraph.ir.graph import Graph, Value
-from cnngraph.ir.types import Sym
+from cnngraph.ir.graph import Graph
+from cnngraph.ir.interpret import interpret
+from cnngraph.ir.verify import verify
 
 Dims = Sequence[int | str | None] | None
 
@@ -36,7 +37,9 @@ def model(
     """A model of float inputs (or ``(element type, dims)``) whose outputs declare no shape."""
     infos = []
     for name, spec in inputs.items():
-        element, dims = spec if isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], (list, type(None))) else (TensorProto.FLOAT, spec)
+        element, dims = (
+            spec if isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], (list, type(None))) else (TensorProto.FLOAT, spec)
+        )
         infos.append(helper.make_tensor_value_info(name, element, dims))
     results = [helper.make_tensor_value_info(name, output_type, None) for name in outputs.split()]
     stored = [numpy_helper.from_array(np.asarray(a), n) for n, a in (weights or {}).items()]
@@ -45,23 +48,9 @@ def model(
 
 
 def run(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The graph's outputs by the operators' references; every result is checked against its inferred type."""
-    arrays: dict[Value, np.ndarray] = {value: feeds[name] for name, value in graph.inputs}
-    batch = next((feeds[n].shape[0] for n, v in graph.inputs if any(isinstance(d, Sym) for d in v.type.shape)), 1)
-
-    def array(value: Value | None) -> np.ndarray | None:
-        return None if value is None else arrays[value] if value.data is None else value.data
-
-    for item in graph.nodes:
-        for value, result in zip(item.outputs, item.op.bind(batch).reference(*map(array, item.inputs)), strict=True):
-            assert (result.dtype, result.shape) == (value.type.dtype.numpy, value.type.bind(batch).shape)
-            arrays[value] = result
-    outputs = {}
-    for name, value in graph.outputs:
-        result_array = array(value)
-        assert result_array is not None
-        outputs[name] = result_array
-    return outputs
+    """The outputs of the verified graph by the operators' references."""
+    verify(graph, "import")
+    return interpret(graph, feeds)
 
 
 def run_model(proto: onnx.ModelProto, **feeds: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from onnx.backend.test.loader import load_model_tests
 
 from cnngraph.errors import UnsupportedError
 from cnngraph.frontend import ContentsNeededError, import_model, supported_ops
+from cnngraph.ir.graph import Graph
 from tests.frontend.support import run
 
 # element types that cnngraph does not have, sequences and optionals, and dropout that really drops
@@ -31,9 +32,7 @@ def _cases() -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cases = load_model_tests(kind="node")
-    return {
-        c.name: c for c in cases if (c.model or c.model_dir) and all(n.op_type in known and not n.domain for n in _load(c).graph.node)
-    }
+    return {c.name: c for c in cases if (c.model or c.model_dir) and all(n.op_type in known and not n.domain for n in _load(c).graph.node)}
 
 
 def _load(case: Any) -> onnx.ModelProto:
@@ -69,11 +68,7 @@ def test_node_case(name: str) -> None:
     proto = _load(case)
     inputs, outputs = _data(case)
     feeds = {info.name: _array(a) for info, a in zip(proto.graph.input, inputs, strict=True)}
-    try:
-        graph = import_model(proto)
-    except ContentsNeededError as error:
-        graph = import_model(proto, constants={n: feeds[n] for n in error.inputs})
-    results = run(graph, feeds)
+    results = run(_import_with(proto, feeds), feeds)
     for info, item in zip(proto.graph.output, outputs, strict=True):
         expected, got = _array(item), results[info.name]
         assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
@@ -83,15 +78,20 @@ def test_node_case(name: str) -> None:
             np.testing.assert_allclose(got.astype(np.float64), expected.astype(np.float64), rtol=case.rtol, atol=case.atol)
 
 
+def _import_with(proto: onnx.ModelProto, feeds: dict[str, Any]) -> Graph:
+    """Import, making constants of the feeds that shapes need."""
+    try:
+        return import_model(proto)
+    except ContentsNeededError as error:
+        return import_model(proto, constants={n: _array(feeds[n]) for n in error.inputs})
+
+
 @pytest.mark.parametrize("name", _REFUSED)
 def test_refused_case_says_what_is_unsupported(name: str) -> None:
     case = _cases()[name]
     proto = _load(case)
     feeds = {info.name: item for info, item in zip(proto.graph.input, _data(case)[0], strict=True)}
     with pytest.raises(UnsupportedError) as caught:
-        try:
-            import_model(proto)
-        except ContentsNeededError as error:
-            import_model(proto, constants={n: _array(feeds[n]) for n in error.inputs})
+        _import_with(proto, feeds)
     assert caught.value.problems
     assert all(p.reason for p in caught.value.problems)

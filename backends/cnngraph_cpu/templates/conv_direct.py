@@ -28,8 +28,9 @@ from cnngraph_cpu.language import (
 )
 
 IN_PLACE, PACK_BLOCKED, PACK_PLAIN = 0, 1, 2
+ANY_TAIL = -1
 
-W = TV = SX = SY = CB = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = 0  # fixed by the plan
+W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = 0  # fixed by the plan
 
 
 def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
@@ -126,7 +127,10 @@ def tile_row(ROWS: int, row: int) -> None:
     """All register tiles of ROWS output rows."""
     for col in range(0, full_cols, TC):
         register_tile(ROWS, TC, row, col)
-    if TAIL_COLS:
+    if TAIL_COLS == ANY_TAIL:
+        for col in range(full_cols, grid_cols):
+            register_tile(ROWS, 1, row, col)
+    elif TAIL_COLS:
         col = full_cols
         register_tile(ROWS, TAIL_COLS, row, col)
 
@@ -134,13 +138,17 @@ def tile_row(ROWS: int, row: int) -> None:
 def conv_direct(
     x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, block_table: I64Pointer, packed: F32Pointer,
     images: int, x_batch: int, y_batch: int, channels: int, blocks: int, used_blocks: int, out_blocks: int, tiles: int,
-    depth: int, height: int, width: int, rows_out: int, height_out: int, row_out: int, full_cols: int,
+    depth: int, height: int, width: int, rows_out: int, height_out: int, row_out: int, full_cols: int, grid_cols: int,
     taps: int, taps_y: int, taps_x: int, tap_x: int, tap_step: int, inner_count: int, tile_weights: int,
     stride_d: int, dilation_d: int, dilation_y: int, pad_d: int, pad_y: int, pad_x: int, copied: int,
     row_step: int, block_step: int, scratch_rows: int, scratch_width: int,
-    block_rows: int, tiles_per_group: int, tid: int, threads: int,
+    block_rows: int, tiles_per_group: int, SX: int, SY: int, CB: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``tap_step``/``row_step``/``block_step``/``tap_x`` are distances in elements of the source the kernel reads."""
+    """``tap_step``/``row_step``/``block_step``/``tap_x`` are distances in elements of the source the kernel reads.
+
+    The strides SX, SY and the pixel size CB are arguments too, so that small problems can share one kernel; for others
+    the plan makes them constants.
+    """
     groups = (tiles + tiles_per_group - 1) // tiles_per_group
     row_blocks = (rows_out + block_rows - 1) // block_rows
     tasks = images * row_blocks * groups

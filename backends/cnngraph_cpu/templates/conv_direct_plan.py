@@ -35,6 +35,8 @@ from cnngraph_cpu.templates.common import (
 )
 
 _PIXELS_PER_FLAT_ROW = 400
+_SMALL_MACS = 50_000
+_SMALL_COLS = 4
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ def _grids(g: Geometry) -> Iterator[tuple[int, int]]:
                 yield rows, pixels // rows
 
 
+def _is_small(g: Geometry) -> bool:
+    """Problems that take microseconds share one kernel for all sizes and strides instead of compiling their own."""
+    return product(g.out) * product(g.kernel) * g.out_channels * (g.channels // g.group) <= _SMALL_MACS
+
+
 @lru_cache(maxsize=4096)
 def choose_tile(g: Geometry, target: Target) -> Tile:
     """The register tile with the least estimated cycles per channel step.
@@ -109,6 +116,10 @@ def choose_tile(g: Geometry, target: Target) -> Tile:
     A tile of p pixels and v vectors costs max(p*v/2 FMA, (p+v)/2 loads, 4 for latency) cycles, plus a little for each
     stream of lines, on a core with two 512-bit ports; the ratios hold for one port too.
     """
+    if _is_small(g):
+        rows, cols = g.out[0] * g.out[1], g.out[2]
+        work = rows * cols * ceil_div(g.out_channels, target.width) * 1.5
+        return Tile(1, _SMALL_COLS, 1, kernel.ANY_TAIL, rows, cols, work)
     out_blocks = ceil_div(g.out_channels, target.width)
     spare = 1 if target.has_fma else 2
     best: Tile | None = None
@@ -142,6 +153,7 @@ class ConvDirect:
     """Convolution by register tiles over a blocked or small-channel plain input, any kernel, stride, dilation, groups."""
 
     name = "conv_direct"
+    reorders_arithmetic = False
     code = Code(
         kernel.conv_direct,
         {f.__name__: f for f in (kernel.pack_blocked, kernel.pack_plain, kernel.register_tile, kernel.tile_row)},
@@ -185,7 +197,7 @@ class ConvDirect:
         x, y = node.input(0), node.output
         weights, bias = node.input(1).data, node.inputs[2]
         assert weights is not None
-        tile = choose_tile(g, target)
+        tile, small = choose_tile(g, target), _is_small(g)
         plain = x.type.layout.plain
         merged = plain and g.dilation[2] == 1
         in_place = not plain and not any(g.pad + g.pad_end) and (g.kernel[0] == 1 and g.out[0] == 1 or g.pointwise)
@@ -224,10 +236,11 @@ class ConvDirect:
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
         row_blocks = ceil_div(tile.grid_rows, block_rows)
         constants = [
-            ("TR", tile.rows), ("TC", tile.cols), ("TV", tile.vectors), ("TAIL_COLS", tile.tail), ("SX", g.stride[2]),
-            ("SY", g.stride[1]), ("CB", cb), ("U", unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
+            ("TR", tile.rows), ("TC", tile.cols), ("TV", tile.vectors), ("TAIL_COLS", tile.tail), ("U", 1 if small else unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
             ("MERGED", int(merged)), ("GUARD", int(out_blocks % tile.vectors != 0)), ("DEPTH", int(deep)),
         ]  # fmt: skip
+        if not small:
+            constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile.vectors)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),
@@ -243,12 +256,12 @@ class ConvDirect:
         numbers = {
             "channels": g.channels, "blocks": blocks, "used_blocks": used, "out_blocks": out_blocks, "tiles": tiles,
             "depth": g.size[0], "height": g.size[1], "width": g.size[2], "rows_out": tile.grid_rows, "height_out": g.out[1],
-            "row_out": tile.grid_cols * width, "full_cols": tile.grid_cols - tile.tail, "taps": g.kernel[0] * g.kernel[1],
+            "row_out": tile.grid_cols * width, "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols, "taps": g.kernel[0] * g.kernel[1],
             "taps_y": g.kernel[1], "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "inner_count": inner,
             "tile_weights": packed[0].size, "stride_d": g.stride[0], "dilation_d": g.dilation[0], "dilation_y": g.dilation[1],
             "pad_d": g.pad[0], "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": copied, "row_step": row_step,
             "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width, "block_rows": block_rows,
-            "tiles_per_group": _tiles_per_group(tiles, row_blocks),
+            "tiles_per_group": _tiles_per_group(tiles, row_blocks), "SX": g.stride[2], "SY": g.stride[1], "CB": cb,
         }  # fmt: skip
         arguments.update({name: Extent(value) for name, value in numbers.items()})
         arguments.update(operands)

@@ -80,6 +80,7 @@ class Winograd:
     """3x3 convolutions of stride 1 without groups or dilation, with at least a vector of input channels."""
 
     name = "winograd"
+    reorders_arithmetic = True
     code = Code(
         kernel.winograd,
         {

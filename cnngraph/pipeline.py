@@ -1,0 +1,157 @@
+"""The compiler on one page.
+
+    ONNX --import--> Graph --PASSES--> fused graph --choose_layout--> laid out
+         --select_kernels--> a kernel call for every node --plan_memory--> places --backend--> object code --> Program
+
+After every step the verifier recomputes all types from the operators and checks what the stage promises.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnngraph.backends import get_backend
+from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError, import_model
+from cnngraph.ir.graph import Graph
+from cnngraph.ir.verify import verify
+from cnngraph.kernels.template import ProgressCallback
+from cnngraph.options import CompileOptions
+from cnngraph.passes.base import Pass, PassContext, PassRecord, run_passes
+from cnngraph.passes.choose_layout import choose_layout
+from cnngraph.passes.fold_batchnorm import FoldBatchNorm
+from cnngraph.passes.fold_constants import FoldConstants
+from cnngraph.passes.fold_pad import FoldPad
+from cnngraph.passes.fuse_elementwise import FuseElementwise
+from cnngraph.passes.fuse_epilogue import FuseEpilogue
+from cnngraph.passes.lower_batchnorm import LowerBatchNorm
+from cnngraph.passes.merge_common import MergeCommon
+from cnngraph.passes.merge_reshapes import MergeReshapes
+from cnngraph.passes.plan_memory import plan_memory
+from cnngraph.passes.remove_dead import RemoveDead
+from cnngraph.passes.remove_identity import RemoveIdentity
+from cnngraph.passes.select_kernels import select_kernels
+from cnngraph.runtime.build import build_program
+from cnngraph.runtime.session import Program
+
+if TYPE_CHECKING:
+    import onnx
+
+    from cnngraph.runtime.dynamic import DynamicProgram
+
+Source = "str | os.PathLike[str] | bytes | onnx.ModelProto"
+AfterPass = Callable[[Graph, PassRecord], None]
+
+CANONICAL: tuple[Pass, ...] = (
+    FoldConstants(),  # before everything: weights become constants, which the fusions ask for
+    RemoveIdentity(),  # so that patterns see a convolution's real reader
+    MergeReshapes(),
+    MergeCommon(),
+    RemoveDead(),
+)
+FUSED: tuple[Pass, ...] = (
+    FoldPad(),
+    FoldBatchNorm(),  # before the epilogues, which would stand between a convolution and its normalisation
+    LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
+    FuseElementwise(),  # before the epilogues, so that x*sigmoid(x) is one reader of the convolution
+    FuseEpilogue(),
+    FoldConstants(),  # of the constants that the rewrites above have made
+    RemoveDead(),
+)
+
+
+def optimize(graph: Graph, options: CompileOptions, context: PassContext, after: AfterPass | None = None) -> list[PassRecord]:
+    """Run every backend-independent pass; returns one record a pass."""
+    records = []
+    for stage, passes in (("canonical", CANONICAL), ("fused", FUSED)):
+        chosen = [p for p in passes if p.name not in options.disabled_passes]
+        records += run_passes(graph, chosen, context, verify, after)
+        graph.stage = stage
+    return records
+
+
+def compile_graph(
+    graph: Graph, options: CompileOptions, progress: ProgressCallback | None = None, after: AfterPass | None = None
+) -> Program:
+    """From an imported graph to a program that can run."""
+    context = PassContext(max_fold_bytes=options.limits.max_fold_bytes)
+    backend = get_backend(options.backend)
+    target = backend.target(options.isa)
+    templates = [t for t in backend.templates() if options.math == "f32" or not t.reorders_arithmetic]
+
+    records = optimize(graph, options, context, after)
+    start = time.perf_counter()
+    choice = choose_layout(graph, templates, target)
+    verify(graph, "choose_layout")
+    records.append(_record(graph, "choose_layout", choice.reorders, start, after))
+
+    start = time.perf_counter()
+    calls = select_kernels(graph, choice, target)
+    records.append(_record(graph, "select_kernels", sum(call is not None for call in calls.values()), start, after))
+
+    start = time.perf_counter()
+    plan = plan_memory(graph, calls)
+    records.append(_record(graph, "plan_memory", len(plan.absorbed), start, after))
+
+    specs = [call.spec for node, call in calls.items() if call is not None and node not in plan.absorbed]
+    compiled = backend.compile(specs, target, progress)
+    return build_program(
+        graph, calls, plan, compiled, backend, target, options=options, records=records, rejections=context.rejections,
+        selections=choice.selections,
+    )  # fmt: skip
+
+
+def compile(
+    source: Source,
+    *,
+    backend: str = "cpu",
+    threads: int | None = None,
+    isa: str | None = None,
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    math: str = "f32",
+    options: CompileOptions | None = None,
+    progress: ProgressCallback | None = None,
+    after: AfterPass | None = None,
+) -> Program | DynamicProgram:
+    """Compile an ONNX model.
+
+    Args:
+        source: path of the model, its bytes, or a ``ModelProto``.
+        backend, threads, isa, math: see :class:`cnngraph.options.CompileOptions`; ``options`` replaces them all.
+        shapes: input shapes by name, for inputs whose declared shape is free beyond the batch.
+        progress: called as ``progress(done, total, kernel name)`` while kernels compile.
+        after: called with the graph and its record after every pass.
+
+    Returns:
+        A :class:`Program`. If dimensions other than the batch are free and ``shapes`` leaves them so, a
+        ``DynamicProgram`` with the same methods, which compiles at the first run with each new input shape.
+
+    Raises:
+        InvalidModelError, UnsupportedError, LimitExceededError, UsageError: see :mod:`cnngraph.errors`.
+    """
+    chosen = options or CompileOptions(backend=backend, threads=threads, isa=isa, math=math)
+
+    def build(shapes: Mapping[str, Sequence[Any]] | None, batch: int | None = None) -> Program:
+        graph = import_model(source, shapes=shapes, batch=batch, limits=chosen.limits)
+        return compile_graph(graph, chosen, progress, after)
+
+    try:
+        return build(shapes)
+    except (FreeDimensionsError, BatchNotSymbolicError) as error:
+        if isinstance(error, FreeDimensionsError) and shapes:
+            raise
+        from cnngraph.runtime.dynamic import DynamicProgram
+
+        return DynamicProgram.of(source, error, build, chosen)
+
+
+def _record(graph: Graph, name: str, changes: int, start: float, after: AfterPass | None) -> PassRecord:
+    record = PassRecord(name, graph.stage, changes, time.perf_counter() - start, len(graph))
+    if after is not None:
+        after(graph, record)
+    return record
+
+
+__all__ = ["CANONICAL", "FUSED", "ContentsNeededError", "compile", "compile_graph", "optimize"]
