@@ -1,0 +1,96 @@
+"""A constant zero Pad of the spatial axes => the pads of the convolution or pooling that reads it.
+
+Exact for a convolution, whose own padding is zero too. For average pooling only with count_include_pad, where padding counts
+the same; never for max pooling, which pads with minus infinity, unless its input is known to be non-negative: then the
+zeros may be left to minus infinity only if every window still holds a real element, which is checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.ops import Conv, Elementwise, Pad, Pool
+from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
+
+_NON_NEGATIVE = ("relu", "sigmoid", "exp", "abs", "softplus", "hard_sigmoid", "sqrt")
+
+
+@dataclass(frozen=True)
+class FoldPad(Pass):
+    """conv(pad(x)) => conv'(x), likewise pooling where it is exact."""
+
+    name: ClassVar[str] = "fold_pad"
+
+    def run(self, graph: Graph, context: PassContext) -> int:
+        """See the module's description."""
+        changes = 0
+        for node in graph.nodes:
+            if not isinstance(node.op, Pad):
+                continue
+            reason = self._fold(graph, node)
+            if reason is None:
+                changes += 1
+            else:
+                context.reject(self.name, node, reason)
+        return changes
+
+    def _fold(self, graph: Graph, node: Node) -> str | None:
+        pad, rank = node.op, node.output.type.rank
+        assert isinstance(pad, Pad)
+        if pad.mode != "constant" or pad.value != 0:
+            return f"it pads with {pad.mode} {pad.value}, not with zeros"
+        if rank < 3 or any(pad.pads[:2]) or any(pad.pads[rank : rank + 2]) or any(p < 0 for p in pad.pads):
+            return "it pads other axes than the spatial ones, or crops"
+        reader = only_user(graph, node.output)
+        if reader is None:
+            return f"its result is {other_reader(graph, node.output, node)}"
+        if not isinstance(reader.op, (Conv, Pool)) or reader.inputs[0] is not node.output:
+            return f"its reader is {reader.op.name}"
+        spatial = rank - 2
+        begins, ends = pad.pads[2:rank], pad.pads[rank + 2 :]
+        old = reader.op.pads
+        pads = tuple(a + b for a, b in zip(old, begins + ends, strict=True))
+        if isinstance(reader.op, Pool):
+            reason = _pool_refusal(reader, reader.op, node.input(0), pads, spatial)
+            if reason is not None:
+                return reason
+        replace(graph, reader, dataclasses.replace(reader.op, pads=pads), [node.input(0), *reader.inputs[1:]], (*node.origin, *reader.origin))
+        erase_unused(graph, node)
+        return None
+
+
+def _pool_refusal(reader: Node, pool: Pool, source: Value, pads: tuple[int, ...], spatial: int) -> str | None:
+    if pool.indices:
+        return "the indices of the maxima would change"
+    if pool.kind == "average":
+        if not pool.count_include_pad and any(pool.pads) or pool.ceil_mode:
+            return "the average would count padding differently"
+        return None if pool.count_include_pad else "the average counts the zeros of the Pad, but not the padding of the pool"
+    producer = source.producer
+    safe = producer is not None and _is_non_negative(producer)
+    if not safe:
+        return "max pooling pads with minus infinity and its input may be negative"
+    if pool.ceil_mode or any(d != 1 for d in pool.dilations):
+        return "max pooling with ceil_mode or dilation"
+    for axis in range(spatial):
+        if pads[axis] >= pool.kernel[axis] or pads[spatial + axis] >= pool.kernel[axis]:
+            return "a window could lie in the padding alone"
+    return None
+
+
+def _is_non_negative(node: Node) -> bool:
+    """Whether a node's results are never negative (they may be NaN)."""
+    if isinstance(node.op, Elementwise):
+        expression = node.op.expression
+    elif isinstance(node.op, Conv) and node.op.epilogue is not None:
+        expression = node.op.epilogue
+    else:
+        return False
+    if not expression.instrs:
+        return False
+    last = expression.instrs[-1]
+    return last.fn in _NON_NEGATIVE or (last.fn == "clip" and last.params[0] >= 0)

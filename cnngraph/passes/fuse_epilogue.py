@@ -1,0 +1,74 @@
+"""Conv or Dense followed by an element-wise chain => one node with an epilogue, computed in registers before the store.
+
+elementwise(conv(x), r...) => conv'(x, r...): bias, activation and residual addition cost no pass over memory. The fused node takes
+the place of the element-wise one, where all operands exist. Of two convolutions that meet in an addition, the later one takes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.kernels.operands import operand_kind
+from cnngraph.ops import Conv, Dense, Elementwise
+from cnngraph.ops.expression import Expression
+from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
+
+
+@dataclass(frozen=True)
+class FuseEpilogue(Pass):
+    """elementwise(conv(x), ...) => conv with epilogue.
+
+    Refuses: a result with another reader, a changed shape or dtype, operands that kernels cannot load by element, channel or
+    scalar, more than ``max_operands`` of them.
+    """
+
+    name: ClassVar[str] = "fuse_epilogue"
+    max_operands: int = 4
+
+    def run(self, graph: Graph, context: PassContext) -> int:
+        """Visit element-wise nodes in graph order."""
+        changes = 0
+        position = {node: i for i, node in enumerate(graph.nodes)}
+        for node in graph.nodes:
+            if not isinstance(node.op, Elementwise):
+                continue
+            layers = [i for i, v in enumerate(node.inputs) if v is not None and v.producer and isinstance(v.producer.op, (Conv, Dense))]
+            layers.sort(key=lambda i: -position[node.inputs[i].producer])  # type: ignore[union-attr, index]
+            for index in layers:
+                fused, reason = self._fuse(graph, node, index)
+                if fused is not None:
+                    position[fused] = position[node]
+                    changes += 1
+                    break
+                context.reject(self.name, node, reason)
+        return changes
+
+    def _fuse(self, graph: Graph, node: Node, index: int) -> tuple[Node | None, str]:
+        value = node.input(index)
+        layer = value.producer
+        assert layer is not None and isinstance(layer.op, (Conv, Dense)) and isinstance(node.op, Elementwise)
+        if only_user(graph, value) is not node:
+            return None, f"the result of {layer.label} is also {other_reader(graph, value, node)}"
+        if value.type != node.output.type:
+            return None, f"it turns {value.type} into {node.output.type}"
+        others = [v for i, v in enumerate(node.inputs) if i != index]
+        for other in others:
+            if other is not None and operand_kind(other.type, value.type, constant=other.is_constant) is None:
+                return None, f"operand {other.type} varies in a way that no kernel loads in its epilogue"
+        inner = layer.op.epilogue or Expression(1)
+        extra: list[Value | None] = [*layer.inputs[3:], *others]
+        if len(extra) > self.max_operands:
+            return None, f"{len(extra)} operands; an epilogue takes at most {self.max_operands}"
+        # substitute() numbers the outer operands first; put the convolution's result first, then its old operands
+        joined = node.op.expression.substitute(index, inner)
+        outer = len(others)
+        order = [inner.inputs + i for i in range(outer)] + list(range(inner.inputs))
+        expression = joined.select(order, joined.inputs)
+        op = dataclasses.replace(layer.op, epilogue=expression)
+        fused = replace(graph, node, op, [*layer.inputs[:3], *extra], (*layer.origin, *node.origin))
+        erase_unused(graph, layer)
+        return fused, ""
