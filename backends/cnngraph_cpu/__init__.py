@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cnngraph.kernels.template import (
     CompiledKernel,
+    KernelCache,
     KernelSource,
     KernelSpec,
     ProgressCallback,
@@ -48,6 +49,31 @@ class CpuBackend:
         sources = {spec: self.source(spec) for spec in unique}
         compiled = compile_sources(list(sources.values()), target.isa, progress)
         return {spec: compiled[source.name] for spec, source in sources.items()}
+
+    def isas(self) -> Sequence[str]:
+        """Instruction sets this machine runs, best first."""
+        from cnngraph_cpu.target import available
+
+        return available()
+
+    def cache(self) -> KernelCache:
+        """The cache of compiled kernels on disk."""
+        from cnngraph_cpu import cache
+
+        return cache
+
+    def driver(self, target: Target) -> CompiledKernel:
+        """The compiled driver for an instruction set."""
+        from cnngraph_cpu.driver import source
+        from cnngraph_cpu.jit import compile_sources
+
+        return compile_sources([source()], target.isa)["driver"]
+
+    def required_features(self, target: Target) -> tuple[str, ...]:
+        """See :class:`cnngraph.kernels.template.Backend`."""
+        from cnngraph_cpu.target import ISAS
+
+        return ISAS[target.isa].required
 
 
 backend = CpuBackend()

@@ -8,6 +8,8 @@ nothing of this project and is itself the text given to the compiler.
 * ``CALLER`` / ``HELPER``: ``words`` is a job (see the ``JOB_*`` word numbers). The caller is thread 0; it wakes the helpers when
   ``JOB_WAKE`` is set, runs its share and returns when every thread is done. A helper runs its share and returns.
 * ``WORKER``: ``words`` is a team state. Serves jobs from mailbox ``tid`` until it gets the job 0.
+* ``SERVE_ONE``: the same for one job, for systems where workers sleep outside of compiled code.
+* ``STOP``: ``words`` is a team state. Gives the job 0 to workers 1 .. ``tid``-1.
 
 A step is ``[kernel number, arguments, (base, a, b)...]``; an argument is ``bases[base] + a*N + b``, plus ``tid`` times the scratch
 stride for base ``SCRATCH``. ``bases[0]`` is 0, which makes integers of the same form. Steps are separated by a barrier
@@ -31,13 +33,13 @@ from numba.extending import intrinsic
 if TYPE_CHECKING:
     from cnngraph.kernels.template import KernelSource
 
-CALLER, HELPER, WORKER = 0, 1, 2
+CALLER, HELPER, WORKER, SERVE_ONE, STOP = 0, 1, 2, 3, 4
 
 JOB_DRIVER, JOB_BATCH, JOB_THREADS, JOB_BASES, JOB_STEPS, JOB_COUNT, JOB_KERNELS = 0, 1, 2, 3, 4, 5, 6
 JOB_ARGS, JOB_ARGS_STRIDE, JOB_SCRATCH_STRIDE, JOB_TEAM, JOB_START, JOB_SPINS, JOB_WAKE = 7, 8, 9, 10, 11, 12, 13
 
 TEAM_COUNTER, TEAM_SLEEPERS, TEAM_MAILBOXES, MAILBOX_WORDS = 0, 16, 32, 16
-MAIL_SEQUENCE, MAIL_JOB, MAIL_SLEEPING = 0, 1, 2
+MAIL_SEQUENCE, MAIL_JOB, MAIL_SLEEPING, MAIL_SEEN = 0, 1, 2, 3
 IDLE_SPINS = 1000
 
 SCRATCH = 4
@@ -146,8 +148,11 @@ def pause(typingctx: Any) -> Any:
     """Tell the processor that this is a spin loop."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        hint = {"x86_64": "pause", "AMD64": "pause", "aarch64": "yield", "arm64": "yield"}.get(platform.machine(), "")
-        builder.asm(ir.FunctionType(ir.VoidType(), []), hint, "~{memory}", [], True)
+        machine = platform.machine()
+        if machine in ("x86_64", "AMD64"):
+            builder.call(_declare(builder.module, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
+        elif machine in ("aarch64", "arm64"):
+            builder.call(_declare(builder.module, "llvm.aarch64.hint", ir.VoidType(), [_I32]), [ir.Constant(_I32, 1)])
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -213,11 +218,11 @@ def wait(team: Any, goal: int, spins: int) -> None:
 
 
 @njit(inline="never", error_model="numpy")  # type: ignore[untyped-decorator]
-def publish(job: Any, team: Any, threads: int) -> None:
-    """Give the job to workers 1 .. threads-1."""
+def publish(address: int, team: Any, threads: int) -> None:
+    """Give the job at ``address`` to workers 1 .. threads-1."""
     for tid in range(1, threads):
         mail = TEAM_MAILBOXES + tid * MAILBOX_WORDS
-        store_atomic(team, mail + MAIL_JOB, address_of(job))
+        store_atomic(team, mail + MAIL_JOB, address)
         add_atomic(team, mail + MAIL_SEQUENCE, 1)
         if load_atomic(team, mail + MAIL_SLEEPING) != 0:
             wake(team, mail + MAIL_SEQUENCE)
@@ -249,11 +254,11 @@ def run_steps(job: Any, tid: int, start: int) -> None:
 
 
 @njit(inline="never", error_model="numpy")  # type: ignore[untyped-decorator]
-def serve(team: Any, tid: int) -> None:
+def serve(team: Any, tid: int, forever: bool) -> None:
     """The life of a worker thread: sleep, run its share of a job, count itself out; until job 0 comes."""
     mail = TEAM_MAILBOXES + tid * MAILBOX_WORDS
-    seen = 0
     while True:
+        seen = get_word(team, mail + MAIL_SEEN)
         for _ in range(IDLE_SPINS):
             if load_atomic(team, mail + MAIL_SEQUENCE) != seen:
                 break
@@ -262,7 +267,7 @@ def serve(team: Any, tid: int) -> None:
         while load_atomic(team, mail + MAIL_SEQUENCE) == seen:
             sleep_while(team, mail + MAIL_SEQUENCE, seen)
         store_atomic(team, mail + MAIL_SLEEPING, 0)
-        seen += 1
+        set_word(team, mail + MAIL_SEEN, seen + 1)
         address = load_atomic(team, mail + MAIL_JOB)
         if address == 0:
             return
@@ -270,12 +275,16 @@ def serve(team: Any, tid: int) -> None:
         goal = get_word(job, JOB_START) + get_word(job, JOB_COUNT) * get_word(job, JOB_THREADS)
         call_kernel(get_word(job, JOB_DRIVER), job, tid, HELPER)
         arrive(team, goal)
+        if not forever:
+            return
 
 
 def driver(words: Any, tid: int, mode: int) -> None:
     """See the module's description."""
-    if mode == WORKER:
-        serve(words, tid)
+    if mode == WORKER or mode == SERVE_ONE:
+        serve(words, tid, mode == WORKER)
+    elif mode == STOP:
+        publish(0, words, tid)
     elif mode == HELPER:
         run_steps(words, tid, get_word(words, JOB_START))
     else:
@@ -286,7 +295,7 @@ def driver(words: Any, tid: int, mode: int) -> None:
             start = load_atomic(team, TEAM_COUNTER)
             set_word(words, JOB_START, start)
             if get_word(words, JOB_WAKE) != 0:
-                publish(words, team, threads)
+                publish(address_of(words), team, threads)
         run_steps(words, tid, start)
         if threads > 1:
             goal = start + get_word(words, JOB_COUNT) * threads

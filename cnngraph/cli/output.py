@@ -101,6 +101,11 @@ def size(nbytes: int) -> str:
     return f"{nbytes} B" if unit == "B" else f"{amount:.2f} {unit}"
 
 
+def dims(shape: Iterable[object]) -> str:
+    """A shape for people: 1x3x224x224, with ? for an unnamed free dimension."""
+    return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears under ``path`` only if the block succeeds; until then nothing there changes.

@@ -8,7 +8,8 @@ A template is a legal Python function. The specialiser
 * unrolls ``for i in unroll(n)`` (or ``unroll(start, stop)``), ``i`` becoming a number;
 * turns ``acc = registers(m, n)`` into nothing and ``acc[i, j]`` into the scalar ``acc_i_j``;
 * inlines statement calls of helper functions that were passed in ``helpers``;
-* replaces ``v = epilogue(value, image, inner, channel)`` by the expression's instructions.
+* replaces ``v = epilogue(value, image, inner, channel)`` by the expression's instructions. A fifth argument counts the lanes
+  that exist, for the end of a row; with the constant ``CHANNEL_SCALAR`` a vector lies within one channel.
 
 Example: ``for i in unroll(2): acc[i] = fma(load(w, i * W), x, acc[i])`` with ``W=16`` becomes::
 
@@ -60,9 +61,9 @@ def _parse(function: Callable[..., Any]) -> ast.FunctionDef:
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, str]]:
-    """(name, annotation) of each argument of a template function, without ``tid`` and ``threads``, e.g. ("x", "F32Pointer")."""
+    """(name, annotation) of each argument of a template function, without ``args``, ``tid`` and ``threads``, e.g. ("x", "F32Pointer")."""
     arguments = [(a.arg, ast.unparse(a.annotation) if a.annotation else "int") for a in _parse(function).args.args]
-    return [pair for pair in arguments if pair[0] not in ("tid", "threads")]
+    return [pair for pair in arguments if pair[0] not in ("tid", "threads", "args")]
 
 
 def operand_parameters(kinds: Sequence[int]) -> list[tuple[str, str]]:
@@ -197,7 +198,7 @@ class _Specializer(ast.NodeTransformer):
         return out
 
     def _epilogue(self, target: ast.expr, args: list[ast.expr]) -> list[ast.stmt]:
-        value, image, inner, channel = args
+        value, image, inner, channel, *partial = args
         if self.expression is None or not self.expression.instrs:
             return [ast.Assign([target], value)]
         operands: list[ast.expr] = [value]
@@ -206,11 +207,17 @@ class _Specializer(ast.NodeTransformer):
             if kind == SCALAR:
                 operands.append(_call("broadcast", pointer, ast.Constant(0)))
             elif kind == PER_CHANNEL:
-                operands.append(_call("load", pointer, channel))
+                operands.append(_call("broadcast" if self.constants.get("CHANNEL_SCALAR") else "load", pointer, channel))
             else:
                 base = ast.BinOp(copy.deepcopy(image), ast.Mult(), ast.Name(f"e{i}_batch", ast.Load()))
                 place = channel if kind == IMAGE_CHANNEL else inner
-                operands.append(_call("load", pointer, self.visit(ast.BinOp(base, ast.Add(), copy.deepcopy(place)))))
+                address = self.visit(ast.BinOp(base, ast.Add(), copy.deepcopy(place)))
+                if kind == IMAGE_CHANNEL and self.constants.get("CHANNEL_SCALAR"):
+                    operands.append(_call("broadcast", pointer, address))
+                elif partial:
+                    operands.append(_call("load_partial", pointer, address, partial[0]))
+                else:
+                    operands.append(_call("load", pointer, address))
         return render_expression(self.expression, operands, target)
 
     # expressions

@@ -7,8 +7,9 @@ compiled kernel. Extents are run-time arguments wherever they do not shape the i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -106,11 +107,16 @@ class KernelSpec:
 
 @dataclass(frozen=True, eq=False)
 class KernelCall:
-    """One launch: the specification, and an argument for every parameter of the template function, by name."""
+    """One launch: the specification, and an argument for every parameter of the template function, by name.
+
+    ``overwrites`` lists inputs whose storage the output may take over, because the kernel reads each of their elements
+    before it writes the same element of the output, and nowhere else.
+    """
 
     spec: KernelSpec
     arguments: Mapping[str, Argument]
     notes: tuple[str, ...] = ()
+    overwrites: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,42 @@ class Backend(Protocol):
 
     def compile(self, specs: Sequence[KernelSpec], target: Target, progress: ProgressCallback | None = None) -> dict[KernelSpec, CompiledKernel]:
         """Compile (or fetch from the cache) every kernel."""
+        ...
+
+    def isas(self) -> Sequence[str]:
+        """Instruction sets this machine runs, best first."""
+        ...
+
+    def cache(self) -> KernelCache:
+        """The cache of compiled kernels on disk."""
+        ...
+
+    def driver(self, target: Target) -> CompiledKernel:
+        """The compiled code that walks a program's steps on a team of threads."""
+        ...
+
+    def required_features(self, target: Target) -> tuple[str, ...]:
+        """CPU features, as LLVM names them, without which the target's code must not run."""
+        ...
+
+
+class KernelCache(Protocol):
+    """A folder of compiled kernels, as ``cnngraph cache`` uses it."""
+
+    def cache_dir(self) -> Path:
+        """The folder; it need not exist yet."""
+        ...
+
+    def entries(self) -> Iterable[Path]:
+        """Every entry's file, oldest use first."""
+        ...
+
+    def verify(self) -> tuple[int, list[Path]]:
+        """(number of sound entries, files that are damaged)."""
+        ...
+
+    def prune(self, max_bytes: int) -> int:
+        """Delete the oldest entries until at most ``max_bytes`` remain; returns how many were deleted."""
         ...
 
 

@@ -75,3 +75,8 @@ def epilogue_arguments(
             arguments[f"e{i}"] = Pointer(operand)
             arguments[f"e{i}_batch"] = BatchStride(operand)
     return constants, arguments
+
+
+def overwritable(operands: Sequence[Value | None], output: Value) -> tuple[Value, ...]:
+    """Operands read element by element at the place that is written next: the output may take over their storage."""
+    return tuple(v for v in operands if v is not None and not v.is_constant and v.type == output.type)

@@ -30,6 +30,7 @@ from cnngraph_cpu.templates.common import (
     epilogue_arguments,
     only_f32,
     operand_layouts,
+    overwritable,
     per_channel,
     refuse_epilogue,
 )
@@ -267,7 +268,7 @@ class ConvDirect:
         arguments.update(operands)
         spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
         note = f"tile {tile.rows}x{tile.cols} pixels x {tile.vectors}x{width} channels, {block_rows} rows a block"
-        return KernelCall(spec, arguments, (note,))
+        return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
 
 
 def _channels_read(g: Geometry, target: Target) -> int:

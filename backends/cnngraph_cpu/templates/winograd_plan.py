@@ -25,7 +25,7 @@ from cnngraph.kernels.template import (
 from cnngraph.ops.conv import Conv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import winograd as kernel
-from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, per_channel
+from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
 
 G = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
@@ -165,7 +165,7 @@ class Winograd:
         arguments.update(operands)
         spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
         note = f"F(4x4,3x3), {choice.tile_rows} tile rows a block, {choice.pixel_tiles} tiles x {tv}x{width} channels"
-        return KernelCall(spec, arguments, (note,))
+        return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
 
 
 def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""Dense layers: rows times a constant matrix, bias and epilogue.
+
+Weights are packed ``[tile][k][TV*W]``. A tile of MT rows shares every weight vector it loads; a remaining row runs alone, with the same
+order of additions, so a row's bits do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import PLAIN, ceil_div
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.ops import Dense
+from cnngraph_cpu.language import F32Pointer, broadcast, epilogue, fma, load, registers, store, store_partial, unroll
+from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates.common import (
+    epilogue_arguments,
+    only_f32,
+    operand_layouts,
+    overwritable,
+    per_channel,
+    refuse_epilogue,
+)
+
+W = TV = MT = U = 0
+
+
+def dense_tile(ROWS: int, row: int, tile: int) -> None:
+    """ROWS rows times TV vectors of outputs."""
+    for v in unroll(TV):
+        first = load(b, (tile * TV + v) * W)
+        for r in unroll(ROWS):
+            acc[r, v] = first
+    at = tile * depth * TV * W
+    for k in range(0, depth, U):
+        for u in unroll(U):
+            for v in unroll(TV):
+                weight[v] = load(w, at + (u * TV + v) * W)
+            for r in unroll(ROWS):
+                value = broadcast(x, (row + r) * x_batch + k + u)
+                for v in unroll(TV):
+                    acc[r, v] = fma(weight[v], value, acc[r, v])
+        at = at + U * TV * W
+    for r in unroll(ROWS):
+        for v in unroll(TV):
+            column = (tile * TV + v) * W
+            left = outputs - column
+            result = acc[r, v]
+            if left >= W:
+                out = epilogue(result, row + r, column, column)
+                store(y, (row + r) * y_batch + column, out)
+            elif left > 0:
+                out = epilogue(result, row + r, column, column, left)
+                store_partial(y, (row + r) * y_batch + column, out, left)
+
+
+def dense(
+    x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, rows: int, x_batch: int, y_batch: int, depth: int, outputs: int,
+    tiles: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """``y[rows, outputs] = epilogue(x[rows, depth] w + b)``."""
+    acc = registers(MT, TV)
+    weight = registers(TV)
+    for tile in range(tiles * tid // threads, tiles * (tid + 1) // threads):
+        full = rows // MT * MT
+        for row in range(0, full, MT):
+            dense_tile(MT, row, tile)
+        for row in range(full, rows):
+            dense_tile(1, row, tile)
+
+
+class DenseLayer:
+    """Dense with constant weights."""
+
+    name = "dense"
+    reorders_arithmetic = False
+    code = Code(dense, {"dense_tile": dense_tile}, "Dense layer with packed constant weights.")
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses weights that are computed at run time."""
+        if not isinstance(node.op, Dense):
+            return "not a dense layer"
+        refusal = only_f32(node)
+        if refusal:
+            return refusal
+        bias = node.inputs[2]
+        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
+            return "the weights are computed at run time"
+        if any(d == 0 for d in (*node.input(0).type.shape, *node.output.type.shape)):
+            return "an empty matrix"
+        return refuse_epilogue(node.inputs[3:], node.output.type)
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Plain."""
+        rest = operand_layouts(node.inputs[3:], node.output.type, PLAIN)
+        return [LayoutRequest((PLAIN, None, None, *rest), (PLAIN,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Weights read."""
+        weights = node.input(1).data
+        assert weights is not None
+        return weights.size / target.width
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """Pack the weights by output tiles."""
+        op, x, y, bias = node.op, node.input(0), node.output, node.inputs[2]
+        assert isinstance(op, Dense)
+        weights = node.input(1).data
+        assert weights is not None
+        depth, outputs = weights.shape
+        width = target.width
+        tv = min(4 if target.registers >= 32 else 2, ceil_div(outputs, width))
+        mt = max(1, min((target.registers - tv - 2) // tv, 6))
+        tiles = ceil_div(outputs, tv * width)
+        padded = np.zeros((depth, tiles * tv * width), np.float32)
+        padded[:, :outputs] = weights
+        packed = np.ascontiguousarray(padded.reshape(depth, tiles, tv * width).transpose(1, 0, 2))
+        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tv)
+        constants = [("MT", mt), ("TV", tv), ("U", 4 if depth % 4 == 0 else 1), *kinds]
+        arguments: dict[str, Argument] = {
+            "x": Pointer(x), "w": Packed(packed), "b": per_channel(None if bias is None else bias.data, outputs, width, tv),
+            "y": Pointer(y), "rows": Extent(y.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
+            "depth": Extent(depth), "outputs": Extent(outputs), "tiles": Extent(tiles), **operands,
+        }  # fmt: skip
+        spec = KernelSpec(self.name, target.isa, tuple(constants), op.epilogue)
+        return KernelCall(spec, arguments, (f"{mt} rows x {tv}x{width} outputs",), overwritable(node.inputs[3:], y))

@@ -1,0 +1,132 @@
+"""Depthwise convolution (one filter a channel) on blocked tensors; taps are clipped at the borders, so nothing is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import ceil_div, product
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.ops import Conv
+from cnngraph_cpu.language import F32Pointer, epilogue, fma, load, registers, store, unroll
+from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
+from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, geometry
+
+W = TC = SX = 0
+
+
+def border(start: int, stop: int) -> None:
+    """Output columns whose window leaves the row: one by one, taps clipped."""
+    for ox in range(start, stop):
+        x0 = ox * SX - pad_x
+        first_x = max(0, (dilation_x - 1 - x0) // dilation_x)
+        last_x = min(kernel_x, (width - x0 + dilation_x - 1) // dilation_x)
+        total = bias
+        for ky in range(first_y, last_y):
+            line = image * x_batch + ((cb * height + y0 + ky * dilation_y) * width + x0) * W
+            for kx in range(first_x, last_x):
+                weight = load(w, ((cb * kernel_y + ky) * kernel_x + kx) * W)
+                total = fma(weight, load(x, line + kx * dilation_x * W), total)
+        inner = ((cb * out_y + oy) * out_x + ox) * W
+        out = epilogue(total, image, inner, cb * W)
+        store(y, image * y_batch + inner, out)
+
+
+def depthwise(
+    x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, height: int,
+    width: int, out_y: int, out_x: int, kernel_y: int, kernel_x: int, stride_y: int, dilation_y: int, dilation_x: int, pad_y: int,
+    pad_x: int, first_inner: int, last_inner: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """``[first_inner, last_inner)`` are the output columns whose window lies within the row."""
+    acc = registers(TC)
+    tasks = images * blocks * out_y
+    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+        image = task // (blocks * out_y)
+        cb = task // out_y % blocks
+        oy = task % out_y
+        y0 = oy * stride_y - pad_y
+        first_y = max(0, (dilation_y - 1 - y0) // dilation_y)
+        last_y = min(kernel_y, (height - y0 + dilation_y - 1) // dilation_y)
+        bias = load(b, cb * W)
+        tiled = first_inner + (last_inner - first_inner) // TC * TC
+        border(0, first_inner)
+        for ox in range(first_inner, tiled, TC):
+            for c in unroll(TC):
+                acc[c] = bias
+            for ky in range(first_y, last_y):
+                line = image * x_batch + ((cb * height + y0 + ky * dilation_y) * width + ox * SX - pad_x) * W
+                at = (cb * kernel_y + ky) * kernel_x * W
+                for kx in range(kernel_x):
+                    weight = load(w, at + kx * W)
+                    for c in unroll(TC):
+                        acc[c] = fma(weight, load(x, line + (kx * dilation_x + c * SX) * W), acc[c])
+            for c in unroll(TC):
+                inner = ((cb * out_y + oy) * out_x + ox + c) * W
+                total = acc[c]
+                out = epilogue(total, image, inner, cb * W)
+                store(y, image * y_batch + inner, out)
+        border(tiled, out_x)
+
+
+class Depthwise:
+    """Convolutions with as many groups as input and output channels."""
+
+    name = "depthwise"
+    reorders_arithmetic = False
+    code = Code(depthwise, {"border": border}, "Depthwise convolution over a blocked tensor.")
+    _direct = ConvDirect()
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses what the direct convolution refuses, other groups, and three spatial axes."""
+        refusal = self._direct.accepts(node, target)
+        if refusal:
+            return refusal
+        g = geometry(node)
+        if g.group != g.channels or g.group != g.out_channels:
+            return "not one filter a channel"
+        if g.size[0] != 1 or g.kernel[0] != 1 or g.pad[0] or g.pad_end[0]:
+            return "three spatial axes"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Blocked in and out."""
+        layout = blocked(target)
+        rest = operand_layouts(node.inputs[3:], node.output.type, layout)
+        return [LayoutRequest((layout, None, None, *rest), (layout,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Taps."""
+        g = geometry(node)
+        return product(g.out) * product(g.kernel) * ceil_div(g.channels, target.width) * 1.0
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """One task an output row of a channel block."""
+        op = node.op
+        assert isinstance(op, Conv)
+        g, width = geometry(node), target.width
+        x, y, bias = node.input(0), node.output, node.inputs[2]
+        weights = node.input(1).data
+        assert weights is not None
+        blocks = ceil_div(g.channels, width)
+        packed = np.zeros((blocks * width, g.kernel[1] * g.kernel[2]), np.float32)
+        packed[: g.channels] = weights.reshape(g.channels, -1)
+        packed = np.ascontiguousarray(packed.reshape(blocks, width, -1).transpose(0, 2, 1))
+        reach = (g.kernel[2] - 1) * g.dilation[2]
+        first = min(g.out[2], ceil_div(g.pad[2], g.stride[2]))
+        last = max(first, min(g.out[2], (g.size[2] - 1 - reach + g.pad[2]) // g.stride[2] + 1)) if g.size[2] > reach else first
+        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width)
+        numbers = {
+            "blocks": blocks, "height": g.size[1], "width": g.size[2], "out_y": g.out[1], "out_x": g.out[2],
+            "kernel_y": g.kernel[1], "kernel_x": g.kernel[2], "stride_y": g.stride[1], "dilation_y": g.dilation[1],
+            "dilation_x": g.dilation[2], "pad_y": g.pad[1], "pad_x": g.pad[2], "first_inner": first, "last_inner": last,
+        }  # fmt: skip
+        arguments: dict[str, Argument] = {
+            "x": Pointer(x), "w": Packed(packed), "b": per_channel(None if bias is None else bias.data, g.channels, width),
+            "y": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
+            **{name: Extent(value) for name, value in numbers.items()}, **operands,
+        }  # fmt: skip
+        constants = (("TC", 7 if g.out[2] % 7 == 0 or g.out[2] >= 28 else 4), ("SX", g.stride[2]), *kinds)
+        return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments, (), overwritable(node.inputs[3:], y))

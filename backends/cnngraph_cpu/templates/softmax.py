@@ -1,0 +1,111 @@
+"""Softmax and log-softmax over the last axis of a plain tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import PLAIN, numel, per_image
+from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.ops import Softmax
+from cnngraph_cpu.language import (
+    F32Pointer,
+    add,
+    exp,
+    get,
+    load,
+    load_partial,
+    maximum,
+    mul,
+    put,
+    reduce_add,
+    reduce_max,
+    scalar_log,
+    splat,
+    store,
+    store_partial,
+    sub,
+    to_float,
+)
+from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates.common import only_f32
+
+W = LOG = 0
+
+
+def softmax(x: F32Pointer, y: F32Pointer, rows: int, columns: int, tid: int, threads: int) -> None:
+    """exp(x - max) / sum, or x - max - log(sum), of each row."""
+    for row in range(rows * tid // threads, rows * (tid + 1) // threads):
+        at = row * columns
+        whole = columns // W * W
+        left = columns - whole
+        best = splat(-1e39)
+        for j in range(0, whole, W):
+            best = maximum(best, load(x, at + j))
+        for j in range(whole, columns):
+            best = maximum(best, splat(get(x, at + j)))
+        top = splat(reduce_max(best))
+        total = splat(0.0)
+        for j in range(0, whole, W):
+            e = exp(sub(load(x, at + j), top))
+            total = add(total, e)
+            store(y, at + j, e)
+        tail = to_float(0)
+        if left > 0:
+            store_partial(y, at + whole, exp(sub(load_partial(x, at + whole, left), top)), left)
+            for j in range(whole, columns):
+                tail = tail + get(y, at + j)
+        sum_ = reduce_add(total) + tail
+        if LOG:
+            shift_ = splat(scalar_log(sum_))
+            for j in range(0, whole, W):
+                store(y, at + j, sub(sub(load(x, at + j), top), shift_))
+            if left > 0:
+                store_partial(y, at + whole, sub(sub(load_partial(x, at + whole, left), top), shift_), left)
+        else:
+            inverse = to_float(1) / sum_
+            factor = splat(inverse)
+            for j in range(0, whole, W):
+                store(y, at + j, mul(load(y, at + j), factor))
+            for j in range(whole, columns):
+                put(y, at + j, get(y, at + j) * inverse)
+
+
+class SoftmaxLast:
+    """Softmax over the last axis."""
+
+    name = "softmax"
+    reorders_arithmetic = False
+    code = Code(softmax, {}, "Softmax or log-softmax over the last axis.")
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses other axes than the last that is longer than one."""
+        if not isinstance(node.op, Softmax):
+            return "not softmax"
+        refusal = only_f32(node)
+        if refusal:
+            return refusal
+        shape = node.input(0).type.shape
+        if any(d != 1 for d in shape[node.op.axis + 1 :]):
+            return "it is not over the last axis"
+        if not isinstance(shape[node.op.axis], int) or any(d == 0 for d in shape):
+            return "the axis is empty or depends on the batch"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Plain."""
+        return [LayoutRequest((PLAIN,), (PLAIN,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Exponentials."""
+        return 2.0 * per_image(node.output.type.physical_elements)
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """One task a row."""
+        op, x, y = node.op, node.input(0), node.output
+        assert isinstance(op, Softmax)
+        shape = x.type.shape
+        arguments: dict[str, Argument] = {
+            "x": Pointer(x), "y": Pointer(y), "rows": Extent(numel(shape[: op.axis])), "columns": Extent(shape[op.axis]),
+        }  # fmt: skip
+        return KernelCall(KernelSpec(self.name, target.isa, (("LOG", int(op.log)),)), arguments)

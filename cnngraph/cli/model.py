@@ -1,0 +1,140 @@
+"""The options that every verb with a model shares, and how a model argument becomes a program."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cnngraph.cli.output import kernel_progress
+from cnngraph.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from cnngraph.options import CompileOptions
+    from cnngraph.runtime.session import Program
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MAGIC = b"CNNGRAPH"
+ShapeArgument = tuple[str, tuple[int | str | None, ...]]
+
+
+class ShapeType(click.ParamType):
+    """``name=1x3x224x224``; a dimension may be ``N`` or ``?`` for a free batch."""
+
+    name = "NAME=DIMS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ShapeArgument:
+        """Parse one shape, or fail with a usage error."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, dims = str(value).rpartition("=")
+        if not separator:
+            name, separator, dims = str(value).rpartition(":")
+        parts = re.split(r"[x,]", dims.strip("[]"))
+        if not separator or not name or not all(re.fullmatch(r"[0-9]{1,12}|N|\?", part) for part in parts):
+            self.fail(f"{value!r} is not of the form input=1x3x224x224", param, ctx)
+        return name, tuple(int(part) if part.isdigit() else ("N" if part == "N" else None) for part in parts)
+
+
+class IntListType(click.ParamType):
+    """``1,2,8``: positive integers."""
+
+    name = "N,N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse the list, or fail with a usage error."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(re.fullmatch(r"[0-9]{1,6}", part) and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of positive integers such as 1,2,8", param, ctx)
+        return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """How to compile, as given on the command line."""
+
+    backend: str
+    isa: str | None
+    threads: int | None
+    math: str
+    shapes: Mapping[str, tuple[int | str | None, ...]]
+
+    def options(self, threads: int | None = None, **changes: Any) -> CompileOptions:
+        """The same as :class:`CompileOptions`; ``threads`` overrides what the command line says."""
+        from cnngraph.options import CompileOptions
+
+        return CompileOptions(backend=self.backend, isa=self.isa, math=self.math, threads=threads or self.threads, **changes)
+
+
+def compile_options(function: F) -> F:
+    """Add --backend, --isa, --threads, --math and --shape; the verb gets them as one argument ``how``."""
+
+    def collect(
+        *args: Any, backend: str, isa: str | None, threads: int | None, math: str, shape: tuple[ShapeArgument, ...], **kwargs: Any
+    ) -> Any:
+        return function(*args, how=Compilation(backend, isa, threads, math, dict(shape)), **kwargs)
+
+    collect.__doc__ = function.__doc__
+    for option in (
+        click.option(
+            "--shape", type=ShapeType(), multiple=True, help="Shape of an input whose declared shape is free, e.g. input=1x3x224x224."
+        ),
+        click.option(
+            "--math",
+            type=click.Choice(["f32", "exact"]),
+            default="f32",
+            show_default=True,
+            help="exact: no algorithm that reorders arithmetic (Winograd).",
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of a run; default: what affinity and cgroup allow."),
+        click.option("--isa", metavar="NAME", help="Instruction set of the code (avx512, avx2, sse4); default: the best of this machine."),
+        click.option("--backend", default="cpu", show_default=True, metavar="NAME", help="An installed backend."),
+    ):
+        option(collect)
+    return collect  # type: ignore[return-value]
+
+
+model_argument = click.argument("model", metavar="MODEL", type=click.Path())
+
+
+def is_artifact(path: str) -> bool:
+    """Whether ``path`` is a compiled artifact and not an ONNX model, by its suffix or its first bytes."""
+    if path.endswith(".cnng"):
+        return True
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except (OSError, ValueError):
+        return False
+
+
+def open_program(path: str, how: Compilation, *, threads: int | None = None, **extra: Any) -> Program:
+    """The program of an artifact, or of an ONNX model compiled now, with a progress bar on a terminal.
+
+    Args:
+        path: an ONNX file or an artifact.
+        how: the options of the command line.
+        threads: overrides the number of threads.
+        extra: further keywords of :func:`cnngraph.compile`.
+
+    Raises:
+        CnngraphError: whatever compiling or loading raises.
+        UsageError: a compile option is given with an artifact, which is compiled already.
+    """
+    import cnngraph
+
+    if is_artifact(path):
+        if how.isa is not None or how.shapes:
+            raise UsageError(f"'{printable(path)}' is compiled already; --isa and --shape apply to ONNX models")
+        return cnngraph.load(path, threads=threads or how.threads)
+    with kernel_progress() as progress:
+        return cnngraph.compile(path, shapes=dict(how.shapes) or None, options=how.options(threads), progress=progress, **extra)

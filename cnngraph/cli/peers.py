@@ -1,0 +1,63 @@
+"""Other engines behind one small interface, to time and compare against in the same process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from cnngraph.errors import InvalidModelError, UsageError, printable
+
+Runner = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def onnxruntime_runner(path: str, threads: int) -> Runner:
+    """A session of onnxruntime's CPU provider with all its optimisations.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+        InvalidModelError: it refuses the model.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise UsageError("onnxruntime is not installed: pip install 'cnngraph[bench]'") from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base
+        raise InvalidModelError(f"onnxruntime refuses the model: {printable(str(error), 300)}") from error
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def openvino_runner(path: str, threads: int) -> Runner:
+    """OpenVINO's CPU plug-in in float32, one stream.
+
+    Raises:
+        UsageError: OpenVINO is not installed.
+        InvalidModelError: it refuses the model.
+    """
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise UsageError("openvino is not installed: pip install openvino") from error
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    try:
+        compiled = ov.Core().compile_model(path, "CPU", settings)
+    except RuntimeError as error:
+        raise InvalidModelError(f"OpenVINO refuses the model: {printable(str(error), 300)}") from error
+    request = compiled.create_infer_request()
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request.infer(dict(feeds))
+        return {name: request.get_output_tensor(index).data.copy() for index, name in enumerate(names)}
+
+    return run
+
+
+PEERS: dict[str, Callable[[str, int], Runner]] = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}

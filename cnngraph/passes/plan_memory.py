@@ -1,0 +1,123 @@
+"""Give every value a place: the caller's arrays, the weights, or an offset in one arena that scales with the batch.
+
+Values that depend on the batch lie at ``offset*N`` in the arena, so one plan serves every batch size. The few that do not have a
+static arena of their own. Concatenations absorb their parts, reshapes share storage, and a kernel that allows it writes
+over an operand that dies there (see :mod:`cnngraph.passes.memory_storage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.ir.types import per_image
+from cnngraph.kernels.template import KernelCall, Scratch
+from cnngraph.passes.memory_pack import lower_bound, pack
+from cnngraph.passes.memory_storage import Storage, Storages
+from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC
+
+@dataclass(frozen=True)
+class Place:
+    """Address of a value: ``bases[base] + a*N + b`` bytes."""
+
+    base: int
+    a: int = 0
+    b: int = 0
+
+
+@dataclass
+class MemoryPlan:
+    """Where everything lies.
+
+    Attributes:
+        places: place of each computed value and graph input (constants get theirs when the program is built).
+        batch_strides: elements between images, for values inside a larger buffer.
+        arena, static_bytes: bytes per image, and bytes independent of the batch.
+        bound: largest sum of simultaneously live storages, per image.
+        scratch: bytes each thread needs beyond the arena.
+        copies: (graph output, value) pairs that no kernel writes where the caller wants them.
+        absorbed: Concat nodes with nothing left to do.
+    """
+
+    places: dict[Value, Place] = field(default_factory=dict)
+    batch_strides: dict[Value, int] = field(default_factory=dict)
+    aliases: dict[Value, Value] = field(default_factory=dict)
+    arena: int = 0
+    static_bytes: int = 0
+    bound: int = 0
+    scratch: int = 0
+    copies: list[tuple[int, Value]] = field(default_factory=list)
+    absorbed: set[Node] = field(default_factory=set)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    peak_step: str = ""
+
+    def report(self) -> dict[str, Any]:
+        """Peak, lower bound, scratch and every storage's life and place, as plain data."""
+        return {
+            "peak": self.arena, "lower_bound": self.bound, "static": self.static_bytes, "scratch_per_thread": self.scratch,
+            "peak_step": self.peak_step, "storages": self.rows,
+        }  # fmt: skip
+
+
+def plan_memory(graph: Graph, calls: Mapping[Node, KernelCall | None]) -> MemoryPlan:
+    """Plan storage for a lowered graph, which becomes stage ``planned``."""
+    shared = Storages(graph, calls)
+    plan = MemoryPlan(absorbed=shared.absorbed, aliases=shared.alias_of)
+    for i, (_, value) in enumerate(graph.inputs):
+        plan.places[value] = Place(FIRST_IO + i)
+    first_output = FIRST_IO + len(graph.inputs)
+
+    inside = [s for s in shared.storages() if s.output is None]
+    batched = [s for s in inside if s.batched]
+    fixed = [s for s in inside if not s.batched]
+    offsets, plan.arena = pack(batched)
+    fixed_offsets, plan.static_bytes = pack(fixed)
+    offsets.update(fixed_offsets)
+    plan.bound = lower_bound(batched)
+
+    for value, (storage, offset) in shared.of.items():
+        if storage.output is not None:
+            plan.places[value] = Place(first_output + storage.output, 0, offset)
+        elif storage.batched:
+            plan.places[value] = Place(ARENA, offsets[storage], offset)
+        else:
+            plan.places[value] = Place(STATIC, 0, offsets[storage] + offset)
+        if storage.batch_stride != _own_stride(value):
+            plan.batch_strides[value] = storage.batch_stride
+    for index, (_, value) in enumerate(graph.outputs):
+        held = shared.of.get(value)
+        if held is None or held[0].output != index:
+            plan.copies.append((index, value))
+    scratch = [_scratch(call) for call in calls.values() if call is not None]
+    plan.scratch = max(scratch, default=0)
+    _describe(plan, graph, shared, offsets, batched)
+    graph.stage = "planned"
+    return plan
+
+
+def _own_stride(value: Value) -> int:
+    elements = per_image(value.type.physical_elements)
+    first = value.type.shape[0] if value.type.rank else 1
+    return elements // max(first, 1) if isinstance(first, int) else elements
+
+
+def _scratch(call: KernelCall) -> int:
+    """Bytes of private memory of one call; several areas follow each other, each 64-byte aligned."""
+    return sum(-(-a.nbytes // 64) * 64 for a in call.arguments.values() if isinstance(a, Scratch))
+
+
+def _describe(plan: MemoryPlan, graph: Graph, shared: Storages, offsets: Mapping[Storage, int], batched: list[Storage]) -> None:
+    labels = [node.label for node in graph.nodes]
+    for storage in shared.storages():
+        names = [name for value in storage.members for name in value.names][:3]
+        plan.rows.append({
+            "names": names, "first": labels[storage.first], "last": labels[min(storage.last, len(labels) - 1)],
+            "offset": offsets.get(storage), "bytes": storage.nbytes, "batched": storage.batched, "output": storage.output is not None,
+        })  # fmt: skip
+    best = 0
+    for step in {s.first for s in batched}:
+        live = sum(s.nbytes for s in batched if s.first <= step <= s.last)
+        if live > best:
+            best, plan.peak_step = live, labels[step]

@@ -1,0 +1,208 @@
+"""From a planned graph and its compiled kernels to the data of a program."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cnngraph.errors import InternalError, printable
+from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.ir.types import Dim, Sym, TensorType, per_image
+from cnngraph.kernels.template import (
+    Backend,
+    BatchStride,
+    CompiledKernel,
+    Extent,
+    KernelCall,
+    KernelSpec,
+    Packed,
+    Pointer,
+    Scratch,
+    Selection,
+    Target,
+)
+from cnngraph.options import CompileOptions
+from cnngraph.passes.base import PassRecord, Rejection
+from cnngraph.passes.choose_layout import ALIASES
+from cnngraph.passes.plan_memory import MemoryPlan, Place
+from cnngraph.runtime.execute import aligned
+from cnngraph.runtime.host import encode
+from cnngraph.runtime.program import (
+    INTEGER,
+    SCRATCH,
+    WEIGHTS,
+    HostStep,
+    Kernel,
+    KernelStep,
+    ProgramData,
+    TensorRef,
+    TensorSpec,
+)
+from cnngraph.runtime.session import Program
+
+_SHARED_BELOW = 1 << 20
+
+
+class _Weights:
+    """Constants laid out one after another; equal small ones are stored once."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._arrays: list[tuple[int, np.ndarray]] = []
+        self._by_id: dict[int, int] = {}
+        self._by_hash: dict[bytes, int] = {}
+
+    def add(self, array: np.ndarray) -> int:
+        """Byte offset of ``array``."""
+        known = self._by_id.get(id(array))
+        if known is not None:
+            return known
+        digest = b""
+        if array.nbytes < _SHARED_BELOW:
+            digest = hashlib.sha256(array.tobytes()).digest() + str(array.dtype).encode()
+            if digest in self._by_hash:
+                return self._by_hash[digest]
+        offset = self.size
+        self._arrays.append((offset, array))
+        self._by_id[id(array)] = offset
+        if digest:
+            self._by_hash[digest] = offset
+        self.size = -(-(offset + array.nbytes) // 64) * 64
+        return offset
+
+    def blob(self) -> np.ndarray:
+        """All of it in one aligned buffer."""
+        out = aligned(max(self.size, 64))
+        for offset, array in self._arrays:
+            out[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return out
+
+
+class _Builder:
+    def __init__(self, plan: MemoryPlan) -> None:
+        self.plan = plan
+        self.weights = _Weights()
+
+    def place(self, value: Value) -> Place:
+        """Where a value is; constants are added to the weights."""
+        value = self.plan.aliases.get(value, value)
+        if value.data is not None:
+            return Place(WEIGHTS, 0, self.weights.add(value.data))
+        return self.plan.places[value]
+
+    def argument(self, argument: object, scratch: int) -> tuple[int, int, int]:
+        """An argument as (base, a, b)."""
+        if isinstance(argument, Pointer):
+            place = self.place(argument.value)
+            return place.base, place.a, place.b + argument.offset * argument.value.type.dtype.itemsize
+        if isinstance(argument, Extent):
+            return (INTEGER, *_linear(argument.value))
+        if isinstance(argument, BatchStride):
+            return INTEGER, 0, self._batch_stride(argument.value)
+        if isinstance(argument, Packed):
+            return WEIGHTS, 0, self.weights.add(argument.data)
+        if isinstance(argument, Scratch):
+            return SCRATCH, 0, scratch
+        raise InternalError(f"unknown kernel argument {argument!r}")
+
+    def ref(self, value: Value) -> TensorRef:
+        """A plain value for NumPy."""
+        place = self.place(value)
+        return TensorRef(place.base, place.a, place.b, value.type.dtype.value, tuple(_linear(d) for d in value.type.shape))
+
+    def _batch_stride(self, value: Value) -> int:
+        if value in self.plan.batch_strides:
+            return self.plan.batch_strides[value]
+        elements = per_image(value.type.physical_elements)
+        first = value.type.shape[0] if value.type.rank else 1
+        return elements // max(first, 1) if isinstance(first, int) else elements
+
+
+def _linear(dim: Dim) -> tuple[int, int]:
+    return (dim.scale, 0) if isinstance(dim, Sym) else (0, int(dim))
+
+
+def _spec(name: str, type_: TensorType) -> TensorSpec:
+    return TensorSpec(name, type_.dtype.value, tuple(str(d) if isinstance(d, Sym) else int(d) for d in type_.shape))
+
+
+def build_program(
+    graph: Graph,
+    calls: Mapping[Node, KernelCall | None],
+    plan: MemoryPlan,
+    compiled: Mapping[KernelSpec, CompiledKernel],
+    backend: Backend,
+    target: Target,
+    *,
+    options: CompileOptions,
+    records: Sequence[PassRecord],
+    rejections: Sequence[Rejection],
+    selections: Sequence[Selection],
+) -> Program:
+    """Encode every step's arguments, gather the weights, and load the code."""
+    driver = backend.driver(target)
+    builder = _Builder(plan)
+    steps: list[KernelStep | HostStep] = []
+    numbers: dict[KernelSpec, int] = {}
+    users: dict[KernelSpec, list[Node]] = {}
+    for node, call in calls.items():
+        if node in plan.absorbed:
+            continue
+        label = printable(node.label, 400)
+        if call is None:
+            if not isinstance(node.op, ALIASES):
+                inputs = tuple(None if v is None else builder.ref(v) for v in node.inputs)
+                steps.append(HostStep(encode(node.op), inputs, tuple(builder.ref(v) for v in node.outputs), label))
+            continue
+        number = numbers.setdefault(call.spec, len(numbers))
+        users.setdefault(call.spec, []).append(node)
+        scratch, encoded = 0, []
+        for argument in call.arguments.values():
+            encoded.append(builder.argument(argument, scratch))
+            if isinstance(argument, Scratch):
+                scratch += -(-argument.nbytes // 64) * 64
+        steps.append(KernelStep(number, tuple(encoded), label))
+    kernels = []
+    for spec in numbers:
+        code = compiled[spec]
+        header = [f"{printable(n.label, 100)}: {n.input(0).type} -> {n.output.type}" for n in users[spec][:12]]
+        source = backend.source(spec, header).text
+        kernels.append(Kernel(code.name, code.symbol, code.code, source, code.seconds, code.cached))
+    copies = [(index, builder.ref(value)) for index, value in plan.copies]
+    return Program(
+        ProgramData(
+            inputs=[_spec(name, value.type) for name, value in graph.inputs],
+            outputs=[_spec(name, value.type) for name, value in graph.outputs],
+            steps=steps, kernels=kernels, driver=Kernel(driver.name, driver.symbol, driver.code), weights=builder.weights.blob(),
+            arena=plan.arena, static_bytes=plan.static_bytes, scratch=plan.scratch, copies=copies, isa=target.isa,
+            required=backend.required_features(target), threads=options.threads,
+            report=_report(calls, plan, records, rejections, selections, steps),
+        )
+    )  # fmt: skip
+
+
+def _report(
+    calls: Mapping[Node, KernelCall | None],
+    plan: MemoryPlan,
+    records: Sequence[PassRecord],
+    rejections: Sequence[Rejection],
+    selections: Sequence[Selection],
+    steps: Sequence[KernelStep | HostStep],
+) -> dict[str, object]:
+    rows = []
+    for selection in selections:
+        call = calls.get(selection.node)
+        rows.append({
+            "node": printable(selection.node.label, 400), "op": selection.node.op.name, "chosen": selection.chosen,
+            "refused": selection.refused, "costs": selection.costs, "notes": list(call.notes) if call else [],
+        })  # fmt: skip
+    return {
+        "passes": [dataclasses.asdict(r) for r in records],
+        "rejections": [{"pass": r.pass_name, "node": printable(r.node, 400), "reason": r.reason} for r in rejections],
+        "selection": rows,
+        "memory": plan.report(),
+        "reference_steps": [s.label for s in steps if isinstance(s, HostStep)],
+    }

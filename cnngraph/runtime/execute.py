@@ -1,0 +1,219 @@
+"""Run a program: contexts with their memory and job words, segments of kernel steps, host steps between them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cnngraph.runtime.cpus import usable_cpus
+from cnngraph.runtime.loader import LoadedCode
+from cnngraph.runtime.program import ARENA, FIRST_IO, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
+from cnngraph.runtime.team import CALLER, Entry, shared_team
+
+# Word numbers of a job, as the driver reads them.
+_DRIVER, _BATCH, _THREADS, _BASES, _STEPS, _COUNT, _KERNELS = 0, 1, 2, 3, 4, 5, 6
+_ARGS, _ARGS_STRIDE, _SCRATCH_STRIDE, _TEAM, _START, _SPINS, _WAKE, _WORDS = 7, 8, 9, 10, 11, 12, 13, 16
+_BARRIER_SPINS = 1000
+_NOTHING = np.empty(0, np.uint8)
+
+
+def aligned(nbytes: int) -> np.ndarray:
+    """Uninitialised bytes at a 64-byte aligned address."""
+    raw = np.empty(nbytes + 64, np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + nbytes]
+
+
+class Segment:
+    """Consecutive kernel steps as the table the driver walks."""
+
+    def __init__(self, steps: Sequence[KernelStep]) -> None:
+        words: list[int] = []
+        self.offsets: list[int] = []
+        for step in steps:
+            self.offsets.append(len(words))
+            words += [step.kernel, len(step.arguments)]
+            for argument in step.arguments:
+                words += argument
+        self._table = np.array(words, np.int64)
+        self.address = int(self._table.ctypes.data)
+        self.count = len(steps)
+        self.labels = [step.label for step in steps]
+        self.kernels = [step.kernel for step in steps]
+        self.most_arguments = max((len(s.arguments) for s in steps), default=0)
+
+
+class Context:
+    """The memory of one run in flight: arena, scratch, argument words, base addresses, job words."""
+
+    def __init__(self, data: ProgramData, arguments: int) -> None:
+        self._data = data
+        self._args_stride = -(-max(arguments, 1) * 8 // 64) * 64
+        self.batch = self.threads = 0
+        bases = FIRST_IO + len(data.inputs) + len(data.outputs)
+        self.bases = (ctypes.c_int64 * bases)()
+        self.job = (ctypes.c_int64 * _WORDS)()
+        self.job[_BASES] = ctypes.addressof(self.bases)
+        self.job_address = ctypes.addressof(self.job)
+        self.static = aligned(data.static_bytes)
+        self.bases[STATIC] = self.static.ctypes.data
+        self.bases[WEIGHTS] = data.weights.ctypes.data
+        self.arena = aligned(0)
+
+    def prepare(self, batch: int, threads: int) -> None:
+        """Make room for ``batch`` images and ``threads`` threads; memory only grows."""
+        if batch > self.batch:
+            self.arena, self.batch = _NOTHING, 0  # frees the old one before the new one is made
+            self.arena = aligned(self._data.arena * batch)
+            self.bases[ARENA] = self.arena.ctypes.data
+            self.batch = batch
+        if threads > self.threads:
+            self._scratch = aligned(self._data.scratch * threads)
+            self._args = aligned(self._args_stride * threads)
+            self.bases[SCRATCH] = self._scratch.ctypes.data
+            self.job[_ARGS], self.job[_ARGS_STRIDE] = self._args.ctypes.data, self._args_stride
+            self.job[_SCRATCH_STRIDE] = self._data.scratch
+            self.threads = threads
+
+
+class Executor:
+    """A loaded program that any number of threads may run at once."""
+
+    def __init__(self, data: ProgramData) -> None:
+        self.data = data
+        self.code = LoadedCode([*data.kernels, data.driver])
+        *kernels, self._driver = self.code.addresses
+        self._kernels = np.array(kernels, np.int64)
+        self._kernels_address = int(self._kernels.ctypes.data)
+        self._cpus = usable_cpus()
+        self._entry = Entry(self._driver)
+        self.parts: list[Segment | tuple[HostStep, Any]] = []
+        pending: list[KernelStep] = []
+        for step in data.steps:
+            if isinstance(step, KernelStep):
+                pending.append(step)
+                continue
+            if pending:
+                self.parts.append(Segment(pending))
+                pending = []
+            self.parts.append((step, _decoded(step)))
+        if pending:
+            self.parts.append(Segment(pending))
+        self._arguments = max((p.most_arguments for p in self.parts if isinstance(p, Segment)), default=0)
+        self._free: list[Context] = []
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int) -> None:
+        """Compute ``outputs`` (C-contiguous, overwritten) from ``inputs`` (C-contiguous, of the declared dtypes)."""
+        try:
+            context = self._free.pop()
+        except IndexError:
+            context = Context(self.data, self._arguments)
+        team = shared_team() if threads > 1 else None
+        if team is not None and not team.lock.acquire(blocking=False):
+            team = None
+        try:
+            threads = 1 if team is None else team.ensure(threads, self._driver, self.code)
+            self._start(context, inputs, outputs, batch, threads)
+            if team is not None:
+                context.job[_TEAM] = team.address
+            for part in self.parts:
+                if isinstance(part, Segment):
+                    if team is not None:
+                        team.announce(threads)
+                    self._segment(context, part.address, part.count)
+                else:
+                    run_host(part[0], part[1].bind(batch), context, self.data, inputs, outputs, batch)
+            for index, source in self.data.copies:
+                outputs[index][...] = view(source, context, self.data, inputs, outputs, batch)
+        finally:
+            if team is not None:
+                team.lock.release()
+            self._free.append(context)
+
+    def _start(self, context: Context, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int) -> None:
+        context.prepare(batch, threads)
+        place = FIRST_IO
+        for array in inputs:
+            context.bases[place] = array.__array_interface__["data"][0]
+            place += 1
+        for array in outputs:
+            context.bases[place] = array.__array_interface__["data"][0]
+            place += 1
+        job = context.job
+        job[_DRIVER], job[_BATCH], job[_THREADS] = self._driver, batch, threads
+        job[_KERNELS] = self._kernels_address
+        job[_WAKE] = 1
+        job[_SPINS] = _BARRIER_SPINS if threads <= self._cpus else 0
+
+    def _segment(self, context: Context, table: int, count: int) -> None:
+        context.job[_STEPS], context.job[_COUNT] = table, count
+        self._entry(context.job_address, 0, CALLER)
+
+    def profile(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, repeat: int) -> list[tuple[str, str, float]]:
+        """(kernel, ONNX nodes, least seconds of ``repeat`` runs) of every step, each run alone on one thread, in order."""
+        import time
+
+        context = Context(self.data, self._arguments)
+        self._start(context, inputs, outputs, batch, 1)
+        rows = []
+        for part in self.parts:
+            if not isinstance(part, Segment):
+                step, op = part
+                bound = op.bind(batch)
+                best = float("inf")
+                for _ in range(repeat):
+                    start = time.perf_counter()
+                    run_host(step, bound, context, self.data, inputs, outputs, batch)
+                    best = min(best, time.perf_counter() - start)
+                rows.append(("reference", step.label, best))
+                continue
+            for offset, label, kernel in zip(part.offsets, part.labels, part.kernels, strict=True):
+                best = float("inf")
+                for _ in range(repeat):
+                    start = time.perf_counter()
+                    self._segment(context, part.address + 8 * offset, 1)
+                    best = min(best, time.perf_counter() - start)
+                rows.append((self.data.kernels[kernel].name, label, best))
+        return rows
+
+
+def _decoded(step: HostStep) -> Any:
+    from cnngraph.runtime.host import decode
+
+    return decode(step.op)
+
+
+def view(
+    ref: TensorRef, context: Context, data: ProgramData, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int
+) -> np.ndarray:
+    """The tensor at a place, as an array that shares its memory."""
+    dtype = _dtype(ref.dtype)
+    shape = tuple(a * batch + b for a, b in ref.shape)
+    if ref.base >= FIRST_IO:
+        arrays = [*inputs, *outputs]
+        memory = arrays[ref.base - FIRST_IO].reshape(-1).view(np.uint8)
+    else:
+        memory = {ARENA: context.arena, STATIC: context.static, WEIGHTS: data.weights}[ref.base]
+    start = ref.a * batch + ref.b
+    count = int(np.prod(shape, dtype=np.int64))
+    return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def run_host(
+    step: HostStep, op: Any, context: Context, data: ProgramData, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int
+) -> None:
+    """Execute a host step by the operator's reference."""
+    operands = [None if ref is None else view(ref, context, data, inputs, outputs, batch) for ref in step.inputs]
+    for ref, result in zip(step.outputs, op.reference(*operands), strict=True):
+        view(ref, context, data, inputs, outputs, batch)[...] = result
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)

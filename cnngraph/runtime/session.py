@@ -1,0 +1,243 @@
+"""What a user runs: :class:`Program`, and :class:`InferenceSession` with onnxruntime's spelling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cnngraph.errors import InvalidInputError, LimitExceededError, UsageError, printable
+from cnngraph.runtime.cpus import MAX_THREADS, default_threads
+from cnngraph.runtime.execute import Executor, _dtype
+from cnngraph.runtime.program import KernelStep, ProgramData, TensorSpec
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """A generated kernel of a program.
+
+    Attributes:
+        name: its full specification as an identifier.
+        text: generated Python source.
+        steps, nodes: numbers of the steps that call it, and the ONNX nodes that each computes.
+        nbytes: size of the object code.
+        seconds, cached: what compiling took, and whether the cache had it.
+    """
+
+    name: str
+    text: str
+    steps: tuple[int, ...]
+    nodes: tuple[str, ...]
+    nbytes: int
+    seconds: float
+    cached: bool
+
+
+class Program:
+    """A compiled network, ready to run. Safe to call from any number of threads at once."""
+
+    def __init__(self, data: ProgramData, *, threads: int | None = None) -> None:
+        self.data = data
+        self.inputs: list[TensorSpec] = data.inputs
+        self.outputs: list[TensorSpec] = data.outputs
+        self.report: dict[str, Any] = data.report
+        self.threads = _thread_count(threads or data.threads or default_threads())
+        self._executor = Executor(data)
+        self._input_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.inputs]
+        self._output_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.outputs]
+        self._names = frozenset(s.name for s in data.inputs)
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Compute the network.
+
+        Args:
+            feeds: one array for every input, of exactly its dtype; the batch may be any size where it is free.
+            outputs: names of the outputs wanted, None for all.
+            threads: threads of this run; the result's bits do not depend on it.
+
+        Returns:
+            Output arrays by name, in the model's order.
+
+        Raises:
+            InvalidInputError: an unknown or missing name, a wrong dtype or shape, inputs with different batches.
+        """
+        arrays, batch = self._check(feeds or {})
+        if outputs is not None:
+            unknown = [name for name in outputs if name not in {s.name for s in self.outputs}]
+            if unknown:
+                raise InvalidInputError(f"no output is called {printable(unknown[0])}; there is {self._list(self.outputs)}")
+        results = [np.empty([a * batch + b for a, b in factors], dtype) for _, dtype, factors in self._output_rules]
+        count = self.threads if threads is None else _thread_count(threads)
+        if batch:
+            self._execute(arrays, results, batch, count)
+        elif any(array.size for array in results):
+            raise InvalidInputError("the batch is 0, but an output does not depend on it")
+        named = {rule[0]: array for rule, array in zip(self._output_rules, results, strict=True)}
+        return named if outputs is None else {name: named[name] for name in outputs}
+
+    def _execute(self, arrays: list[np.ndarray], results: list[np.ndarray], batch: int, threads: int) -> None:
+        try:
+            self._executor.run(arrays, results, batch, threads)
+        except MemoryError:
+            needed = self.data.arena * batch + self.data.static_bytes
+            raise LimitExceededError(f"a batch of {batch} needs {needed:,} bytes of working memory, more than there are") from None
+
+    def __call__(self, feeds: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """The same as :meth:`run`."""
+        return self.run(feeds)
+
+    def profile(self, feeds: Mapping[str, np.ndarray], repeat: int = 5) -> list[dict[str, Any]]:
+        """Time of every step on one thread: ``{"kernel", "nodes", "seconds"}``, in order."""
+        arrays, batch = self._check(feeds)
+        results = [np.empty([a * batch + b for a, b in factors], dtype) for _, dtype, factors in self._output_rules]
+        self._executor.run(arrays, results, batch, 1)
+        rows = self._executor.profile(arrays, results, batch, repeat)
+        return [{"kernel": kernel, "nodes": nodes, "seconds": seconds} for kernel, nodes, seconds in rows]
+
+    @property
+    def kernels(self) -> list[KernelInfo]:
+        """Every generated kernel, in order of first use."""
+        uses: dict[int, list[int]] = {}
+        for number, step in enumerate(self.data.steps):
+            if isinstance(step, KernelStep):
+                uses.setdefault(step.kernel, []).append(number)
+        return [
+            KernelInfo(
+                k.name, k.source, tuple(uses.get(i, ())), tuple(self.data.steps[n].label for n in uses.get(i, ())), len(k.code),
+                k.seconds, k.cached,
+            )
+            for i, k in enumerate(self.data.kernels)
+        ]  # fmt: skip
+
+    def memory_report(self) -> dict[str, Any]:
+        """Bytes: weights, arena peak per image, its lower bound, scratch per thread, and every storage's life."""
+        return {"weights": int(self.data.weights.nbytes), **self.report.get("memory", {})}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program to one file that :func:`cnngraph.load` reads without the compiler."""
+        from cnngraph.runtime.artifact import save
+
+        save(self.data, path)
+
+    def _check(self, feeds: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], int]:
+        if len(feeds) != len(self._names) or any(name not in self._names for name in feeds):
+            self._wrong_names(feeds)
+        arrays = []
+        batch: int | None = None
+        for name, dtype, factors in self._input_rules:
+            array = feeds[name]
+            if not isinstance(array, np.ndarray):
+                array = np.asarray(array)
+            if array.dtype != dtype:
+                raise InvalidInputError(f"input {printable(name)} must be {dtype.name}, got {array.dtype.name}")
+            shape = array.shape
+            if len(shape) != len(factors):
+                self._wrong_shape(name, shape)
+            for size, (a, b) in zip(shape, factors, strict=True):
+                if a == 0:
+                    if size != b:
+                        self._wrong_shape(name, shape)
+                elif size % a:
+                    self._wrong_shape(name, shape)
+                elif batch is None:
+                    batch = size // a
+                elif batch != size // a:
+                    raise InvalidInputError(f"input {printable(name)} has batch {size // a}, another input {batch}")
+            flags = array.flags
+            arrays.append(array if flags.c_contiguous and flags.aligned else np.array(array, order="C"))
+        return arrays, 1 if batch is None else batch
+
+    def _wrong_names(self, feeds: Mapping[str, np.ndarray]) -> None:
+        for name in feeds:
+            if name not in self._names:
+                raise InvalidInputError(f"no input is called {printable(str(name))}; there is {self._list(self.inputs)}")
+        missing = [s.name for s in self.inputs if s.name not in feeds]
+        raise InvalidInputError(f"input {printable(missing[0])} is missing")
+
+    def _wrong_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        wanted = next(s.shape for s in self.inputs if s.name == name)
+        raise InvalidInputError(f"input {printable(name)} must have shape {_shown(wanted)}, got {_shown(shape)}")
+
+    @staticmethod
+    def _list(specs: Sequence[TensorSpec]) -> str:
+        return ", ".join(printable(s.name) for s in specs) or "none"
+
+
+def _thread_count(threads: int) -> int:
+    if not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads is {threads}; it must be from 1 to {MAX_THREADS}")
+    return threads
+
+
+def _shown(shape: Sequence[int | str]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+_ORT_TYPES = {
+    "float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8", "int16": "int16",
+    "int32": "int32", "int64": "int64", "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64", "bool": "bool",
+}  # fmt: skip
+
+
+class NodeArg:
+    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` ("tensor(float)")."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.name = spec.name
+        self.shape = list(spec.shape)
+        self.type = f"tensor({_ORT_TYPES[spec.dtype]})"
+
+    def __repr__(self) -> str:
+        return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={self.shape})"
+
+
+class InferenceSession:
+    """onnxruntime's spelling of a program: change one import.
+
+    Args:
+        path_or_bytes: model file, its bytes, a ModelProto, or a compiled ``.cnng`` file.
+        sess_options: ``intra_op_num_threads`` is honoured if the object has it.
+        providers: only "CPUExecutionProvider" exists; any other alone raises UsageError, there is no silent fallback.
+        options: keywords of :func:`cnngraph.compile`.
+    """
+
+    def __init__(
+        self, path_or_bytes: Any, sess_options: Any = None, providers: Sequence[Any] | None = None, **options: Any
+    ) -> None:
+        names = [p if isinstance(p, str) else p[0] for p in providers or ["CPUExecutionProvider"]]
+        if "CPUExecutionProvider" not in names:
+            raise UsageError(f"no provider {', '.join(map(str, names))}; cnngraph has CPUExecutionProvider")
+        threads = getattr(sess_options, "intra_op_num_threads", 0)
+        if threads and "threads" not in options:
+            options["threads"] = int(threads)
+        self.program: Any
+        if isinstance(path_or_bytes, (str, os.PathLike)) and os.fspath(path_or_bytes).endswith((".cnng", ".cng")):
+            from cnngraph.runtime.artifact import load
+
+            self.program = load(path_or_bytes)
+        else:
+            from cnngraph.pipeline import compile
+
+            self.program = compile(path_or_bytes, **options)
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None) -> list[np.ndarray]:
+        """Outputs as a list, in the order asked for (None: the model's)."""
+        results = self.program.run(input_feed, output_names or None)
+        return list(results.values()) if not output_names else [results[name] for name in output_names]
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The inputs that must be fed."""
+        return [NodeArg(s) for s in self.program.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The outputs, in the model's order."""
+        return [NodeArg(s) for s in self.program.outputs]
+
+    def get_providers(self) -> list[str]:
+        """Always the CPU."""
+        return ["CPUExecutionProvider"]
