@@ -144,7 +144,7 @@ def compile(
             raise
         from cnngraph.runtime.dynamic import DynamicProgram
 
-        return DynamicProgram.of(source, error, build, chosen)
+        return DynamicProgram.of(source, error, build, chosen, shapes)
 
 
 def _record(graph: Graph, name: str, changes: int, start: float, after: AfterPass | None) -> PassRecord:

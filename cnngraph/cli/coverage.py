@@ -126,6 +126,7 @@ def execution(op: str, backend: str, isa: str | None = None) -> tuple[str, str]:
     without = [node for node in nodes if choice.templates[node] is None]
     if without:
         refusals = {reason: None for s in choice.selections if s.node in without for reason in s.refused.values()}
-        return "numpy", "; ".join(refusals) or "no kernel family for it"
+        telling = [reason for reason in refusals if not reason.startswith("not ")]
+        return "numpy", "; ".join(telling) or "no kernel family for it"
     families = dict.fromkeys(t.name for node in nodes if (t := choice.templates[node]) is not None)
     return "kernel", ", ".join(families)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -76,12 +77,12 @@ class Compilation:
 def compile_options(function: F) -> F:
     """Add --backend, --isa, --threads, --math and --shape; the verb gets them as one argument ``how``."""
 
+    @functools.wraps(function)
     def collect(
         *args: Any, backend: str, isa: str | None, threads: int | None, math: str, shape: tuple[ShapeArgument, ...], **kwargs: Any
     ) -> Any:
         return function(*args, how=Compilation(backend, isa, threads, math, dict(shape)), **kwargs)
 
-    collect.__doc__ = function.__doc__
     for option in (
         click.option(
             "--shape", type=ShapeType(), multiple=True, help="Shape of an input whose declared shape is free, e.g. input=1x3x224x224."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -70,9 +71,13 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[obj
     for row in body:
         grid.add_row(*(Text(cell) for cell in row))
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=1000, no_color=True)
+    if console.is_terminal:
+        console.print(grid)
+        return
+    console = Console(highlight=False, markup=False, width=1000, no_color=True, file=io.StringIO())
     console.print(grid)
+    for line in console.file.getvalue().splitlines():  # type: ignore[attr-defined]
+        click.echo(line.rstrip())
 
 
 def _cell(value: object) -> str:

@@ -1,0 +1,1 @@
+"""Running compiled programs; imports neither Numba nor onnx."""

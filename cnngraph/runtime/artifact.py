@@ -70,13 +70,13 @@ def _write(file: BinaryIO, data: ProgramData) -> None:
         code.append([file.tell(), len(kernel.code), hashlib.sha256(kernel.code).hexdigest()])
         file.write(kernel.code)
     weights = data.weights.reshape(-1).view(np.uint8)
-    manifest = encode_program(data) | {"code": code, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    manifest = encode_program(data) | {"code": code, "weights_sha256": hashlib.sha256(weights.data).hexdigest()}
     text = json.dumps(manifest, allow_nan=False, separators=(",", ":")).encode()
     offset = file.tell()
     file.write(text)
     start = -(-file.tell() // _PAGE) * _PAGE
     file.write(bytes(start - file.tell()))
-    file.write(weights)
+    file.write(weights.data)
     head = _HEADER.pack(
         MAGIC, VERSION, 0, offset, len(text), start, weights.nbytes, start + weights.nbytes, hashlib.sha256(text).digest()
     )  # fmt: skip
@@ -110,7 +110,7 @@ def read(path: str | os.PathLike[str], *, verify_weights: bool = False) -> Progr
             if any(front[manifest_at - _HEADER_BYTES + manifest_bytes :]):
                 raise ArtifactError("the padding is not zero")
             weights = _map(file, weights_at, weights_bytes)
-            if verify_weights and hashlib.sha256(weights).hexdigest() != manifest.get("weights_sha256"):
+            if verify_weights and hashlib.sha256(weights.data).hexdigest() != manifest.get("weights_sha256"):
                 raise ArtifactError("the weights are corrupt")
             return decode_program(manifest, codes, weights)
         except ArtifactError as error:
@@ -196,4 +196,3 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, verify_wei
             + ", ".join(map(printable, missing))
         )
     return Program(data, threads=threads)
-

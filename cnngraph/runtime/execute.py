@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnngraph.runtime.cpus import usable_cpus
-from cnngraph.runtime.loader import LoadedCode
+from cnngraph.runtime.loader import load_kernels
 from cnngraph.runtime.program import ARENA, FIRST_IO, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
 from cnngraph.runtime.team import CALLER, Entry, shared_team
 
@@ -84,8 +84,7 @@ class Executor:
 
     def __init__(self, data: ProgramData) -> None:
         self.data = data
-        self.code = LoadedCode([*data.kernels, data.driver])
-        *kernels, self._driver = self.code.addresses
+        *kernels, self._driver = load_kernels([*data.kernels, data.driver])
         self._kernels = np.array(kernels, np.int64)
         self._kernels_address = int(self._kernels.ctypes.data)
         self._cpus = usable_cpus()
@@ -115,7 +114,7 @@ class Executor:
         if team is not None and not team.lock.acquire(blocking=False):
             team = None
         try:
-            threads = 1 if team is None else team.ensure(threads, self._driver, self.code)
+            threads = 1 if team is None else team.ensure(threads, self._driver)
             self._start(context, inputs, outputs, batch, threads)
             if team is not None:
                 context.job[_TEAM] = team.address

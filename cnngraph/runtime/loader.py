@@ -1,59 +1,59 @@
-"""Load relocatable object code with llvmlite alone and resolve the addresses of its symbols."""
+"""Load relocatable object code into this process. Needs llvmlite only.
+
+Each distinct kernel is loaded once per process and stays: programs share it, worker threads may live inside it, and
+disposing of an engine whose object files are gone crashes (llvmlite 0.50). A kernel is some ten kilobytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import Any
 
 import llvmlite.binding as llvm
 
 from cnngraph.errors import ArtifactError
 from cnngraph.runtime.program import Kernel
 
-_lock = threading.Lock()  # LLVM's JIT is not safe under concurrent use
+_lock = threading.Lock()
+_engines: list[Any] = []
+_addresses: dict[bytes, int] = {}
 
 
-@lru_cache(maxsize=None)
-def _machine() -> llvm.TargetMachine:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault", jit=True)
+def load_kernels(kernels: Sequence[Kernel]) -> list[int]:
+    """Entry addresses of ``kernels``, loading those that are new to this process.
 
-
-@lru_cache(maxsize=None)
-def host_features() -> frozenset[str]:
-    """Features of this machine's CPU, in LLVM's spelling."""
-    return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
-
-
-class LoadedCode:
-    """Machine code of one program, in memory as long as this object lives.
-
-    Attributes:
-        addresses: entry address of each kernel, in the order given.
+    Raises:
+        ArtifactError: the object code lacks its entry point.
     """
+    keys = [hashlib.sha256(kernel.symbol.encode() + b"\0" + kernel.code).digest() for kernel in kernels]
+    with _lock:
+        new = {key: kernel for key, kernel in zip(keys, kernels, strict=True) if key not in _addresses}
+        if new:
+            _addresses.update(zip(new, _load(list(new.values())), strict=True))
+        return [_addresses[key] for key in keys]
 
-    def __init__(self, kernels: Sequence[Kernel]) -> None:
-        with _lock:
-            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
-            self._objects = []
-            added: set[str] = set()
-            for kernel in kernels:
-                if kernel.symbol in added:
-                    raise ArtifactError(f"two kernels define the symbol of {kernel.name}")
-                added.add(kernel.symbol)
-                try:
-                    found = llvm.ObjectFileRef.from_data(kernel.code)
-                except RuntimeError as error:
-                    raise ArtifactError(f"the code of kernel {kernel.name} is no object file of this machine: {error}") from error
-                self._objects.append(found)
-                self._engine.add_object_file(found)
-            self._engine.finalize_object()
-            self.addresses = [self._address(k) for k in kernels]
 
-    def _address(self, kernel: Kernel) -> int:
-        address = int(self._engine.get_function_address(kernel.symbol))
+def _load(kernels: Sequence[Kernel]) -> list[int]:
+    if not _engines:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault", jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    objects = [llvm.ObjectFileRef.from_data(kernel.code) for kernel in kernels]
+    _engines.append((engine, machine, objects))
+    for reference in objects:
+        engine.add_object_file(reference)
+    engine.finalize_object()
+    addresses = [engine.get_function_address(kernel.symbol) for kernel in kernels]
+    for kernel, address in zip(kernels, addresses, strict=True):
         if not address:
-            raise ArtifactError(f"the code of kernel {kernel.name} does not define its symbol")
-        return address
+            raise ArtifactError(f"the object code of kernel {kernel.name} lacks its entry point")
+    return addresses
+
+
+def missing_features(required: Sequence[str]) -> list[str]:
+    """Which of these CPU features (LLVM names) this machine lacks."""
+    present = {name for name, on in llvm.get_host_cpu_features().items() if on}
+    return [name for name in required if name not in present]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -119,7 +120,7 @@ class _Reader:
         _require(dtype in _DTYPES and isinstance(shape, list), "an input or output has no known type")
         for dim in shape:
             if isinstance(dim, str):
-                _require(dim.endswith("N") and (dim == "N" or (dim[:-1].isascii() and dim[:-1].isdigit() and int(dim[:-1]) > 0)), "bad shape")
+                _require(re.fullmatch("([1-9][0-9]{0,17})?N", dim, re.ASCII), "a dimension is neither a number nor a multiple of N")
             else:
                 _int(dim, 0)
         return TensorSpec(_text(name), dtype, tuple(shape))

@@ -206,9 +206,7 @@ class InferenceSession:
         options: keywords of :func:`cnngraph.compile`.
     """
 
-    def __init__(
-        self, path_or_bytes: Any, sess_options: Any = None, providers: Sequence[Any] | None = None, **options: Any
-    ) -> None:
+    def __init__(self, path_or_bytes: Any, sess_options: Any = None, providers: Sequence[Any] | None = None, **options: Any) -> None:
         names = [p if isinstance(p, str) else p[0] for p in providers or ["CPUExecutionProvider"]]
         if "CPUExecutionProvider" not in names:
             raise UsageError(f"no provider {', '.join(map(str, names))}; cnngraph has CPUExecutionProvider")

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from cnngraph.runtime.cpus import MAX_THREADS
-from cnngraph.runtime.loader import LoadedCode
 
 CALLER, WORKER, SERVE_ONE, STOP = 0, 2, 3, 4
 """Modes of the driver."""
@@ -44,24 +43,22 @@ class Team:
         self._threads: list[threading.Thread] = []
         self._semaphores: list[threading.Semaphore] = []
         self._entry: Any = None
-        self._code: LoadedCode | None = None
         self._stopped = False
         raw = np.zeros(_MAILBOXES + MAX_THREADS * _MAILBOX_WORDS + 16, np.int64)
         skip = (-raw.ctypes.data // 8) % 16
         self._words = raw[skip:]
         self.address = int(self._words.ctypes.data)
 
-    def ensure(self, threads: int, driver: int, code: LoadedCode) -> int:
+    def ensure(self, threads: int, driver: int) -> int:
         """Have ``threads - 1`` workers if the system allows; returns how many threads a job may use. The caller holds ``lock``.
 
-        ``driver`` is the address of a driver that ``code`` keeps loaded; the first one given runs the workers' own loop
-        and is never unloaded.
+        ``driver`` is the address of a loaded driver; the first one given runs the workers' own loop.
         """
         if self._stopped:
             return 1
         while len(self._threads) < min(threads, MAX_THREADS) - 1:
-            if self._code is None:
-                self._code, self._entry = code, Entry(driver)
+            if self._entry is None:
+                self._entry = Entry(driver)
             tid = len(self._threads) + 1
             semaphore = threading.Semaphore(0)
             thread = threading.Thread(target=self._work, args=(tid, semaphore), name=f"cnngraph-{tid}", daemon=True)

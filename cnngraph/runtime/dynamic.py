@@ -1,0 +1,199 @@
+"""A program whose input shapes are fixed only when it runs: one compilation for each new shape, kept for the next run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnngraph.errors import InvalidInputError, UsageError, printable
+from cnngraph.runtime.program import TensorSpec
+from cnngraph.runtime.session import KernelInfo, Program
+
+if TYPE_CHECKING:
+    from cnngraph.options import CompileOptions
+
+logger = logging.getLogger(__name__)
+
+MAX_VARIANTS = 8
+"""Compiled shapes that are kept; the least recently used goes first."""
+
+Shapes = dict[str, tuple[int | None, ...]]
+Build = Callable[..., Program]
+_Key = tuple[int | None, tuple[tuple[str, tuple[int | None, ...]], ...]]
+
+
+class DynamicProgram:
+    """The same methods as :class:`~cnngraph.runtime.session.Program`; compiles at the first run with each new shape.
+
+    The batch size stays free within a variant if the model allows it. Every compilation is logged at INFO level.
+
+    Attributes:
+        inputs: free dimensions read "N" (leading) or "?".
+        threads: default number of threads of a run.
+    """
+
+    def __init__(
+        self, declared: Mapping[str, tuple[str, Sequence[int | str | None] | None]], outputs: Sequence[str], build: Build, *,
+        symbolic_batch: bool = True, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        """Create one from declared inputs, name to (dtype, dimensions), and output names.
+
+        ``build(shapes, batch)`` compiles for ``shapes`` (None: a free leading dimension) and a batch, None if it stays symbolic.
+        """
+        self.inputs = [TensorSpec(name, dtype, _shown(dims)) for name, (dtype, dims) in declared.items()]
+        self.threads = threads
+        self._declared = {name: None if dims is None else tuple(dims) for name, (_, dims) in declared.items()}
+        self._outputs = list(outputs)
+        self._build = build
+        self._symbolic = symbolic_batch
+        self._variants: OrderedDict[_Key, Program] = OrderedDict()
+        self._lock = threading.Lock()
+        self._latest: Program | None = None
+
+    @staticmethod
+    def of(
+        source: Any, error: Exception, build: Build, options: CompileOptions, shapes: Mapping[str, Sequence[Any]] | None = None
+    ) -> DynamicProgram:
+        """For the model ``source``, whose import with ``shapes`` raised ``error`` (free dimensions, or no symbolic batch)."""
+        from cnngraph.frontend.errors import FreeDimensionsError
+        from cnngraph.frontend.reader import read_model
+        from cnngraph.frontend.signature import declared_type
+
+        model, _ = read_model(source, options.limits)
+        constants = {tensor.name for tensor in model.graph.initializer}
+        declared: dict[str, tuple[str, Sequence[int | str | None] | None]] = {}
+        for info in model.graph.input:
+            if info.name not in constants:
+                dtype, dims = declared_type(info)
+                declared[info.name] = (dtype.value, (shapes or {}).get(info.name, dims))
+        symbolic = isinstance(error, FreeDimensionsError)
+        outputs = [info.name for info in model.graph.output]
+        return DynamicProgram(declared, outputs, build, symbolic_batch=symbolic, threads=options.threads)
+
+    @property
+    def outputs(self) -> list[TensorSpec]:
+        """Outputs of the variant used last; before the first run their dtype and shape are unknown.
+
+        Raises:
+            UsageError: nothing has run yet.
+        """
+        return self._last("the outputs' types").outputs
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs, in the model's order."""
+        return list(self._outputs)
+
+    @property
+    def kernels(self) -> list[KernelInfo]:
+        """Kernels of the variant used last."""
+        return self._last("the kernels").kernels
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the compiler did for the variant used last."""
+        return self._last("the report").report
+
+    @property
+    def variants(self) -> int:
+        """Number of compiled shapes held."""
+        return len(self._variants)
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """The same as :meth:`Program.run`; compiles first if these shapes are new."""
+        return self.variant(feeds or {}).run(feeds, outputs, threads=threads or self.threads)
+
+    def __call__(self, feeds: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """The same as :meth:`run`."""
+        return self.run(feeds)
+
+    def profile(self, feeds: Mapping[str, np.ndarray], repeat: int = 5) -> list[dict[str, Any]]:
+        """The same as :meth:`Program.profile`."""
+        return self.variant(feeds).profile(feeds, repeat)
+
+    def memory_report(self) -> dict[str, Any]:
+        """Memory of the variant used last."""
+        return self._last("the memory plan").memory_report()
+
+    def save(self, path: Any) -> None:
+        """Refused: an artifact has fixed shapes.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("the input shapes are free; compile with shapes=... to save the program")
+
+    def variant(self, feeds: Mapping[str, np.ndarray]) -> Program:
+        """The program for the shapes of ``feeds``, compiled if there is none yet."""
+        key = self._key(feeds)
+        with self._lock:
+            program = self._variants.get(key)
+            if program is None:
+                program = self._compile(key, feeds)
+            self._variants.move_to_end(key)
+            self._latest = program
+        return program
+
+    def _compile(self, key: _Key, feeds: Mapping[str, np.ndarray]) -> Program:
+        from cnngraph.frontend.errors import BatchNotSymbolicError
+
+        batch, shapes = key
+        logger.info("compiling for input shapes %s", {name: np.shape(feeds[name]) for name, _ in shapes})
+        try:
+            program = self._build(dict(shapes), batch)
+        except BatchNotSymbolicError:
+            if not self._symbolic:
+                raise
+            self._symbolic = False  # from now on the batch is part of every key
+            self._variants.clear()
+            key = self._key(feeds)
+            program = self._build(dict(key[1]), key[0])
+        self._variants[key] = program
+        while len(self._variants) > MAX_VARIANTS:
+            self._variants.popitem(last=False)
+        return program
+
+    def _key(self, feeds: Mapping[str, np.ndarray]) -> _Key:
+        unknown = [name for name in feeds if name not in self._declared]
+        if unknown:
+            known = ", ".join(map(printable, self._declared)) or "none"
+            raise InvalidInputError(f"no input is called {printable(str(unknown[0]))}; there is {known}")
+        batch: int | None = None
+        shapes = []
+        for name, dims in self._declared.items():
+            if name not in feeds:
+                raise InvalidInputError(f"input {printable(name)} is missing")
+            shape = np.shape(feeds[name])
+            if dims is not None and (
+                len(dims) != len(shape) or any(isinstance(d, int) and d != s for d, s in zip(dims, shape, strict=False))
+            ):
+                raise InvalidInputError(
+                    f"input {printable(name)} must have shape {'x'.join(map(str, _shown(dims)))}, got {'x'.join(map(str, shape))}"
+                )
+            if shape and (dims is None or not isinstance(dims[0], int)):
+                if not self._symbolic:
+                    batch = shape[0] if batch is None else batch
+                    shapes.append((name, shape))
+                else:
+                    shapes.append((name, (None, *shape[1:])))
+            else:
+                shapes.append((name, shape))
+        return batch, tuple(shapes)
+
+    def _last(self, what: str) -> Program:
+        if self._latest is None:
+            raise UsageError(f"{what} depend on the input shapes, which are free; run the program once, or compile with shapes=...")
+        return self._latest
+
+
+def _shown(dims: Sequence[int | str | None] | None) -> tuple[int | str, ...]:
+    if dims is None:
+        return ()
+    return tuple(dim if isinstance(dim, int) else ("?" if i else "N") for i, dim in enumerate(dims))
