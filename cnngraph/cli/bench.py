@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Mapping
@@ -37,17 +38,17 @@ class PeersType(click.ParamType):
 @click.command("bench")
 @model_argument
 @click.option("--vs", "peers", type=PeersType(), default=(), help="Engines to compare with: onnxruntime, openvino.")
-@click.option("--threads", "thread_counts", type=IntListType(), help="Numbers of threads to try, e.g. 1,2; default: all that may be used.")
+@click.option("--threads", type=IntListType(), help="Numbers of threads to try, e.g. 1,2; default: all that may be used.")
 @click.option("--batch", "batches", type=IntListType(), default="1", show_default=True, help="Batch sizes to try, e.g. 1,8.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds; each runs every engine once. Overrides --time.")
 @click.option("--time", "budget", type=click.FloatRange(min=0.0), default=3.0, show_default=True, help="Seconds for each row.")
 @click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds that are not counted.")
-@compile_options
+@functools.partial(compile_options, with_threads=False)
 @json_option
 def command(
     model: str,
     peers: tuple[str, ...],
-    thread_counts: tuple[int, ...] | None,
+    threads: tuple[int, ...] | None,
     batches: tuple[int, ...],
     rounds: int | None,
     budget: float,
@@ -60,19 +61,22 @@ def command(
     Engines run in turn, one run each a round, so that a drift of the machine's speed hits all alike. A ratio above 1 means that
     cnngraph is faster; it is the peer's minimum over ours.
     """
+    from cnngraph.runtime.cpus import default_threads
+
     if peers and is_artifact(model):
         raise UsageError("--vs needs the ONNX model, not an artifact")
     results = []
-    for threads in thread_counts or (None,):
-        program = open_program(model, how, threads=threads)
+    for count in threads or (None,):
+        program = open_program(model, how, threads=count)
+        used = program.threads or default_threads()
         engines: dict[str, Runner] = {OURS: program.run}
-        engines |= {name: PEERS[name](model, program.threads) for name in peers}
+        engines |= {name: PEERS[name](model, used) for name in peers}
         for batch in batches:
             feeds = make_feeds(program.inputs, fill="random", batch=batch).arrays
             times, differences = measure(engines, feeds, rounds, budget, warmup)
             results.append(
                 {
-                    "threads": program.threads,
+                    "threads": used,
                     "batch": batch,
                     "rounds": len(times[OURS]),
                     "engines": {name: timing(times[name], batch, times[OURS], differences.get(name)) for name in engines},
@@ -130,4 +134,7 @@ def show(results: list[dict[str, Any]]) -> None:
             difference = "" if t["max_difference"] is None else f"{t['max_difference']:.1e}"
             ratio = "" if name == OURS else f"{t['ratio_min']:.2f}x"
             rows.append([result["threads"], result["batch"], name, t["median_ms"], t["min_ms"], t["images_per_second"], ratio, difference])
-    table(None, ["threads", "batch", "engine", "median ms", "min ms", "images/s", "its time / ours", "difference"], rows)
+    columns = ["threads", "batch", "engine", "median ms", "min ms", "images/s", "its time / ours", "difference"]
+    if all(len(result["engines"]) == 1 for result in results):
+        columns, rows = columns[:-2], [row[:-2] for row in rows]
+    table(None, columns, rows)

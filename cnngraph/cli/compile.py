@@ -11,7 +11,7 @@ import click
 
 from cnngraph.cli.explain import decisions, show_decisions
 from cnngraph.cli.inspect import kernel_facts
-from cnngraph.cli.model import Compilation, compile_options, is_artifact, model_argument, open_program
+from cnngraph.cli.model import Compilation, compile_options, is_artifact, model_argument, open_fixed_program
 from cnngraph.cli.output import OutputError, atomic_folder, emit, json_option, plain, size, table
 from cnngraph.errors import UsageError, printable
 
@@ -66,7 +66,7 @@ def command(
     _check_folder(artifact)
     dumps: dict[str, str] = {}
     start = time.perf_counter()
-    program = open_program(model, how, after=_recorder(print_ir_after, dumps))
+    program = open_fixed_program(model, how, after=_recorder(print_ir_after, dumps))
     seconds = time.perf_counter() - start
     written = {}
     if "source" in kinds:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnngraph.cli.model import Compilation, compile_options, is_artifact, model_argument, open_program
+from cnngraph.cli.model import Compilation, compile_options, is_artifact, model_argument, open_fixed_program
 from cnngraph.cli.output import dims, emit, json_option, size, table
 from cnngraph.errors import printable
 
@@ -71,7 +71,7 @@ def onnx_facts(path: str) -> dict[str, Any]:
 
 def artifact_facts(path: str, how: Compilation) -> dict[str, Any]:
     """What is stored in an artifact."""
-    program = open_program(path, how)
+    program = open_fixed_program(path, how)
     memory = program.memory_report()
     return {
         "model": path,

@@ -8,15 +8,16 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from cnngraph.cli.output import kernel_progress
+from cnngraph.cli.output import dims, kernel_progress
 from cnngraph.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from cnngraph.options import CompileOptions
+    from cnngraph.runtime.dynamic import DynamicProgram
     from cnngraph.runtime.session import Program
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,15 +75,19 @@ class Compilation:
         return CompileOptions(backend=self.backend, isa=self.isa, math=self.math, threads=threads or self.threads, **changes)
 
 
-def compile_options(function: F) -> F:
-    """Add --backend, --isa, --threads, --math and --shape; the verb gets them as one argument ``how``."""
+def compile_options(function: F, *, with_threads: bool = True) -> F:
+    """Add --backend, --isa, --threads, --math and --shape; the verb gets them as one argument ``how``.
+
+    ``with_threads=False`` leaves out --threads, for a verb with an option of that name of its own.
+    """
 
     @functools.wraps(function)
-    def collect(
-        *args: Any, backend: str, isa: str | None, threads: int | None, math: str, shape: tuple[ShapeArgument, ...], **kwargs: Any
-    ) -> Any:
+    def collect(*args: Any, backend: str, isa: str | None, math: str, shape: tuple[ShapeArgument, ...], **kwargs: Any) -> Any:
+        threads = kwargs.pop("threads", None) if with_threads else None
         return function(*args, how=Compilation(backend, isa, threads, math, dict(shape)), **kwargs)
 
+    if with_threads:
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of a run; default: what affinity and cgroup allow.")(collect)
     for option in (
         click.option(
             "--shape", type=ShapeType(), multiple=True, help="Shape of an input whose declared shape is free, e.g. input=1x3x224x224."
@@ -94,12 +99,11 @@ def compile_options(function: F) -> F:
             show_default=True,
             help="exact: no algorithm that reorders arithmetic (Winograd).",
         ),
-        click.option("--threads", type=click.IntRange(min=1), help="Threads of a run; default: what affinity and cgroup allow."),
         click.option("--isa", metavar="NAME", help="Instruction set of the code (avx512, avx2, sse4); default: the best of this machine."),
         click.option("--backend", default="cpu", show_default=True, metavar="NAME", help="An installed backend."),
     ):
         option(collect)
-    return collect  # type: ignore[return-value]
+    return cast(F, collect)
 
 
 model_argument = click.argument("model", metavar="MODEL", type=click.Path())
@@ -118,7 +122,7 @@ def is_artifact(path: str) -> bool:
         return False
 
 
-def open_program(path: str, how: Compilation, *, threads: int | None = None, **extra: Any) -> Program:
+def open_program(path: str, how: Compilation, *, threads: int | None = None, **extra: Any) -> Program | DynamicProgram:
     """The program of an artifact, or of an ONNX model compiled now, with a progress bar on a terminal.
 
     Args:
@@ -139,3 +143,18 @@ def open_program(path: str, how: Compilation, *, threads: int | None = None, **e
         return cnngraph.load(path, threads=threads or how.threads)
     with kernel_progress() as progress:
         return cnngraph.compile(path, shapes=dict(how.shapes) or None, options=how.options(threads), progress=progress, **extra)
+
+
+def open_fixed_program(path: str, how: Compilation, **extra: Any) -> Program:
+    """The same, for verbs that need every dimension but the batch.
+
+    Raises:
+        UsageError: dimensions of the inputs are free; the message shows how to give them.
+    """
+    from cnngraph.runtime.session import Program
+
+    program = open_program(path, how, **extra)
+    if not isinstance(program, Program):
+        wanted = " ".join(f"--shape {printable(spec.name)}={dims(spec.shape) if spec.shape else '...'}" for spec in program.inputs)
+        raise UsageError(f"the input shapes are free; give them: {wanted}")
+    return program

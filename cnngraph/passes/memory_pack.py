@@ -7,8 +7,9 @@ for convolutional networks); the best is then improved by a bounded number of se
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from cnngraph.errors import InternalError
 from cnngraph.passes.memory_storage import Storage
 
 _SWAPS = 400
@@ -73,3 +74,16 @@ def place(order: Sequence[Storage]) -> tuple[dict[Storage, int], int]:
         offsets[storage] = at
         peak = max(peak, at + storage.nbytes)
     return offsets, peak
+
+
+def check_packing(offsets: Mapping[Storage, int], size: int) -> None:
+    """Raise InternalError if storages alive at once overlap or one leaves the arena: the last check before code trusts the plan."""
+    placed = sorted(offsets.items(), key=lambda item: item[1])
+    for i, (one, start) in enumerate(placed):
+        if start < 0 or start + one.nbytes > size:
+            raise InternalError(f"plan_memory: a storage of {one.nbytes} bytes at {start} leaves the arena of {size} bytes")
+        for other, at in placed[i + 1 :]:
+            if at >= start + one.nbytes:
+                break
+            if one.first <= other.last and other.first <= one.last:
+                raise InternalError(f"plan_memory: storages of {one.nbytes} and {other.nbytes} bytes overlap at {at}")

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import per_image
 from cnngraph.kernels.template import KernelCall, Scratch
-from cnngraph.passes.memory_pack import lower_bound, pack
+from cnngraph.passes.memory_pack import check_packing, lower_bound, pack
 from cnngraph.passes.memory_storage import Storage, Storages
 from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC
 
@@ -64,9 +63,14 @@ class MemoryPlan:
 def plan_memory(graph: Graph, calls: Mapping[Node, KernelCall | None]) -> MemoryPlan:
     """Plan storage for a lowered graph, which becomes stage ``planned``."""
     shared = Storages(graph, calls)
-    plan = MemoryPlan(absorbed=shared.absorbed, aliases=shared.alias_of)
+    plan = MemoryPlan(absorbed=shared.absorbed, batch_strides=shared.batch_strides)
     for i, (_, value) in enumerate(graph.inputs):
         plan.places[value] = Place(FIRST_IO + i)
+    for value, (root, offset) in shared.views.items():
+        if root.is_constant:
+            plan.aliases[value] = root
+        else:
+            plan.places[value] = Place(FIRST_IO + [v for _, v in graph.inputs].index(root), 0, offset)
     first_output = FIRST_IO + len(graph.inputs)
 
     inside = [s for s in shared.storages() if s.output is None]
@@ -74,6 +78,8 @@ def plan_memory(graph: Graph, calls: Mapping[Node, KernelCall | None]) -> Memory
     fixed = [s for s in inside if not s.batched]
     offsets, plan.arena = pack(batched)
     fixed_offsets, plan.static_bytes = pack(fixed)
+    check_packing(offsets, plan.arena)
+    check_packing(fixed_offsets, plan.static_bytes)
     offsets.update(fixed_offsets)
     plan.bound = lower_bound(batched)
 
@@ -84,8 +90,6 @@ def plan_memory(graph: Graph, calls: Mapping[Node, KernelCall | None]) -> Memory
             plan.places[value] = Place(ARENA, offsets[storage], offset)
         else:
             plan.places[value] = Place(STATIC, 0, offsets[storage] + offset)
-        if storage.batch_stride != _own_stride(value):
-            plan.batch_strides[value] = storage.batch_stride
     for index, (_, value) in enumerate(graph.outputs):
         held = shared.of.get(value)
         if held is None or held[0].output != index:
@@ -95,12 +99,6 @@ def plan_memory(graph: Graph, calls: Mapping[Node, KernelCall | None]) -> Memory
     _describe(plan, graph, shared, offsets, batched)
     graph.stage = "planned"
     return plan
-
-
-def _own_stride(value: Value) -> int:
-    elements = per_image(value.type.physical_elements)
-    first = value.type.shape[0] if value.type.rank else 1
-    return elements // max(first, 1) if isinstance(first, int) else elements
 
 
 def _scratch(call: KernelCall) -> int:
