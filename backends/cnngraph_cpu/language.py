@@ -21,4 +21,5 @@ load = store = load_partial = store_partial = broadcast = splat = _only_speciali
 fma = add = sub = mul = div = maximum = minimum = relu = exp = log = neg = sqrt = _only_specialised
 get = put = get_int = to_float = advance = reduce_add = reduce_max = _only_specialised
 int_argument = pointer_argument = scalar_exp = scalar_log = scalar_sqrt = pow_ = _only_specialised
-registers = unroll = epilogue = _only_specialised
+reduce_mul = reduce_min = select_negative = transpose_tile = absolute = _only_specialised
+registers = unroll = epilogue = expression = _only_specialised

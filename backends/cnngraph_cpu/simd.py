@@ -196,6 +196,32 @@ def _memory(lanes: int) -> dict[str, Any]:
         return vector_type(F32, types.intp), codegen
 
     @intrinsic
+    def transpose_tile(typingctx: Any, source: Any, at: Any, step: Any, target: Any, to: Any, pitch: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            source, at, step, target, to, pitch = values
+            rows = []
+            for i in range(lanes):
+                place = builder.add(at, builder.mul(step, ir.Constant(step.type, i)))
+                rows.append(builder.load(address(builder, (source, place))))
+                rows[-1].align = 4
+            distance = 1
+            while distance < lanes:  # swap the off-diagonal blocks of every 2x2 square of blocks, ever larger
+                upper = [j + lanes - distance if j & distance else j for j in range(lanes)]
+                lower = [j + lanes if j & distance else j + distance for j in range(lanes)]
+                for i in range(lanes):
+                    if not i & distance:
+                        a, b = rows[i], rows[i + distance]
+                        rows[i] = builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, lanes), upper))
+                        rows[i + distance] = builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, lanes), lower))
+                distance *= 2
+            for i in range(lanes):
+                place = builder.add(to, builder.mul(pitch, ir.Constant(pitch.type, i)))
+                builder.store(rows[i], address(builder, (target, place))).align = 4
+            return context.get_dummy_value()
+
+        return types.void(F32, types.intp, types.intp, F32, types.intp, types.intp), codegen
+
+    @intrinsic
     def splat(typingctx: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             return splat_value(builder, context.cast(builder, values[0], signature.args[0], types.float32), vector)
@@ -204,6 +230,7 @@ def _memory(lanes: int) -> dict[str, Any]:
 
     return {
         "load": load, "store": store, "load_partial": load_partial, "store_partial": store_partial, "broadcast": broadcast, "splat": splat,
+        "transpose_tile": transpose_tile,
     }  # fmt: skip
 
 
@@ -244,13 +271,11 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
         return llvm(builder, "fma", a, b, c) if has_fma else builder.fadd(builder.fmul(a, b), c)
 
     def nan_max(builder: Any, a: Any, b: Any) -> Any:
-        # a if a > b or a is NaN else b; one compare and blend, NaN of either side wins
-        chosen = builder.select(builder.fcmp_unordered(">", a, b), a, b)
-        return builder.select(builder.fcmp_unordered("uno", b, b), b, chosen)
+        # b if b > a else a, one instruction on x86, keeps a NaN of a; then a NaN of b wins
+        return builder.select(builder.fcmp_unordered("uno", b, b), b, builder.select(builder.fcmp_ordered(">", b, a), b, a))
 
     def nan_min(builder: Any, a: Any, b: Any) -> Any:
-        chosen = builder.select(builder.fcmp_unordered("<", a, b), a, b)
-        return builder.select(builder.fcmp_unordered("uno", b, b), b, chosen)
+        return builder.select(builder.fcmp_unordered("uno", b, b), b, builder.select(builder.fcmp_ordered("<", b, a), b, a))
 
     def relu(builder: Any, a: Any) -> Any:
         zero = ir.Constant(vector, [0.0] * lanes)
@@ -272,29 +297,21 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
         bits = builder.and_(builder.bitcast(x, integers), ir.Constant(integers, [0x007FFFFF] * lanes))
         return builder.bitcast(builder.or_(bits, ir.Constant(integers, [0x3F000000] * lanes)), vector)
 
-    @intrinsic
-    def reduce_add(typingctx: Any, a: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            part, count = values[0], lanes
-            while count > 1:  # pairwise, in a fixed order
-                count //= 2
-                low = builder.shuffle_vector(part, part, ir.Constant(ir.VectorType(_INT32, count), list(range(count))))
-                high = builder.shuffle_vector(part, part, ir.Constant(ir.VectorType(_INT32, count), list(range(count, 2 * count))))
-                part = builder.fadd(low, high)
-            return builder.extract_element(part, ir.Constant(_INT32, 0))
+    def across(combine: Callable[[Any, Any, Any], Any]) -> Any:
+        @intrinsic
+        def call(typingctx: Any, a: Any) -> Any:
+            def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                part, count = values[0], lanes
+                while count > 1:  # pairwise, in a fixed order
+                    count //= 2
+                    low = builder.shuffle_vector(part, part, ir.Constant(ir.VectorType(_INT32, count), list(range(count))))
+                    high = builder.shuffle_vector(part, part, ir.Constant(ir.VectorType(_INT32, count), list(range(count, 2 * count))))
+                    part = combine(builder, low, high)
+                return builder.extract_element(part, ir.Constant(_INT32, 0))
 
-        return types.float32(vector_type), codegen
+            return types.float32(vector_type), codegen
 
-    @intrinsic
-    def reduce_max(typingctx: Any, a: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            best = builder.extract_element(values[0], ir.Constant(_INT32, 0))
-            for lane in range(1, lanes):
-                x = builder.extract_element(values[0], ir.Constant(_INT32, lane))
-                best = nan_max(builder, best, x)
-            return best
-
-        return types.float32(vector_type), codegen
+        return call
 
     def per_lane(builder: Any, name: str, *values: Any) -> Any:
         fnty = ir.FunctionType(_FLOAT, [_FLOAT] * len(values))
@@ -324,8 +341,10 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
         "exponent_of": unary(exponent_of),
         "mantissa_of": unary(mantissa_of),
         "power": binary(lambda b, x, y: per_lane(b, "powf", x, y)),
-        "reduce_add": reduce_add,
-        "reduce_max": reduce_max,
+        "reduce_add": across(lambda b, x, y: b.fadd(x, y)),
+        "reduce_mul": across(lambda b, x, y: b.fmul(x, y)),
+        "reduce_max": across(nan_max),
+        "reduce_min": across(nan_min),
     }
 
 

@@ -62,6 +62,11 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
     def put(p: EmulatedPointer, offset: int, value: Any) -> None:
         p.array[p.span(offset, 1)] = value
 
+    def transpose_tile(source: EmulatedPointer, at: int, step: int, target: EmulatedPointer, to: int, pitch: int) -> None:
+        tile = np.stack([load(source, at + i * step) for i in range(width)])
+        for i in range(width):
+            store(target, to + i * pitch, tile[:, i])
+
     table: dict[str, Callable[..., Any]] = {
         "load": load,
         "store": store,
@@ -75,7 +80,12 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
         "fma": lambda a, b, c: (a.astype(np.float64) * b + c).astype(np.float32),
         "to_float": np.float32,
         "reduce_add": lambda v: np.float32(v.sum(dtype=np.float64)),
+        "reduce_mul": lambda v: np.float32(v.prod(dtype=np.float64)),
         "reduce_max": lambda v: v.max(),
+        "reduce_min": lambda v: v.min(),
+        "select_negative": lambda x, negative, other: np.where(x < 0, negative, other),
+        "scalar_sqrt": lambda x: np.float32(math.sqrt(x)) if x >= 0 else np.float32(np.nan),
+        "transpose_tile": transpose_tile,
         "scalar_exp": lambda x: np.float32(math.exp(x)) if x < 88 else np.float32(np.inf),
         "scalar_log": lambda x: np.float32(math.log(x)) if x > 0 else np.float32(-np.inf if x == 0 else np.nan),
         "scalar_pow": lambda x, y: np.float32(np.power(np.float64(x), np.float64(y))),

@@ -9,7 +9,8 @@ A template is a legal Python function. The specialiser
 * turns ``acc = registers(m, n)`` into nothing and ``acc[i, j]`` into the scalar ``acc_i_j``;
 * inlines statement calls of helper functions that were passed in ``helpers``;
 * replaces ``v = epilogue(value, image, inner, channel)`` by the expression's instructions. A fifth argument counts the lanes
-  that exist, for the end of a row; with the constant ``CHANNEL_SCALAR`` a vector lies within one channel.
+  that exist, for the end of a row; with the constant ``CHANNEL_SCALAR`` a vector lies within one channel;
+* replaces ``v = expression(operands)``, ``operands`` a register array, by the instructions of the whole expression.
 
 Example: ``for i in unroll(2): acc[i] = fma(load(w, i * W), x, acc[i])`` with ``W=16`` becomes::
 
@@ -41,6 +42,8 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+    ast.RShift: operator.rshift,
+    ast.BitAnd: operator.and_,
 }
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
@@ -133,6 +136,8 @@ class _Specializer(ast.NodeTransformer):
             if called == "registers":
                 self.registers.add(self._target_name(node))
                 return []
+            if called == "expression":
+                return self._whole_expression(self.visit(node.targets[0]), node.value.args[0])
             if called == "epilogue":
                 return self._epilogue(self.visit(node.targets[0]), [self.visit(a) for a in node.value.args])
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
@@ -196,6 +201,12 @@ class _Specializer(ast.NodeTransformer):
         out.extend(self.block(body))
         self.constants = saved
         return out
+
+    def _whole_expression(self, target: ast.expr, operands: ast.expr) -> list[ast.stmt]:
+        if not isinstance(operands, ast.Name) or operands.id not in self.registers or self.expression is None:
+            raise InternalError("expression() takes a register array and needs an expression")
+        names: list[ast.expr] = [ast.Name(f"{operands.id}_{i}", ast.Load()) for i in range(self.expression.inputs)]
+        return render_expression(self.expression, names, target)
 
     def _epilogue(self, target: ast.expr, args: list[ast.expr]) -> list[ast.stmt]:
         value, image, inner, channel, *partial = args

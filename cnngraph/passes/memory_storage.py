@@ -107,7 +107,13 @@ class Storages:
                 continue
             storage, offset = held
             readers = [v for v in node.inputs if v is not None and v in self.of and self.of[v][0] is storage]
-            if storage.last == step and offset == 0 and storage.size == group.size and storage.batched == group.batched and len(readers) == 1:
+            if (
+                storage.last == step
+                and offset == 0
+                and storage.size == group.size
+                and storage.batched == group.batched
+                and len(readers) == 1
+            ):
                 return storage
         return None
 

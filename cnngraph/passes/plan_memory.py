@@ -17,6 +17,7 @@ from cnngraph.passes.memory_pack import check_packing, lower_bound, pack
 from cnngraph.passes.memory_storage import Storage, Storages
 from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC
 
+
 @dataclass(frozen=True)
 class Place:
     """Address of a value: ``bases[base] + a*N + b`` bytes."""

@@ -185,11 +185,11 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, verify_wei
         ArtifactError: see :func:`read`; or the code needs CPU features that this machine lacks.
         OSError: the file cannot be opened.
     """
-    from cnngraph.runtime.loader import host_features
+    from cnngraph.runtime.loader import missing_features
     from cnngraph.runtime.session import Program
 
     data = read(path, verify_weights=verify_weights)
-    missing = sorted(set(data.required) - host_features())
+    missing = missing_features(data.required)
     if missing:
         raise ArtifactError(
             f"'{printable(os.fspath(path))}' is compiled for {printable(data.isa)}, which needs CPU features that this machine lacks: "

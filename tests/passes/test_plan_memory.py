@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.interpret import interpret
-from cnngraph.ir.types import BATCH, PLAIN, DType, Layout, Sym, TensorType, bind_shape
+from cnngraph.ir.types import BATCH, PLAIN, Dim, DType, Layout, Sym, TensorType, bind_shape
 from cnngraph.kernels.template import BatchStride, KernelCall, KernelSpec, Pointer, Scratch
 from cnngraph.ops import Concat, Elementwise, Identity, Reorder, Reshape, Slice, Transpose
 from cnngraph.ops.expression import Expression
 from cnngraph.passes.choose_layout import ALIASES
 from cnngraph.passes.memory_links import natural_stride
-from cnngraph.passes.plan_memory import ARENA, FIRST_IO, STATIC, MemoryPlan, plan_memory
+from cnngraph.passes.plan_memory import MemoryPlan, plan_memory
+from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC
 
 N = BATCH
 RELU, ADD = Elementwise(Expression.of("relu")), Elementwise(Expression.of("add", 2))
@@ -132,15 +133,16 @@ def set_layouts(graph: Graph, layout: Layout) -> None:
 def graphs(draw: st.DrawFn) -> tuple[Graph, dict[Node, KernelCall | None]]:
     """A random network of element-wise chains, concatenations, slices, aliases and nodes without a kernel."""
     graph = Graph()
-    first = draw(st.sampled_from([N, 1, 2]))
+    batches: list[Dim] = [N, 1, 2]
+    first = draw(st.sampled_from(batches))
     blocked = draw(st.booleans())
     unit = 4 if blocked else 1
     x = graph.add_input("x", TensorType(DType.F32, (first, 2 * unit, 3, 2)))
     live = [x]
     if blocked:
-        (start,) = graph.add(Reorder(Layout(4)), [x])
-        graph.set_type(start, start.type.with_layout(Layout(4)))
-        live = [start]
+        (wide,) = graph.add(Reorder(Layout(4)), [x])
+        graph.set_type(wide, wide.type.with_layout(Layout(4)))
+        live = [wide]
     kinds = ["relu", "relu", "add", "concat", "concat", "slice"] + ([] if blocked else ["identity", "reshape", "host"])
     without_stride: set[Node] = set()
     for _ in range(draw(st.integers(1, 14))):
@@ -327,8 +329,8 @@ def test_slice_of_an_input_is_a_view() -> None:
 
 def networks() -> dict[str, list[tuple[int, list[int]]]]:
     """Activation sizes (elements per image) and skip connections of well-known networks: (size, extra operands by index)."""
-    lenet = [(4704, []), (1176, []), (1600, []), (400, []), (120, []), (84, []), (10, [])]
-    vgg = []
+    lenet: list[tuple[int, list[int]]] = [(4704, []), (1176, []), (1600, []), (400, []), (120, []), (84, []), (10, [])]
+    vgg: list[tuple[int, list[int]]] = []
     for width, size, depth in ((64, 224, 2), (128, 112, 2), (256, 56, 3), (512, 28, 3), (512, 14, 3)):
         vgg += [(width * size * size, [])] * depth + [(width * size * size // 4, [])]
     resnet: list[tuple[int, list[int]]] = [(64 * 112 * 112, []), (64 * 56 * 56, [])]

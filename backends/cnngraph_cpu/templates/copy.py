@@ -1,45 +1,75 @@
-"""Data movement: between plain and blocked layouts, and concatenation along axis 1."""
+"""Data movement whose blocks are known: between plain and blocked layouts, concatenation, gathering of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, numel, per_image
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
-from cnngraph.ops import Concat, Reorder
-from cnngraph_cpu.language import F32Pointer, get, int_argument, load, load_partial, pointer_argument, put, store, store_partial
+from cnngraph.ir.types import PLAIN, Dim, DType, numel, per_image
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.ops import Concat, Gather, Reorder
+from cnngraph_cpu.language import (
+    F32Pointer,
+    I64Pointer,
+    get,
+    get_int,
+    int_argument,
+    load,
+    load_partial,
+    pointer_argument,
+    put,
+    store,
+    store_partial,
+    transpose_tile,
+)
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_f32
 
 W = TO_BLOCKED = 0
+_PIXELS = 1024
+_SLICES = 4
 
 
 def reorder(
-    x: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, channels: int, pixels: int, tid: int, threads: int
-) -> None:
-    """[N, C, pixels] to or from [N, C/W, pixels, W]; padding lanes become zero."""
-    tasks = images * blocks
+    x: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, channels: int, pixels: int, chunk: int,
+    tid: int, threads: int,
+) -> None:  # fmt: skip
+    """[N, C, pixels] to or from [N, C/W, pixels, W] by W x W tiles; padding lanes become zero. ``chunk`` is a multiple of W."""
+    chunks = (pixels + chunk - 1) // chunk
+    tasks = images * blocks * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        image = task // blocks
-        cb = task % blocks
+        image = task // (blocks * chunks)
+        cb = task // chunks % blocks
+        first = task % chunks * chunk
+        stop = min(first + chunk, pixels)
         count = min(W, channels - cb * W)
-        if TO_BLOCKED:
-            source = image * x_batch + cb * W * pixels
-            to = image * y_batch + cb * W * pixels
-            for p in range(pixels):
-                for c in range(count):
-                    put(y, to + p * W + c, get(x, source + c * pixels + p))
-                for c in range(count, W):
-                    put(y, to + p * W + c, 0.0)
-        else:
-            source = image * x_batch + cb * W * pixels
-            to = image * y_batch + cb * W * pixels
-            if pixels == 1:
+        source = image * x_batch + cb * W * pixels
+        to = image * y_batch + cb * W * pixels
+        if pixels == 1:
+            if TO_BLOCKED:
+                store(y, to, load_partial(x, source, count))
+            else:
                 store_partial(y, to, load(x, source), count)
+        else:
+            whole = first
+            if count == W:
+                whole = first + (stop - first) // W * W
+                for p in range(first, whole, W):
+                    if TO_BLOCKED:
+                        transpose_tile(x, source + p, pixels, y, to + p * W, W)
+                    else:
+                        transpose_tile(x, source + p * W, W, y, to + p, pixels)
+            if TO_BLOCKED:
+                for p in range(whole, stop):
+                    for c in range(count):
+                        put(y, to + p * W + c, get(x, source + c * pixels + p))
+                    for c in range(count, W):
+                        put(y, to + p * W + c, 0.0)
             else:
                 for c in range(count):
-                    for p in range(pixels):
+                    for p in range(whole, stop):
                         put(y, to + c * pixels + p, get(x, source + p * W + c))
 
 
@@ -71,56 +101,64 @@ class ReorderKernel:
         return 2.0 * per_image(node.output.type.physical_elements)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
-        """One task an image and channel block."""
+        """One task some pixels of a channel block of an image."""
         x, y = node.input(0), node.output
         channels = x.type.shape[1]
         assert isinstance(channels, int)
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "y": Pointer(y), "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x),
             "y_batch": BatchStride(y), "blocks": Extent(-(-channels // target.width)), "channels": Extent(channels),
-            "pixels": Extent(numel(x.type.shape[2:])),
+            "pixels": Extent(numel(x.type.shape[2:])), "chunk": Extent(_PIXELS),
         }  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, (("TO_BLOCKED", int(not y.type.layout.plain)),)), arguments)
 
 
-def concat(y: F32Pointer, images: int, y_batch: int, parts: int, args: F32Pointer, tid: int, threads: int) -> None:
-    """Copy every part's images one after another. Part p stands at arguments 4+3p: pointer, batch stride, elements an image."""
-    for image in range(images * tid // threads, images * (tid + 1) // threads):
-        at = image * y_batch
-        for p in range(parts):
-            x = pointer_argument(args, 4 + 3 * p)
-            source = image * int_argument(args, 5 + 3 * p)
-            count = int_argument(args, 6 + 3 * p)
-            whole = count // W * W
-            for i in range(0, whole, W):
-                store(y, at + i, load(x, source + i))
-            if whole < count:
-                store_partial(y, at + whole, load_partial(x, source + whole, count - whole), count - whole)
-            at = at + count
+def concat(y: F32Pointer, images: int, y_batch: int, parts: int, slices: int, args: F32Pointer, tid: int, threads: int) -> None:
+    """Copy every part's images one after another, each in ``slices`` tasks.
+
+    Part p stands at arguments 5+4p: pointer, batch stride, elements an image, place within an image of the result.
+    """
+    tasks = images * parts * slices
+    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+        image = task // (parts * slices)
+        p = task // slices % parts
+        x = pointer_argument(args, 5 + 4 * p)
+        source = image * int_argument(args, 6 + 4 * p)
+        count = int_argument(args, 7 + 4 * p)
+        at = image * y_batch + int_argument(args, 8 + 4 * p)
+        step = (count // slices + W) // W * W
+        first = min(count, task % slices * step)
+        stop = min(count, first + step)
+        whole = first + (stop - first) // W * W
+        for i in range(first, whole, W):
+            store(y, at + i, load(x, source + i))
+        if whole < stop:
+            store_partial(y, at + whole, load_partial(x, source + whole, stop - whole), stop - whole)
 
 
-class ConcatChannels:
-    """Concatenation along axis 1 whose parts could not be written in place."""
+class ConcatCopy:
+    """Concatenation along any axis; along axis 1 it is left out where the parts can be written in place."""
 
     name = "concat"
     reorders_arithmetic = False
-    code = Code(concat, {}, "Concatenation along axis 1 by copying.")
+    code = Code(concat, {}, "Concatenation by copying.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses other axes."""
+        """Refuses empty tensors and a batch that is not outside the axis."""
         if not isinstance(node.op, Concat):
             return "not a concatenation"
-        if node.op.axis != 1:
-            return "not along axis 1"
-        if any(not isinstance(d, int) or d == 0 for d in node.output.type.shape[1:]):
-            return "an extent is zero or depends on the batch"
+        if any(d == 0 for v in node.inputs if v is not None for d in v.type.shape):
+            return "an empty part"
+        if any(not isinstance(d, int) for d in node.output.type.shape[node.op.axis :]):
+            return "the batch is not outside the axis"
         return only_f32(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """Blocked where every part but the last fills its blocks, else plain."""
+        """Plain; along axis 1 also blocked, and preferably, where every part but the last fills its blocks."""
         plain = LayoutRequest(tuple(PLAIN for _ in node.inputs), (PLAIN,))
-        widths = [v.type.shape[1] for v in node.inputs[:-1] if v is not None]
-        if node.output.type.rank >= 3 and all(isinstance(c, int) and c % target.width == 0 for c in widths):
+        assert isinstance(node.op, Concat)
+        widths = [v.type.shape[1] for v in node.inputs[:-1] if v is not None and v.type.rank > 1]
+        if node.op.axis == 1 and node.output.type.rank >= 3 and all(isinstance(c, int) and c % target.width == 0 for c in widths):
             layout = blocked(target)
             return [LayoutRequest(tuple(layout for _ in node.inputs), (layout,)), plain]
         return [plain]
@@ -130,14 +168,84 @@ class ConcatChannels:
         return per_image(node.output.type.physical_elements) / target.width
 
     def plan(self, node: Node, target: Target) -> KernelCall:
-        """One task an image."""
-        y = node.output
+        """A task a slice of a part of an image."""
+        op, y = node.op, node.output
+        assert isinstance(op, Concat)
+        axis = op.axis
         arguments: dict[str, Argument] = {
-            "y": Pointer(y), "images": Extent(y.type.shape[0]), "y_batch": BatchStride(y), "parts": Extent(len(node.inputs)),
+            "y": Pointer(y), "images": Extent(numel(y.type.shape[:axis])),
+            "y_batch": BatchStride(y) if axis == 1 else Extent(numel(y.type.shape[axis:])), "parts": Extent(len(node.inputs)),
+            "slices": Extent(_SLICES),
         }  # fmt: skip
+        place = 0
         for i, value in enumerate(node.inputs):
             assert value is not None
+            size = numel(value.type.physical_shape[axis:])
+            assert isinstance(size, int)
             arguments[f"x{i}"] = Pointer(value)
-            arguments[f"x{i}_batch"] = BatchStride(value)
-            arguments[f"x{i}_size"] = Extent(numel(value.type.physical_shape[1:]))
+            arguments[f"x{i}_batch"] = BatchStride(value) if axis == 1 else Extent(size)
+            arguments[f"x{i}_size"] = Extent(size)
+            arguments[f"x{i}_at"] = Extent(place)
+            place += size
+        return KernelCall(KernelSpec(self.name, target.isa, ()), arguments)
+
+
+def gather(
+    x: F32Pointer, y: F32Pointer, indices: I64Pointer, outer: int, extent: int, count: int, inner: int, tid: int, threads: int
+) -> None:
+    """``y[o, i, :] = x[o, indices[i], :]``."""
+    tasks = outer * count
+    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+        at = (task // count * extent + get_int(indices, task % count)) * inner
+        to = task * inner
+        whole = inner // W * W
+        for j in range(0, whole, W):
+            store(y, to + j, load(x, at + j))
+        if whole < inner:
+            store_partial(y, to + whole, load_partial(x, at + whole, inner - whole), inner - whole)
+
+
+class GatherRows:
+    """Gather with constant indices."""
+
+    name = "gather"
+    reorders_arithmetic = False
+    code = Code(gather, {}, "Gather along one axis with constant indices.")
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses computed indices, and constant ones outside the axis: the reference reports those."""
+        if not isinstance(node.op, Gather):
+            return "not a gather"
+        x, indices = node.input(0), node.input(1).data
+        if x.type.dtype is not DType.F32:
+            return f"{x.type.dtype.value} tensors run by the reference; kernels are float32"
+        if indices is None:
+            return "the indices are computed at run time"
+        if any(d == 0 for d in (*x.type.shape, *node.output.type.shape)):
+            return "an empty tensor"
+        extent = x.type.shape[node.op.axis]
+        if not isinstance(extent, int) or indices.min() < -extent or indices.max() >= extent:
+            return "an index is outside the axis"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Plain."""
+        return [LayoutRequest((PLAIN, None), (PLAIN,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Elements copied."""
+        return 1.0 * per_image(node.output.type.physical_elements)
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """One task an index."""
+        op, x, y, indices = node.op, node.input(0), node.output, node.input(1).data
+        assert isinstance(op, Gather) and indices is not None
+        extent = x.type.shape[op.axis]
+        assert isinstance(extent, int)
+        table = np.ascontiguousarray(indices.reshape(-1).astype(np.int64) % extent)
+        numbers: dict[str, Dim] = {
+            "outer": numel(x.type.shape[: op.axis]), "extent": extent, "count": table.size, "inner": numel(x.type.shape[op.axis + 1 :]),
+        }  # fmt: skip
+        arguments: dict[str, Argument] = {"x": Pointer(x), "y": Pointer(y), "indices": Packed(table)}
+        arguments |= {name: Extent(value) for name, value in numbers.items()}
         return KernelCall(KernelSpec(self.name, target.isa, ()), arguments)

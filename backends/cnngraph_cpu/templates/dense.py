@@ -1,7 +1,7 @@
 """Dense layers: rows times a constant matrix, bias and epilogue.
 
-Weights are packed ``[tile][k][TV*W]``. A tile of MT rows shares every weight vector it loads; a remaining row runs alone, with the same
-order of additions, so a row's bits do not depend on how many there are.
+Weights are packed ``[tile][k][TV*W]``. A tile of MT rows shares every weight vector it loads; the
+remaining rows run in smaller tiles, with the same order of additions, so a row's bits do not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from cnngraph_cpu.templates.common import (
 )
 
 W = TV = MT = U = 0
+_BLOCK_ROWS = 60
 
 
 def dense_tile(ROWS: int, row: int, tile: int) -> None:
@@ -59,17 +60,31 @@ def dense_tile(ROWS: int, row: int, tile: int) -> None:
 
 def dense(
     x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, rows: int, x_batch: int, y_batch: int, depth: int, outputs: int,
-    tiles: int, tid: int, threads: int,
+    tiles: int, block_rows: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``y[rows, outputs] = epilogue(x[rows, depth] w + b)``."""
+    """``y[rows, outputs] = epilogue(x[rows, depth] w + b)``; a task is a tile of outputs for ``block_rows`` rows."""
     acc = registers(MT, TV)
     weight = registers(TV)
-    for tile in range(tiles * tid // threads, tiles * (tid + 1) // threads):
-        full = rows // MT * MT
-        for row in range(0, full, MT):
+    row_blocks = (rows + block_rows - 1) // block_rows
+    tasks = tiles * row_blocks
+    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+        tile = task // row_blocks
+        row = task % row_blocks * block_rows
+        stop = min(row + block_rows, rows)
+        while row + MT <= stop:
             dense_tile(MT, row, tile)
-        for row in range(full, rows):
-            dense_tile(1, row, tile)
+            row = row + MT
+        if MT > 4 and row + 4 <= stop:
+            dense_tile(4, row, tile)
+            row = row + 4
+        if MT > 2:
+            while row + 2 <= stop:
+                dense_tile(2, row, tile)
+                row = row + 2
+        if MT > 1:
+            while row < stop:
+                dense_tile(1, row, tile)
+                row = row + 1
 
 
 class DenseLayer:
@@ -112,7 +127,7 @@ class DenseLayer:
         assert weights is not None
         depth, outputs = weights.shape
         width = target.width
-        tv = min(4 if target.registers >= 32 else 2, ceil_div(outputs, width))
+        tv = min(4, ceil_div(outputs, width))
         mt = max(1, min((target.registers - tv - 2) // tv, 6))
         tiles = ceil_div(outputs, tv * width)
         padded = np.zeros((depth, tiles * tv * width), np.float32)
@@ -123,7 +138,7 @@ class DenseLayer:
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "w": Packed(packed), "b": per_channel(None if bias is None else bias.data, outputs, width, tv),
             "y": Pointer(y), "rows": Extent(y.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
-            "depth": Extent(depth), "outputs": Extent(outputs), "tiles": Extent(tiles), **operands,
+            "depth": Extent(depth), "outputs": Extent(outputs), "tiles": Extent(tiles), "block_rows": Extent(_BLOCK_ROWS // mt * mt), **operands,
         }  # fmt: skip
         spec = KernelSpec(self.name, target.isa, tuple(constants), op.epilogue)
         return KernelCall(spec, arguments, (f"{mt} rows x {tv}x{width} outputs",), overwritable(node.inputs[3:], y))

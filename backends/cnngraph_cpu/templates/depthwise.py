@@ -14,8 +14,9 @@ from cnngraph_cpu.language import F32Pointer, epilogue, fma, load, registers, st
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, geometry
+from cnngraph_cpu.templates.pool import inner_columns
 
-W = TC = SX = 0
+W = SX = 0
 
 
 def border(start: int, stop: int) -> None:
@@ -35,13 +36,31 @@ def border(start: int, stop: int) -> None:
         store(y, image * y_batch + inner, out)
 
 
+def columns_within(COLS: int, ox: int) -> None:
+    """COLS output columns whose windows lie within the row."""
+    for c in unroll(COLS):
+        acc[c] = bias
+    for ky in range(first_y, last_y):
+        line = image * x_batch + ((cb * height + y0 + ky * dilation_y) * width + ox * SX - pad_x) * W
+        at = (cb * kernel_y + ky) * kernel_x * W
+        for kx in range(kernel_x):
+            weight = load(w, at + kx * W)
+            for c in unroll(COLS):
+                acc[c] = fma(weight, load(x, line + (kx * dilation_x + c * SX) * W), acc[c])
+    for c in unroll(COLS):
+        inner = ((cb * out_y + oy) * out_x + ox + c) * W
+        total = acc[c]
+        out = epilogue(total, image, inner, cb * W)
+        store(y, image * y_batch + inner, out)
+
+
 def depthwise(
     x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, height: int,
     width: int, out_y: int, out_x: int, kernel_y: int, kernel_x: int, stride_y: int, dilation_y: int, dilation_x: int, pad_y: int,
     pad_x: int, first_inner: int, last_inner: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``[first_inner, last_inner)`` are the output columns whose window lies within the row."""
-    acc = registers(TC)
+    acc = registers(8)
     tasks = images * blocks * out_y
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
         image = task // (blocks * out_y)
@@ -51,24 +70,17 @@ def depthwise(
         first_y = max(0, (dilation_y - 1 - y0) // dilation_y)
         last_y = min(kernel_y, (height - y0 + dilation_y - 1) // dilation_y)
         bias = load(b, cb * W)
-        tiled = first_inner + (last_inner - first_inner) // TC * TC
         border(0, first_inner)
-        for ox in range(first_inner, tiled, TC):
-            for c in unroll(TC):
-                acc[c] = bias
-            for ky in range(first_y, last_y):
-                line = image * x_batch + ((cb * height + y0 + ky * dilation_y) * width + ox * SX - pad_x) * W
-                at = (cb * kernel_y + ky) * kernel_x * W
-                for kx in range(kernel_x):
-                    weight = load(w, at + kx * W)
-                    for c in unroll(TC):
-                        acc[c] = fma(weight, load(x, line + (kx * dilation_x + c * SX) * W), acc[c])
-            for c in unroll(TC):
-                inner = ((cb * out_y + oy) * out_x + ox + c) * W
-                total = acc[c]
-                out = epilogue(total, image, inner, cb * W)
-                store(y, image * y_batch + inner, out)
-        border(tiled, out_x)
+        eights = first_inner + (last_inner - first_inner) // 8 * 8
+        fours = eights + (last_inner - eights) // 4 * 4
+        twos = fours + (last_inner - fours) // 2 * 2
+        for ox in range(first_inner, eights, 8):
+            columns_within(8, ox)
+        for ox in range(eights, fours, 4):
+            columns_within(4, ox)
+        for ox in range(fours, twos, 2):
+            columns_within(2, ox)
+        border(twos, out_x)
 
 
 class Depthwise:
@@ -76,7 +88,7 @@ class Depthwise:
 
     name = "depthwise"
     reorders_arithmetic = False
-    code = Code(depthwise, {"border": border}, "Depthwise convolution over a blocked tensor.")
+    code = Code(depthwise, {"border": border, "columns_within": columns_within}, "Depthwise convolution over a blocked tensor.")
     _direct = ConvDirect()
 
     def accepts(self, node: Node, target: Target) -> str | None:
@@ -114,9 +126,7 @@ class Depthwise:
         packed = np.zeros((blocks * width, g.kernel[1] * g.kernel[2]), np.float32)
         packed[: g.channels] = weights.reshape(g.channels, -1)
         packed = np.ascontiguousarray(packed.reshape(blocks, width, -1).transpose(0, 2, 1))
-        reach = (g.kernel[2] - 1) * g.dilation[2]
-        first = min(g.out[2], ceil_div(g.pad[2], g.stride[2]))
-        last = max(first, min(g.out[2], (g.size[2] - 1 - reach + g.pad[2]) // g.stride[2] + 1)) if g.size[2] > reach else first
+        first, last = inner_columns(g.size[2], g.out[2], g.kernel[2], g.stride[2], g.dilation[2], g.pad[2])
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width)
         numbers = {
             "blocks": blocks, "height": g.size[1], "width": g.size[2], "out_y": g.out[1], "out_x": g.out[2],
@@ -128,5 +138,5 @@ class Depthwise:
             "y": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
             **{name: Extent(value) for name, value in numbers.items()}, **operands,
         }  # fmt: skip
-        constants = (("TC", 7 if g.out[2] % 7 == 0 or g.out[2] >= 28 else 4), ("SX", g.stride[2]), *kinds)
+        constants = (("SX", g.stride[2]), *kinds)
         return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments, (), overwritable(node.inputs[3:], y))

@@ -1,4 +1,4 @@
-"""Element-wise expressions in one loop, on blocked or plain tensors."""
+"""Element-wise expressions in one loop, on blocked or plain tensors; other broadcasts stand in eltwise_strided.py."""
 
 from __future__ import annotations
 
@@ -202,5 +202,3 @@ class EltwisePlain(_ElementwiseBase):
             arguments = {k: Extent(0) if k.endswith("_batch") else a for k, a in arguments.items()}
         spec = KernelSpec(self.name, target.isa, tuple(constants), split.expression)
         return KernelCall(spec, arguments, (), overwritable((split.main, *split.others), y))
-
-

@@ -1,27 +1,92 @@
-"""Max and average pooling on blocked tensors, windows clipped to the valid range."""
+"""Max and average pooling on blocked tensors, windows clipped to the valid range.
+
+A task is one output row of one channel block. Columns whose window lies within the row run TC at a time. Large windows are
+separable: the rows of the window are combined first, into a line of scratch, then its columns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import per_image
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.ir.types import ceil_div, per_image
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Scratch, Target
 from cnngraph.ops import Pool
-from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, splat, store, to_float
+from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, registers, splat, store, to_float, unroll
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_f32
 
-W = AVERAGE = COUNT_PAD = 0
+W = AVERAGE = COUNT_PAD = SEPARABLE = SX = 0
+TC = 4
+
+
+def rows_of_window(COLS: int, column: int) -> None:
+    """Combine the window's rows for COLS input columns, into scratch."""
+    for c in unroll(COLS):
+        acc[c] = splat(0.0) if AVERAGE else splat(-1e400)
+    for kz in range(first_d, last_d):
+        for ky in range(first_y, last_y):
+            line = image * x_batch + (((cb * depth + z0 + kz * dilation_d) * height + y0 + ky * dilation_y) * width + column) * W
+            for c in unroll(COLS):
+                value = load(x, line + c * W)
+                acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
+    for c in unroll(COLS):
+        store(scratch, (column + c) * W, acc[c])
+
+
+def output_columns(COLS: int, ox: int, from_x: int, to_x: int) -> None:
+    """COLS output columns from ``ox`` on, each over the taps ``from_x .. to_x - 1`` of a row."""
+    for c in unroll(COLS):
+        acc[c] = splat(0.0) if AVERAGE else splat(-1e400)
+    x0 = ox * SX - pad_x
+    if SEPARABLE:
+        for kx in range(from_x, to_x):
+            line = (x0 + kx * dilation_x) * W
+            for c in unroll(COLS):
+                value = load(scratch, line + c * SX * W)
+                acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
+    else:
+        for kz in range(first_d, last_d):
+            for ky in range(first_y, last_y):
+                row_at = image * x_batch + (((cb * depth + z0 + kz * dilation_d) * height + y0 + ky * dilation_y) * width + x0) * W
+                for kx in range(from_x, to_x):
+                    line = row_at + kx * dilation_x * W
+                    for c in unroll(COLS):
+                        value = load(x, line + c * SX * W)
+                        acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
+    if AVERAGE:
+        if COUNT_PAD:
+            counted = counted_rows * min(kernel_x, (limit_x - pad_x - x0 + dilation_x - 1) // dilation_x)
+        else:
+            counted = counted_rows * (to_x - from_x)
+        divisor = splat(to_float(max(counted, 1)))
+        for c in unroll(COLS):
+            acc[c] = div(acc[c], divisor)
+    to = image * y_batch + ((cb * rows + row) * out_x + ox) * W
+    for c in unroll(COLS):
+        store(y, to + c * W, acc[c])
+
+
+def clipped_columns(start: int, stop: int) -> None:
+    """Output columns one by one, their taps clipped to the row."""
+    for ox in range(start, stop):
+        begin = ox * SX - pad_x
+        from_x = max(0, (dilation_x - 1 - begin) // dilation_x)
+        to_x = max(from_x, min(kernel_x, (width - begin + dilation_x - 1) // dilation_x))
+        output_columns(1, ox, from_x, to_x)
 
 
 def pool(
-    x: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, depth: int, height: int, width: int,
-    out_d: int, out_y: int, out_x: int, kernel_d: int, kernel_y: int, kernel_x: int, stride_d: int, stride_y: int, stride_x: int,
-    dilation_d: int, dilation_y: int, dilation_x: int, pad_d: int, pad_y: int, pad_x: int, limit_d: int, limit_y: int, limit_x: int,
-    tid: int, threads: int,
+    x: F32Pointer, y: F32Pointer, scratch: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, first_inner: int,
+    last_inner: int, depth: int, height: int, width: int, out_d: int, out_y: int, out_x: int, kernel_d: int, kernel_y: int,
+    kernel_x: int, stride_d: int, stride_y: int, stride_x: int, dilation_d: int, dilation_y: int, dilation_x: int, pad_d: int,
+    pad_y: int, pad_x: int, limit_d: int, limit_y: int, limit_x: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``limit_*`` is the padded extent: taps beyond it (ceil_mode) never count."""
+    """``limit_*`` is the padded extent: taps beyond it (ceil_mode) never count.
+
+    ``[first_inner, last_inner)`` are the output columns whose window lies within the row.
+    """
+    acc = registers(TC)
     rows = out_d * out_y
     tasks = images * blocks * rows
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
@@ -31,36 +96,24 @@ def pool(
         z0 = (row // out_y) * stride_d - pad_d
         y0 = (row % out_y) * stride_y - pad_y
         first_d = max(0, (dilation_d - 1 - z0) // dilation_d)
-        last_d = min(kernel_d, (depth - z0 + dilation_d - 1) // dilation_d)
+        last_d = max(first_d, min(kernel_d, (depth - z0 + dilation_d - 1) // dilation_d))
         first_y = max(0, (dilation_y - 1 - y0) // dilation_y)
-        last_y = min(kernel_y, (height - y0 + dilation_y - 1) // dilation_y)
-        for ox in range(out_x):
-            x0 = ox * stride_x - pad_x
-            first_x = max(0, (dilation_x - 1 - x0) // dilation_x)
-            last_x = min(kernel_x, (width - x0 + dilation_x - 1) // dilation_x)
-            if AVERAGE:
-                acc = splat(0.0)
-            else:
-                acc = splat(-1e39)
-            for kz in range(first_d, last_d):
-                for ky in range(first_y, last_y):
-                    line = ((cb * depth + z0 + kz * dilation_d) * height + y0 + ky * dilation_y) * width + x0
-                    for kx in range(first_x, last_x):
-                        value = load(x, image * x_batch + (line + kx * dilation_x) * W)
-                        if AVERAGE:
-                            acc = add(acc, value)
-                        else:
-                            acc = maximum(acc, value)
-            if AVERAGE:
-                if COUNT_PAD:
-                    counted_d = min(kernel_d, (limit_d - pad_d - z0 + dilation_d - 1) // dilation_d)
-                    counted_y = min(kernel_y, (limit_y - pad_y - y0 + dilation_y - 1) // dilation_y)
-                    counted_x = min(kernel_x, (limit_x - pad_x - x0 + dilation_x - 1) // dilation_x)
-                    count = counted_d * counted_y * counted_x
-                else:
-                    count = (last_d - first_d) * (last_y - first_y) * (last_x - first_x)
-                acc = div(acc, splat(to_float(count)))
-            store(y, image * y_batch + ((cb * rows + row) * out_x + ox) * W, acc)
+        last_y = max(first_y, min(kernel_y, (height - y0 + dilation_y - 1) // dilation_y))
+        if COUNT_PAD:
+            counted_d = min(kernel_d, (limit_d - pad_d - z0 + dilation_d - 1) // dilation_d)
+            counted_rows = counted_d * min(kernel_y, (limit_y - pad_y - y0 + dilation_y - 1) // dilation_y)
+        else:
+            counted_rows = (last_d - first_d) * (last_y - first_y)
+        if SEPARABLE:
+            for column in range(0, width // TC * TC, TC):
+                rows_of_window(TC, column)
+            for column in range(width // TC * TC, width):
+                rows_of_window(1, column)
+        tiled = first_inner + (last_inner - first_inner) // TC * TC
+        clipped_columns(0, first_inner)
+        for ox in range(first_inner, tiled, TC):
+            output_columns(TC, ox, 0, kernel_x)
+        clipped_columns(tiled, out_x)
 
 
 class PoolBlocked:
@@ -68,17 +121,21 @@ class PoolBlocked:
 
     name = "pool"
     reorders_arithmetic = False
-    code = Code(pool, {}, "Max or average pooling over a blocked tensor.")
+    code = Code(
+        pool,
+        {f.__name__: f for f in (rows_of_window, output_columns, clipped_columns)},
+        "Max or average pooling over a blocked tensor.",
+    )
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses pooling that also returns indices."""
         if not isinstance(node.op, Pool):
             return "not pooling"
+        if len(node.outputs) != 1 or node.op.indices:
+            return "the indices of the maxima are wanted"
         refusal = only_f32(node)
         if refusal:
             return refusal
-        if len(node.outputs) != 1 or node.op.indices:
-            return "the indices of the maxima are wanted"
         if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
             return "an extent is zero or depends on the batch"
         return None
@@ -109,16 +166,33 @@ class PoolBlocked:
         channels = x.type.shape[1]
         assert isinstance(channels, int)
         size, out, begins, ends = three(x.type.shape[2:], 1), three(y.type.shape[2:], 1), three(op.pads[:n], 0), three(op.pads[n:], 0)
+        kernel, stride, dilation = three(op.kernel, 1), three(op.strides, 1), three(op.dilations, 1)
         groups = {
-            "": size, "out_": out, "kernel_": three(op.kernel, 1), "stride_": three(op.strides, 1),
-            "dilation_": three(op.dilations, 1), "pad_": begins, "limit_": [s + a + b for s, a, b in zip(size, begins, ends, strict=True)],
+            "": size, "out_": out, "kernel_": kernel, "stride_": stride, "dilation_": dilation, "pad_": begins,
+            "limit_": [s + a + b for s, a, b in zip(size, begins, ends, strict=True)],
         }  # fmt: skip
+        first, last = inner_columns(size[2], out[2], kernel[2], stride[2], dilation[2], begins[2])
+        window_rows = kernel[0] * kernel[1]
+        separable = window_rows * stride[2] + kernel[2] + stride[2] < 0.75 * window_rows * kernel[2]
         arguments: dict[str, Argument] = {
-            "x": Pointer(x), "y": Pointer(y), "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x),
-            "y_batch": BatchStride(y), "blocks": Extent(-(-channels // target.width)),
+            "x": Pointer(x), "y": Pointer(y), "scratch": Scratch(size[2] * target.width * 4 if separable else 4),
+            "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
+            "blocks": Extent(ceil_div(channels, target.width)), "first_inner": Extent(first), "last_inner": Extent(last),
         }  # fmt: skip
         for prefix, values in groups.items():
             names = ("depth", "height", "width") if not prefix else tuple(prefix + axis for axis in "dyx")
             arguments.update({name: Extent(v) for name, v in zip(names, values, strict=True)})
-        constants = (("AVERAGE", int(op.kind == "average")), ("COUNT_PAD", int(op.kind == "average" and op.count_include_pad)))
+        constants = (
+            ("AVERAGE", int(op.kind == "average")), ("COUNT_PAD", int(op.kind == "average" and op.count_include_pad)),
+            ("SEPARABLE", int(separable)), ("SX", stride[2]),
+        )  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+
+
+def inner_columns(size: int, out: int, kernel: int, stride: int, dilation: int, pad: int) -> tuple[int, int]:
+    """The range of output columns whose whole window lies within a row of ``size`` columns, possibly empty."""
+    reach = (kernel - 1) * dilation
+    first = min(out, ceil_div(pad, stride))
+    if size <= reach:
+        return first, first
+    return first, max(first, min(out, (size - 1 - reach + pad) // stride + 1))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, numel, per_image
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
-from cnngraph.ops import Reduce
+from cnngraph.ops import Conv, Reduce
 from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, minimum, registers, splat, store, store_partial, to_float, unroll
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_f32
@@ -28,9 +28,9 @@ def reduce_spatial(
         at = image * x_batch + cb * pixels * W
         for k in unroll(4):
             if KIND == MAX:
-                acc[k] = splat(-1e39)
+                acc[k] = splat(-1e400)
             elif KIND == MIN:
-                acc[k] = splat(1e39)
+                acc[k] = splat(1e400)
             else:
                 acc[k] = splat(0.0)
         whole = pixels // 4 * 4
@@ -88,9 +88,13 @@ class ReduceSpatial:
         return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """Blocked in; the result plain, or blocked if its axes are kept."""
-        offers = [LayoutRequest((blocked(target),), (PLAIN,))]
+        """Blocked in; the result plain, or blocked if its axes are kept, which a convolution prefers."""
         assert isinstance(node.op, Reduce)
+        layout = blocked(target)
+        offers = [LayoutRequest((layout,), (PLAIN,))]
+        if node.op.keepdims:
+            convolved = any(isinstance(user.op, Conv) for user in node.output.users)
+            offers.insert(0 if convolved else 1, LayoutRequest((layout,), (layout,)))
         return offers
 
     def cost(self, node: Node, target: Target) -> float:

@@ -1,4 +1,4 @@
-"""Softmax and log-softmax over the last axis of a plain tensor."""
+"""Softmax and log-softmax along one axis of a plain tensor."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from cnngraph.ops import Softmax
 from cnngraph_cpu.language import (
     F32Pointer,
     add,
+    div,
     exp,
     get,
     load,
     load_partial,
+    log,
     maximum,
     mul,
     put,
@@ -30,64 +32,96 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import only_f32
 
-W = LOG = 0
+W = LOG = ACROSS = 0
 
 
-def softmax(x: F32Pointer, y: F32Pointer, rows: int, columns: int, tid: int, threads: int) -> None:
-    """exp(x - max) / sum, or x - max - log(sum), of each row."""
-    for row in range(rows * tid // threads, rows * (tid + 1) // threads):
-        at = row * columns
-        whole = columns // W * W
-        left = columns - whole
-        best = splat(-1e39)
-        for j in range(0, whole, W):
-            best = maximum(best, load(x, at + j))
+def along(row: int) -> None:
+    """The axis is innermost: one row of it."""
+    at = row * columns
+    whole = columns // W * W
+    left = columns - whole
+    best = splat(-1e400)
+    for j in range(0, whole, W):
+        best = maximum(best, load(x, at + j))
+    for j in range(whole, columns):
+        best = maximum(best, splat(get(x, at + j)))
+    top = splat(reduce_max(best))
+    total = splat(0.0)
+    for j in range(0, whole, W):
+        e = exp(sub(load(x, at + j), top))
+        total = add(total, e)
+        store(y, at + j, e)
+    tail = to_float(0)
+    if left > 0:
+        store_partial(y, at + whole, exp(sub(load_partial(x, at + whole, left), top)), left)
         for j in range(whole, columns):
-            best = maximum(best, splat(get(x, at + j)))
-        top = splat(reduce_max(best))
-        total = splat(0.0)
+            tail = tail + get(y, at + j)
+    sum_ = reduce_add(total) + tail
+    if LOG:
+        shift_ = splat(scalar_log(sum_))
         for j in range(0, whole, W):
-            e = exp(sub(load(x, at + j), top))
-            total = add(total, e)
-            store(y, at + j, e)
-        tail = to_float(0)
+            store(y, at + j, sub(sub(load(x, at + j), top), shift_))
         if left > 0:
-            store_partial(y, at + whole, exp(sub(load_partial(x, at + whole, left), top)), left)
-            for j in range(whole, columns):
-                tail = tail + get(y, at + j)
-        sum_ = reduce_add(total) + tail
-        if LOG:
-            shift_ = splat(scalar_log(sum_))
-            for j in range(0, whole, W):
-                store(y, at + j, sub(sub(load(x, at + j), top), shift_))
-            if left > 0:
-                store_partial(y, at + whole, sub(sub(load_partial(x, at + whole, left), top), shift_), left)
-        else:
-            inverse = to_float(1) / sum_
-            factor = splat(inverse)
-            for j in range(0, whole, W):
-                store(y, at + j, mul(load(y, at + j), factor))
-            for j in range(whole, columns):
-                put(y, at + j, get(y, at + j) * inverse)
+            store_partial(y, at + whole, sub(sub(load_partial(x, at + whole, left), top), shift_), left)
+    else:
+        inverse = to_float(1) / sum_
+        factor = splat(inverse)
+        for j in range(0, whole, W):
+            store(y, at + j, mul(load(y, at + j), factor))
+        for j in range(whole, columns):
+            put(y, at + j, get(y, at + j) * inverse)
 
 
-class SoftmaxLast:
-    """Softmax over the last axis."""
+def across(row: int, first: int, count: int) -> None:
+    """The axis has ``inner`` elements between neighbours: ``count`` lanes of them from ``first`` on."""
+    at = row * columns * inner + first
+    best = splat(-1e400)
+    for j in range(columns):
+        best = maximum(best, load_partial(x, at + j * inner, count))
+    total = splat(0.0)
+    for j in range(columns):
+        e = exp(sub(load_partial(x, at + j * inner, count), best))
+        total = add(total, e)
+        if not LOG:
+            store_partial(y, at + j * inner, e, count)
+    if LOG:
+        total = log(total)
+        for j in range(columns):
+            store_partial(y, at + j * inner, sub(sub(load_partial(x, at + j * inner, count), best), total), count)
+    else:
+        total = div(splat(1.0), total)
+        for j in range(columns):
+            store_partial(y, at + j * inner, mul(load_partial(y, at + j * inner, count), total), count)
+
+
+def softmax(x: F32Pointer, y: F32Pointer, rows: int, columns: int, inner: int, tid: int, threads: int) -> None:
+    """exp(x - max) / sum, or x - max - log(sum), over [rows, columns, inner] along ``columns``."""
+    if ACROSS:
+        groups = (inner + W - 1) // W
+        tasks = rows * groups
+        for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+            first = task % groups * W
+            across(task // groups, first, min(W, inner - first))
+    else:
+        for row in range(rows * tid // threads, rows * (tid + 1) // threads):
+            along(row)
+
+
+class SoftmaxPlain:
+    """Softmax along any axis."""
 
     name = "softmax"
     reorders_arithmetic = False
-    code = Code(softmax, {}, "Softmax or log-softmax over the last axis.")
+    code = Code(softmax, {"along": along, "across": across}, "Softmax or log-softmax along one axis.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses other axes than the last that is longer than one."""
+        """Refuses an axis that is empty."""
         if not isinstance(node.op, Softmax):
             return "not softmax"
         refusal = only_f32(node)
         if refusal:
             return refusal
         shape = node.input(0).type.shape
-        if any(d != 1 for d in shape[node.op.axis + 1 :]):
-            return "it is not over the last axis"
         if not isinstance(shape[node.op.axis], int) or any(d == 0 for d in shape):
             return "the axis is empty or depends on the batch"
         return None
@@ -101,11 +135,13 @@ class SoftmaxLast:
         return 2.0 * per_image(node.output.type.physical_elements)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
-        """One task a row."""
+        """One task a row, or a vector of columns."""
         op, x, y = node.op, node.input(0), node.output
         assert isinstance(op, Softmax)
         shape = x.type.shape
+        inner = numel(shape[op.axis + 1 :])
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "y": Pointer(y), "rows": Extent(numel(shape[: op.axis])), "columns": Extent(shape[op.axis]),
+            "inner": Extent(inner),
         }  # fmt: skip
-        return KernelCall(KernelSpec(self.name, target.isa, (("LOG", int(op.log)),)), arguments)
+        return KernelCall(KernelSpec(self.name, target.isa, (("LOG", int(op.log)), ("ACROSS", int(inner != 1)))), arguments)
