@@ -119,7 +119,8 @@ class Links:
         if any(a != b for i, (a, b) in enumerate(zip(x.type.shape, y.type.shape, strict=True)) if i != 1):
             return
         block, channels, taken = x.type.layout.block, x.type.shape[1], y.type.shape[1]
-        assert isinstance(channels, int) and isinstance(taken, int)
+        assert isinstance(channels, int)
+        assert isinstance(taken, int)
         start = op.starts[1]
         if start % block or (taken % block and start + taken != channels):
             return

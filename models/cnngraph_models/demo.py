@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import cnngraph
+from cnngraph.cli.memory import show_memory
 from cnngraph.errors import CnngraphError
 from cnngraph.runtime.session import Program
 from cnngraph_models import digits, trained_path
@@ -52,6 +53,9 @@ def demonstrate(picture: Path, threads: int | None) -> int:
     chosen = selection(predictions, labels)
     confidence = [float(probabilities[i, predictions[i]]) for i in chosen]
     print(digits.as_text(images[chosen], predictions[chosen].tolist(), confidence))
+    wrong = [f"{predictions[i]} is really a {labels[i]}" for i in chosen if predictions[i] != labels[i]]
+    if wrong:
+        print(f"wrong among these: {', '.join(wrong)}")
     digits.save_sheet(images[chosen], predictions[chosen].tolist(), confidence, labels[chosen].tolist(), picture)
     print(f"{picture}: the same as a picture")
     print(f"accuracy on {len(labels)} held-out digits: {accuracy:.2%} ({len(labels) - correct} wrong)\n")
@@ -60,7 +64,8 @@ def demonstrate(picture: Path, threads: int | None) -> int:
         milliseconds = time_per_run(program, {name: np.resize(inputs, (batch, *inputs.shape[1:]))}) * 1e3
         print(f"batch {batch:2}: {milliseconds:.3f} ms a run, {milliseconds / batch * 1e3:.1f} us an image")
     print_kernels(program)
-    print_memory(program)
+    print()
+    show_memory(program.memory_report())
     if accuracy < REQUIRED_ACCURACY:
         print(f"error: the accuracy is below {REQUIRED_ACCURACY:.0%}", file=sys.stderr)
         return 1
@@ -95,15 +100,6 @@ def print_kernels(program: Program) -> None:
     for kernel in program.kernels:
         print(f"  {kernel.name}: {len(kernel.text.splitlines())} lines, {kernel.nbytes:,} bytes of code")
         print(f"      {', '.join(kernel.nodes)}")
-
-
-def print_memory(program: Program) -> None:
-    """Print the memory plan."""
-    report = program.memory_report()
-    print("\nmemory plan")
-    for key, value in report.items():
-        if isinstance(value, (int, float)):
-            print(f"  {key.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"  {key.replace('_', ' ')}: {value:.3f}")
 
 
 if __name__ == "__main__":
