@@ -195,14 +195,14 @@ def wake(typingctx: Any, words: Any, index: Any) -> Any:
     return types.void(_POINTER, types.int64), codegen
 
 
-@njit(inline="never", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def arrive(team: Any, goal: int) -> None:
     """Count this thread in at the barrier that ends when the counter reaches ``goal``."""
     if add_atomic(team, TEAM_COUNTER, 1) == goal and load_atomic(team, TEAM_SLEEPERS) > 0:
         wake(team, TEAM_COUNTER)
 
 
-@njit(inline="never", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def wait(team: Any, goal: int, spins: int) -> None:
     """Wait until the barrier counter has reached ``goal``."""
     for _ in range(spins):
@@ -217,7 +217,7 @@ def wait(team: Any, goal: int, spins: int) -> None:
     add_atomic(team, TEAM_SLEEPERS, -1)
 
 
-@njit(inline="never", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def publish(address: int, team: Any, threads: int) -> None:
     """Give the job at ``address`` to workers 1 .. threads-1."""
     for tid in range(1, threads):
@@ -228,7 +228,7 @@ def publish(address: int, team: Any, threads: int) -> None:
             wake(team, mail + MAIL_SEQUENCE)
 
 
-@njit(inline="never", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def run_steps(job: Any, tid: int, start: int) -> None:
     """This thread's share of every step of a job, with barriers between the steps."""
     batch, threads = get_word(job, JOB_BATCH), get_word(job, JOB_THREADS)
@@ -253,7 +253,7 @@ def run_steps(job: Any, tid: int, start: int) -> None:
             wait(team, goal, spins)
 
 
-@njit(inline="never", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def serve(team: Any, tid: int, forever: bool) -> None:
     """The life of a worker thread: sleep, run its share of a job, count itself out; until job 0 comes."""
     mail = TEAM_MAILBOXES + tid * MAILBOX_WORDS
@@ -281,8 +281,10 @@ def serve(team: Any, tid: int, forever: bool) -> None:
 
 def driver(words: Any, tid: int, mode: int) -> None:
     """See the module's description."""
-    if mode in (WORKER, SERVE_ONE):
-        serve(words, tid, mode == WORKER)
+    if mode == WORKER:
+        serve(words, tid, True)
+    elif mode == SERVE_ONE:
+        serve(words, tid, False)
     elif mode == STOP:
         publish(0, words, tid)
     elif mode == HELPER:

@@ -7,8 +7,8 @@ from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
 from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
 from cnngraph_cpu.templates.dense import DenseLayer
 from cnngraph_cpu.templates.depthwise import Depthwise
-from cnngraph_cpu.templates.eltwise_strided import EltwiseStrided
 from cnngraph_cpu.templates.elementwise import EltwiseBlocked, EltwisePlain
+from cnngraph_cpu.templates.eltwise_strided import EltwiseStrided
 from cnngraph_cpu.templates.lrn import LocalResponse
 from cnngraph_cpu.templates.matmul import MatMulPlain
 from cnngraph_cpu.templates.pool import PoolBlocked

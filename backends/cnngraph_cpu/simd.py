@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -348,7 +348,7 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def primitives(isa: str) -> dict[str, Any]:
     """Everything generated source may name, for one instruction set."""
     from cnngraph_cpu.functions import derived

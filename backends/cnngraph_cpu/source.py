@@ -37,7 +37,7 @@ class Code:
 def operand_kinds(spec: KernelSpec) -> tuple[int, ...]:
     """Kinds of the epilogue operands, from the constants E0, E1, ... of a specification."""
     table = dict(spec.constants)
-    kinds = []
+    kinds: list[int] = []
     while f"E{len(kinds)}" in table:
         kinds.append(table[f"E{len(kinds)}"])
     return tuple(kinds)
@@ -49,7 +49,7 @@ def kernel_name(spec: KernelSpec) -> str:
     parts += [f"{k.lower()}{'m' if v < 0 else ''}{abs(v)}" for k, v in spec.constants if not (k.startswith("E") and k[1:].isdigit())]
     name = "_".join(parts)
     if spec.expression is not None and spec.expression.instrs:
-        kinds = "".join("scf"[k] for k in operand_kinds(spec))
+        kinds = "".join("scfi"[k] for k in operand_kinds(spec))
         functions = "_".join(i.fn for i in spec.expression.instrs[:4])
         digest = hashlib.sha256(repr((spec.expression, kinds)).encode()).hexdigest()[:6]
         name += f"__{functions}_{kinds}{digest}" if kinds else f"__{functions}_{digest}"
@@ -66,9 +66,7 @@ def generate(spec: KernelSpec, code: Code, header: Sequence[str] = ()) -> Kernel
     name = kernel_name(spec)
     width = {"avx512": 16, "avx2": 8, "sse4": 4, "neon": 4}[spec.isa]
     constants: dict[str, Any] = {"W": width, **dict(spec.constants)}
-    body = specialize(
-        code.function, constants, helpers=code.helpers, expression=spec.expression, operand_kinds=operand_kinds(spec)
-    )
+    body = specialize(code.function, constants, helpers=code.helpers, expression=spec.expression, operand_kinds=operand_kinds(spec))
     prologue = []
     used = {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name)}
     for i, (parameter, annotation) in enumerate(all_parameters(code, spec)):

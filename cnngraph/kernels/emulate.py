@@ -104,13 +104,13 @@ def run(source: str, name: str, arguments: Sequence[Any], width: int, threads: i
 
     Args:
         source: the module text a backend generated.
-        arguments: an array for every pointer parameter and an int for every other, in order.
+        arguments: an array (or an EmulatedPointer into one) for every pointer parameter and an int for every other, in order.
     """
     table = primitives(width)
     tree = ast.parse(source)
     tree.body = [s for s in tree.body if isinstance(s, ast.FunctionDef)]  # without the import of compiled primitives
     code = compile(tree, f"<{name}>", "exec")
-    values = [EmulatedPointer(a) if isinstance(a, np.ndarray) else int(a) for a in arguments]
+    values = [EmulatedPointer(a) if isinstance(a, np.ndarray) else a if isinstance(a, EmulatedPointer) else int(a) for a in arguments]
     table["pointer_argument"] = lambda args, i: args[i]
     table["int_pointer_argument"] = lambda args, i: args[i]
     table["int_argument"] = lambda args, i: args[i]

@@ -44,7 +44,7 @@ class Program:
         self.inputs: list[TensorSpec] = data.inputs
         self.outputs: list[TensorSpec] = data.outputs
         self.report: dict[str, Any] = data.report
-        self.threads = _thread_count(threads or data.threads or default_threads())
+        self.threads = _thread_count(threads if threads is not None else data.threads or default_threads())
         self._executor = Executor(data)
         self._input_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.inputs]
         self._output_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.outputs]

@@ -84,38 +84,35 @@ class Builder:
         self._transposed_dense = transposed_dense
         self._conv_bias = conv_bias
         self._epsilon = epsilon
-        self._nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
-        self._inputs: list[onnx.ValueInfoProto] = []
-        self._outputs: list[onnx.ValueInfoProto] = []
+        self._model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="cnngraph_models")
+        self._model.opset_import.append(helper.make_opsetid("", OPSET))
+        self._graph = self._model.graph
+        self._graph.name = name
         self._names: set[str] = set()
 
     # -- graph ------------------------------------------------------------------------------------------------------------------
 
     def input(self, name: str, shape: Sequence[int], low: float = -1.0, high: float = 1.0) -> Tensor:
         """Declare an input of shape (batch, *shape) whose values lie, evenly, between ``low`` and ``high``."""
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [self._batch, *shape]))
+        self._graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [self._batch, *shape]))
         return Tensor(name, tuple(shape), Moments((low + high) / 2, (high - low) ** 2 / 12))
 
     def output(self, x: Tensor, name: str | None = None) -> None:
         """Declare ``x`` an output, called ``name`` if that is given."""
         final = x.name
         if name is not None and name != x.name:
-            producer = next(node for node in self._nodes if node.output[0] == x.name)
+            producer = next(node for node in self._graph.node if node.output[0] == x.name)
             producer.output[0] = name
-            for node in self._nodes:
+            for node in self._graph.node:
                 for i, used in enumerate(node.input):
                     if used == x.name:
                         node.input[i] = name
             final = name
-        self._outputs.append(helper.make_tensor_value_info(final, TensorProto.FLOAT, [self._batch, *x.shape]))
+        self._graph.output.append(helper.make_tensor_value_info(final, TensorProto.FLOAT, [self._batch, *x.shape]))
 
     def finish(self) -> onnx.ModelProto:
         """Return the model (opset 17)."""
-        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, self._weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="cnngraph_models")
-        model.ir_version = IR_VERSION
-        return model
+        return self._model
 
     # -- layers with weights ----------------------------------------------------------------------------------------------------
 
@@ -259,7 +256,7 @@ class Builder:
         if name in self._names:
             raise UsageError(f"two layers of {self.name} are called {name}")
         self._names.add(name)
-        self._nodes.append(helper.make_node(op, list(inputs), [f"{name}.out"], name=name, **attributes))
+        self._graph.node.append(helper.make_node(op, list(inputs), [f"{name}.out"], name=name, **attributes))
         return Tensor(f"{name}.out", shape, moments)
 
     def _spread(self, name: str, shape: tuple[int, ...], deviation: float) -> str:
@@ -274,7 +271,7 @@ class Builder:
 
     def _store(self, name: str, shape: tuple[int, ...], values: np.ndarray | None) -> str:
         data = bytes(4 * math.prod(shape)) if values is None else values.astype("<f4", copy=False).tobytes()
-        self._weights.append(TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, raw_data=data))
+        self._graph.initializer.add(name=name, dims=shape, data_type=TensorProto.FLOAT, raw_data=data)
         return name
 
 

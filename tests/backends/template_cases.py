@@ -22,6 +22,7 @@ from cnngraph.runtime.program import Kernel
 from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
 
+Given = np.ndarray | int | emulate.EmulatedPointer
 GAP = 5
 GUARD = np.float32(12345.0)
 
@@ -125,23 +126,23 @@ def plan(case: Case, isa: str, request: LayoutRequest) -> tuple[Node, KernelCall
     return node, TEMPLATES[case.template].plan(node, target)
 
 
-def arguments(case: Case, call: KernelCall, node: Node, feeds: dict[Value, np.ndarray]) -> tuple[list[np.ndarray | int], Memory, list[Memory]]:
+def arguments(case: Case, call: KernelCall, node: Node, feeds: dict[Value, np.ndarray]) -> tuple[list[Given], Memory, list[Memory]]:
     """The call's arguments, the memory of the output, and of everything."""
     strided = {a.value for a in call.arguments.values() if isinstance(a, BatchStride)}
     memories: dict[Value, Memory] = {}
     for value in {v: None for v in (*node.inputs, *node.outputs) if v is not None}:
         if value in feeds or value.is_constant:
-            array = feeds[value] if value in feeds else value.data
+            array = feeds.get(value, value.data)
             assert array is not None
             physical = to_layout(array.astype(np.float32), value.type.layout)
         else:
             physical = np.full(bind_shape(value.type.physical_shape, case.batch), np.nan, np.float32)
         memories[value] = Memory(physical, value in strided and value.type.rank > 0)
-    out: list[np.ndarray | int] = []
+    out: list[Given] = []
     for argument in call.arguments.values():
         match argument:
             case Pointer(value, offset):
-                out.append(memories[value].array[offset:])
+                out.append(emulate.EmulatedPointer(memories[value].array, offset))
             case Extent(dim):
                 out.append(bind_dim(dim, case.batch))
             case BatchStride(value):
@@ -157,7 +158,7 @@ def expected(case: Case, node: Node, feeds: dict[Value, np.ndarray]) -> np.ndarr
     """The reference in float64."""
     arrays = []
     for value in node.inputs:
-        array = None if value is None else feeds[value] if value in feeds else value.data
+        array = None if value is None else feeds.get(value, value.data)
         arrays.append(array.astype(np.float64) if array is not None and array.dtype == np.float32 else array)
     return case.op.bind(case.batch).reference(*arrays)[0]
 
@@ -167,7 +168,9 @@ def compare(case: Case, node: Node, got: np.ndarray, want: np.ndarray) -> None:
     bound = case.tolerance * np.maximum(1.0, np.abs(want))
     with np.errstate(invalid="ignore"):
         bad = ~((np.abs(got - want) <= bound) | (got == want) | (np.isnan(got) & np.isnan(want)))
-    assert not bad.any(), f"{int(bad.sum())} of {bad.size} differ, e.g. {got[bad][:4]} for {want[bad][:4]} at {np.argwhere(bad)[:3].tolist()}"
+    assert not bad.any(), (
+        f"{int(bad.sum())} of {bad.size} differ, e.g. {got[bad][:4]} for {want[bad][:4]} at {np.argwhere(bad)[:3].tolist()}"
+    )
 
 
 def result(node: Node, memory: Memory, batch: int) -> np.ndarray:
@@ -199,12 +202,19 @@ class Compiled:
         addresses = load_kernels([Kernel(k.name, k.symbol, k.code) for k in kernels.values()])
         self._address = dict(zip(kernels, addresses, strict=True))
 
-    def call(self, call: KernelCall, given: Sequence[np.ndarray | int], threads: int) -> None:
+    def call(self, call: KernelCall, given: Sequence[Given], threads: int) -> None:
         """Run every thread's share, one after another."""
         entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self._address[call.spec])
-        block = np.array([a.ctypes.data if isinstance(a, np.ndarray) else a for a in given], np.int64)
+        block = np.array([_word(a) for a in given], np.int64)
         for tid in range(threads):
             entry(block.ctypes.data, tid, threads)
+
+
+def _word(argument: Given) -> int:
+    """The 64-bit argument word."""
+    if isinstance(argument, emulate.EmulatedPointer):
+        return int(argument.array.ctypes.data) + argument.array.itemsize * argument.offset
+    return int(argument.ctypes.data) if isinstance(argument, np.ndarray) else argument
 
 
 def run_compiled(case: Case, request: LayoutRequest, isa: str, kernels: Compiled, threads: int = 3, seed: int = 0) -> np.ndarray:

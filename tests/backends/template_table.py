@@ -42,7 +42,7 @@ RESIDUAL = Expression(2, (Instr("add", (0, 1)), Instr("relu", (2,))))
 
 
 def elementwise_cases() -> list[Case]:
-    out = [
+    return [
         Case("eltwise_blocked", Elementwise(RELU), ((BATCH, 19, 3, 5),)),
         Case("eltwise_blocked", Elementwise(MUL_ADD_RELU), ((BATCH, 19, 5), _array(19, 1), (BATCH, 19, 5))),
         Case("eltwise_blocked", Elementwise(MUL_ADD_RELU), ((BATCH, 7, 3, 5), (BATCH, 7, 1, 1), _array(1))),
@@ -56,10 +56,9 @@ def elementwise_cases() -> list[Case]:
         Case("eltwise_strided", Elementwise(ADD), ((BATCH, 1, 4, 1), (1, 3, 1, 21))),
         Case("eltwise_strided", Elementwise(ADD), ((BATCH, 3, 4, 5), (BATCH, 1, 4, 5))),
         Case("eltwise_strided", Elementwise(ADD), (_array(1, 3, 4, 5), (1, 3, 4, 5))),
-        Case("eltwise_strided", Elementwise(MUL_ADD_RELU), ((BATCH, 3, 1, 5, 2, 3), (3, 4, 1, 1, 3), (1, 4, 5, 1, 1))),
+        Case("eltwise_strided", Elementwise(MUL_ADD_RELU), ((BATCH, 3, 1, 5, 2, 3), (3, 4, 1, 1, 1), (1, 4, 5, 2, 3))),
         Case("eltwise_strided", Elementwise(ADD), ((5,), (1,))),
     ]  # fmt: skip
-    return out
 
 
 def pool_cases() -> list[Case]:

@@ -223,3 +223,30 @@ def test_doctor_names_what_matters(call: Call) -> None:
     assert "cpu" in {backend["name"] for backend in data["backends"]}
     assert "CNNGRAPH_THREADS" in data["variables"]
     assert call("doctor").code == 0
+
+
+def test_summary_counts_and_shows_the_convention(call: Call, lenet: Path) -> None:
+    outcome = call("summary", lenet, "--json")
+    assert outcome.code == 0, outcome.err
+    data = outcome.json
+    assert data["totals"]["parameters"] == 61706
+    assert data["totals"]["macs"] == sum(layer["macs"] or 0 for layer in data["layers"]) == 416520
+    conv = next(layer for layer in data["layers"] if layer["name"] == "conv1")
+    assert conv == {"name": "conv1", "type": "Conv", "output_shape": [None, 6, 28, 28], "parameters": 156, "macs": 117600}
+    text = call("summary", lenet, "--count", "keras").out
+    assert "(None, 6, 28, 28)" in text
+    assert "--count keras" in text
+    assert "61,706" in text
+
+
+def test_summary_with_memory(call: Call, lenet: Path) -> None:
+    outcome = call("summary", lenet, "--memory", "--json")
+    assert outcome.code == 0, outcome.err
+    memory = outcome.json["memory"]
+    assert memory["lower_bound"] <= memory["peak"] <= 1.1 * memory["lower_bound"]
+    assert memory["ratio"] == pytest.approx(memory["peak"] / memory["lower_bound"])
+    assert "arena / lower bound" in call("summary", lenet, "--memory").out
+
+
+def test_summary_needs_the_model(call: Call, artifact: Path) -> None:
+    assert call("summary", artifact).code == 2

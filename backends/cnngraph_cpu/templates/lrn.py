@@ -106,9 +106,7 @@ class LocalResponse:
 
     name = "lrn"
     reorders_arithmetic = False
-    code = Code(
-        lrn, {"plain_pixels": plain_pixels, "blocked_pixels": blocked_pixels}, "Local response normalisation across channels."
-    )
+    code = Code(lrn, {"plain_pixels": plain_pixels, "blocked_pixels": blocked_pixels}, "Local response normalisation across channels.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other operators and a base that may not be positive."""

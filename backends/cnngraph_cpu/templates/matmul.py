@@ -103,9 +103,7 @@ class MatMulPlain:
 
     name = "matmul"
     reorders_arithmetic = False
-    code = Code(
-        matmul, {f.__name__: f for f in (product_tile, narrow_tile, rows_of_tile)}, "Product of matrices computed at run time."
-    )
+    code = Code(matmul, {f.__name__: f for f in (product_tile, narrow_tile, rows_of_tile)}, "Product of matrices computed at run time.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses batch axes that do not merge into two."""
@@ -135,8 +133,8 @@ class MatMulPlain:
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One task a block of rows and a tile of columns of one matrix."""
         extents, strides, rows, depth, columns = _loops(node)
-        outer = [1] * (_BATCH_AXES - len(extents)) + extents
-        steps = [[0] * (_BATCH_AXES - len(s)) + s for s in strides]
+        outer = [*([1] * (_BATCH_AXES - len(extents))), *extents]
+        steps = [[*([0] * (_BATCH_AXES - len(s))), *s] for s in strides]
         wide = columns if isinstance(columns, int) else target.width * 4
         tv = max(1, min(4 if target.registers >= 32 else 2, wide // target.width))
         numbers: dict[str, Dim] = {

@@ -79,26 +79,28 @@ def take(k: int) -> None:
 def finish() -> None:
     """From the total to the result."""
     if KIND == MEAN:
-        total = div(total, splat(to_float(reduced)))
+        outcome = div(total, splat(to_float(reduced)))
     elif KIND == L2:
-        total = sqrt(total)
+        outcome = sqrt(total)
     elif KIND == LOG_SUM:
-        total = log(total)
+        outcome = log(total)
     elif KIND == LOG_SUM_EXP:
-        total = add(log(total), top)
+        outcome = add(log(total), top)
+    else:
+        outcome = total
 
 
 def finite_or_zero() -> None:
-    """A maximum that is infinite or NaN must not be subtracted."""
-    top = select_negative(sub(sub(top, top), splat(1.0)), top, splat(0.0))
+    """What to subtract: the greatest element, unless that is infinite or NaN."""
+    top = select_negative(sub(sub(greatest, greatest), splat(1.0)), greatest, splat(0.0))
 
 
 def across(at: int, to: int, count: int) -> None:
     """``count`` neighbouring results; each sums in the order of the axis."""
     if KIND == LOG_SUM_EXP:
-        top = splat(-1e400)
+        greatest = splat(-1e400)
         for j in range(reduced):
-            top = maximum(top, load_partial(x, at + j * inner, count))
+            greatest = maximum(greatest, load_partial(x, at + j * inner, count))
         finite_or_zero()
     start(0)
     for j in range(reduced):
@@ -106,18 +108,18 @@ def across(at: int, to: int, count: int) -> None:
         take(0)
     total = acc[0]
     finish()
-    store_partial(y, to, total, count)
+    store_partial(y, to, outcome, count)
 
 
 def along(at: int, to: int) -> None:
     """One result from ``reduced`` neighbours, in four vectors of partial results."""
     if KIND == LOG_SUM_EXP:
-        top = splat(-1e400)
+        greatest = splat(-1e400)
         for j in range(0, whole, W):
-            top = maximum(top, load(x, at + j))
+            greatest = maximum(greatest, load(x, at + j))
         for j in range(whole, reduced):
-            top = maximum(top, broadcast(x, at + j))
-        top = splat(reduce_max(top))
+            greatest = maximum(greatest, broadcast(x, at + j))
+        greatest = splat(reduce_max(greatest))
         finite_or_zero()
     for k in unroll(4):
         start(k)
@@ -142,7 +144,7 @@ def along(at: int, to: int) -> None:
         take(0)
     total = acc[0]
     finish()
-    store_partial(y, to, total, 1)
+    store_partial(y, to, outcome, 1)
 
 
 def reduce(x: F32Pointer, y: F32Pointer, outer: int, reduced: int, inner: int, tid: int, threads: int) -> None:
