@@ -14,6 +14,7 @@ from cnngraph.errors import InvalidModelError, printable
 _SHAPE_CONSTANT_ELEMENTS = 1024
 _TRANSPARENT = frozenset({"Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 _CONSTANT_ATTRIBUTES = ("value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
+MAX_ELEMENTS = 1 << 62
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 
 Shape = tuple[int | None, ...]
@@ -52,7 +53,7 @@ class Structure:
         outputs: names of the graph outputs.
 
     Raises:
-        InvalidModelError: if an initialiser has a negative extent.
+        InvalidModelError: if a stored tensor has a negative extent or more elements than 64 bits can count.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -81,7 +82,7 @@ class Structure:
         self.inputs = [value for value in self.graph.input if value.name not in self.constants]
 
     def _register(self, name: str, tensor: TensorProto) -> None:
-        if any(extent < 0 for extent in tensor.dims):
+        if any(extent < 0 for extent in tensor.dims) or math.prod(tensor.dims) >= MAX_ELEMENTS:
             raise InvalidModelError(f"the constant {printable(name)} has the impossible shape {tuple(tensor.dims)}")
         self.constants[name] = Constant(name, tuple(tensor.dims), tensor.data_type)
 

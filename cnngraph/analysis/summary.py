@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from cnngraph.analysis.structure import Constant, Shape, Structure
+from cnngraph.analysis.structure import MAX_ELEMENTS, Constant, Shape, Structure
 from cnngraph.errors import UsageError, printable
 
 Count = Literal["onnx", "keras", "folded"]
@@ -147,7 +147,7 @@ def summarize(model: onnx.ModelProto, count: Count = "onnx") -> Summary:
 
     Raises:
         UsageError: for an unknown convention.
-        InvalidModelError: if a stored tensor has a negative extent.
+        InvalidModelError: if a stored tensor has an impossible shape.
     """
     if count not in get_args(Count):
         raise UsageError(f"count is one of {', '.join(get_args(Count))}, not {count!r}")
@@ -323,6 +323,10 @@ def _longest(structure: Structure, counted: list[bool]) -> int:
 
 def _macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int | None:
     """Multiply-adds of a node; 0 for what is neither a convolution nor a matrix product, None if a shape is not known."""
+    if node.op_type not in _CONVOLUTIONS and node.op_type not in _PRODUCTS:
+        return 0
+    if not node.input or not node.output:
+        return None
     if node.op_type in _CONVOLUTIONS:
         position = _CONVOLUTIONS[node.op_type]
         weight = shapes.get(node.input[position]) if position < len(node.input) else None
@@ -330,21 +334,20 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int | None:
         applied = _known_product(shapes.get(spread))
         each = _known_product(weight[1:]) if weight else None
         return None if applied is None or each is None else applied * each
-    if node.op_type in _PRODUCTS:
-        left = shapes.get(node.input[0])
-        results = _known_product(shapes.get(node.output[0]))
-        if not left or results is None:
-            return None
-        transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
-        inner = left[0] if transposed else left[-1]
-        return None if inner is None else results * inner
-    return 0
+    left = shapes.get(node.input[0])
+    results = _known_product(shapes.get(node.output[0]))
+    if not left or results is None:
+        return None
+    transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
+    inner = left[0] if transposed else left[-1]
+    return None if inner is None else results * inner
 
 
 def _known_product(shape: Shape | None) -> int | None:
     if shape is None or any(extent is None for extent in shape):
         return None
-    return math.prod(extent for extent in shape if extent is not None)
+    product = math.prod(extent for extent in shape if extent is not None)
+    return product if product < MAX_ELEMENTS else None
 
 
 def _cut(text: str, width: int) -> str:

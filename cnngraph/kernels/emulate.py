@@ -104,7 +104,10 @@ def run(source: str, name: str, arguments: Sequence[Any], width: int, threads: i
 
     Args:
         source: the module text a backend generated.
+        name: the function in it.
         arguments: an array (or an EmulatedPointer into one) for every pointer parameter and an int for every other, in order.
+        width: lanes of a vector.
+        threads: how many threads share the work.
     """
     table = primitives(width)
     tree = ast.parse(source)

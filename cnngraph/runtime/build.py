@@ -203,6 +203,7 @@ def _report(
         "passes": [dataclasses.asdict(r) for r in records],
         "rejections": [{"pass": r.pass_name, "node": printable(r.node, 400), "reason": r.reason} for r in rejections],
         "selection": rows,
+        "cycles": sum(s.costs.get(s.chosen, 0.0) for s in selections),
         "memory": plan.report(),
         "reference_steps": [s.label for s in steps if isinstance(s, HostStep)],
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnngraph.errors import InvalidInputError, UsageError, printable
+from cnngraph.errors import CnngraphError, InvalidInputError, UsageError, printable
 from cnngraph.runtime.program import TensorSpec
 from cnngraph.runtime.session import KernelInfo, Program
 
@@ -24,6 +24,7 @@ MAX_VARIANTS = 8
 
 Shapes = dict[str, tuple[int | None, ...]]
 Build = Callable[..., Program]
+Declared = tuple[str, Sequence[int | str | None] | None]
 _Key = tuple[int | None, tuple[tuple[str, tuple[int | None, ...]], ...]]
 
 
@@ -38,17 +39,17 @@ class DynamicProgram:
     """
 
     def __init__(
-        self, declared: Mapping[str, tuple[str, Sequence[int | str | None] | None]], outputs: Sequence[str], build: Build, *,
+        self, declared: Mapping[str, Declared], outputs: Mapping[str, Declared | None], build: Build, *,
         symbolic_batch: bool = True, threads: int | None = None,
     ) -> None:  # fmt: skip
-        """Create one from declared inputs, name to (dtype, dimensions), and output names.
+        """Create one from declared inputs and outputs, name to (dtype, dimensions).
 
         ``build(shapes, batch)`` compiles for ``shapes`` (None: a free leading dimension) and a batch, None if it stays symbolic.
         """
         self.inputs = [TensorSpec(name, dtype, _shown(dims)) for name, (dtype, dims) in declared.items()]
         self.threads = threads
         self._declared = {name: None if dims is None else tuple(dims) for name, (_, dims) in declared.items()}
-        self._outputs = list(outputs)
+        self._outputs = dict(outputs)
         self._build = build
         self._symbolic = symbolic_batch
         self._variants: OrderedDict[_Key, Program] = OrderedDict()
@@ -66,28 +67,31 @@ class DynamicProgram:
 
         model, _ = read_model(source, options.limits)
         constants = {tensor.name for tensor in model.graph.initializer}
-        declared: dict[str, tuple[str, Sequence[int | str | None] | None]] = {}
+        declared: dict[str, Declared] = {}
         for info in model.graph.input:
             if info.name not in constants:
                 dtype, dims = declared_type(info)
                 declared[info.name] = (dtype.value, (shapes or {}).get(info.name, dims))
         symbolic = isinstance(error, FreeDimensionsError)
-        outputs = [info.name for info in model.graph.output]
+        outputs: dict[str, Declared | None] = {}
+        for info in model.graph.output:
+            try:
+                dtype, dims = declared_type(info)
+                outputs[info.name] = (dtype.value, dims)
+            except CnngraphError:  # an output need not declare a type
+                outputs[info.name] = None
         return DynamicProgram(declared, outputs, build, symbolic_batch=symbolic, threads=options.threads)
 
     @property
     def outputs(self) -> list[TensorSpec]:
-        """Outputs of the variant used last; before the first run their dtype and shape are unknown.
+        """Outputs of the variant used last; before the first run, what the model declares.
 
         Raises:
-            UsageError: nothing has run yet.
+            UsageError: nothing has run yet, and the model declares no type.
         """
+        if self._latest is None and None not in self._outputs.values():
+            return [TensorSpec(name, known[0], _shown(known[1])) for name, known in self._outputs.items() if known is not None]
         return self._last("the outputs' types").outputs
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of the outputs, in the model's order."""
-        return list(self._outputs)
 
     @property
     def kernels(self) -> list[KernelInfo]:

@@ -16,7 +16,7 @@ from cnngraph.runtime.team import CALLER, Entry, shared_team
 # Word numbers of a job, as the driver reads them.
 _DRIVER, _BATCH, _THREADS, _BASES, _STEPS, _COUNT, _KERNELS = 0, 1, 2, 3, 4, 5, 6
 _ARGS, _ARGS_STRIDE, _SCRATCH_STRIDE, _TEAM, _START, _SPINS, _WAKE, _WORDS = 7, 8, 9, 10, 11, 12, 13, 16
-_BARRIER_SPINS = 40_000
+_BARRIER_SPINS = 20_000
 _NOTHING = np.empty(0, np.uint8)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,10 @@ class KernelInfo:
     cached: bool
 
 
+ALONE_CYCLES = 500_000
+"""Runs estimated below this many cycles of one core use one thread: waking a team and its barriers would cost more."""
+
+
 class Program:
     """A compiled network, ready to run. Safe to call from any number of threads at once."""
 
@@ -45,6 +49,7 @@ class Program:
         self.outputs: list[TensorSpec] = data.outputs
         self.report: dict[str, Any] = data.report
         self.threads = _thread_count(threads if threads is not None else data.threads or default_threads())
+        self._cycles = float(data.report.get("cycles", ALONE_CYCLES))
         self._executor = Executor(data)
         self._input_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.inputs]
         self._output_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.outputs]
@@ -81,6 +86,8 @@ class Program:
         return named if outputs is None else {name: named[name] for name in outputs}
 
     def _execute(self, arrays: list[np.ndarray], results: list[np.ndarray], batch: int, threads: int) -> None:
+        if self._cycles * batch < ALONE_CYCLES:
+            threads = 1
         try:
             self._executor.run(arrays, results, batch, threads)
         except MemoryError:
@@ -189,11 +196,23 @@ class NodeArg:
 
     def __init__(self, spec: TensorSpec) -> None:
         self.name = spec.name
-        self.shape = list(spec.shape)
+        self.shape: list[int | str | None] = [None if dim == "?" else dim for dim in spec.shape]
         self.type = f"tensor({_ORT_TYPES[spec.dtype]})"
 
     def __repr__(self) -> str:
         return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={self.shape})"
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """onnxruntime's description of a model; cnngraph keeps none of the texts, which come from the file."""
+
+    producer_name: str = "cnngraph"
+    graph_name: str = ""
+    domain: str = ""
+    description: str = ""
+    version: int = 0
+    custom_metadata_map: dict[str, str] = field(default_factory=dict)
 
 
 class InferenceSession:
@@ -217,7 +236,9 @@ class InferenceSession:
         if isinstance(path_or_bytes, (str, os.PathLike)) and os.fspath(path_or_bytes).endswith((".cnng", ".cng")):
             from cnngraph.runtime.artifact import load
 
-            self.program = load(path_or_bytes)
+            if set(options) - {"threads"}:
+                raise UsageError(f"a compiled program takes no compile options, got {', '.join(sorted(set(options) - {'threads'}))}")
+            self.program = load(path_or_bytes, **options)
         else:
             from cnngraph.pipeline import compile
 
@@ -239,3 +260,7 @@ class InferenceSession:
     def get_providers(self) -> list[str]:
         """Always the CPU."""
         return ["CPUExecutionProvider"]
+
+    def get_modelmeta(self) -> ModelMeta:
+        """What onnxruntime reports of a model, as far as it is kept."""
+        return ModelMeta()

@@ -239,7 +239,8 @@ class GatherRows:
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One task an index."""
         op, x, y, indices = node.op, node.input(0), node.output, node.input(1).data
-        assert isinstance(op, Gather) and indices is not None
+        assert isinstance(op, Gather)
+        assert indices is not None
         extent = x.type.shape[op.axis]
         assert isinstance(extent, int)
         table = np.ascontiguousarray(indices.reshape(-1).astype(np.int64) % extent)

@@ -138,7 +138,8 @@ class DenseLayer:
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "w": Packed(packed), "b": per_channel(None if bias is None else bias.data, outputs, width, tv),
             "y": Pointer(y), "rows": Extent(y.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
-            "depth": Extent(depth), "outputs": Extent(outputs), "tiles": Extent(tiles), "block_rows": Extent(_BLOCK_ROWS // mt * mt), **operands,
+            "depth": Extent(depth), "outputs": Extent(outputs), "tiles": Extent(tiles),
+            "block_rows": Extent(_BLOCK_ROWS // mt * mt), **operands,
         }  # fmt: skip
         spec = KernelSpec(self.name, target.isa, tuple(constants), op.epilogue)
         return KernelCall(spec, arguments, (f"{mt} rows x {tv}x{width} outputs",), overwritable(node.inputs[3:], y))

@@ -16,21 +16,22 @@ from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_l
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, geometry
 from cnngraph_cpu.templates.pool import inner_columns
 
-W = SX = 0
+W = SX = KX = 0
+_MOST_UNROLLED_TAPS = 5
 
 
 def border(start: int, stop: int) -> None:
     """Output columns whose window leaves the row: one by one, taps clipped."""
     for ox in range(start, stop):
         x0 = ox * SX - pad_x
-        first_x = max(0, (dilation_x - 1 - x0) // dilation_x)
-        last_x = min(kernel_x, (width - x0 + dilation_x - 1) // dilation_x)
+        first_x = max(0, (DX - 1 - x0) // DX)
+        last_x = min(kernel_x, (width - x0 + DX - 1) // DX)
         total = bias
         for ky in range(first_y, last_y):
-            line = image * x_batch + ((cb * height + y0 + ky * dilation_y) * width + x0) * W
+            line = image * x_batch + ((cb * height + y0 + ky * DY) * width + x0) * W
             for kx in range(first_x, last_x):
                 weight = load(w, ((cb * kernel_y + ky) * kernel_x + kx) * W)
-                total = fma(weight, load(x, line + kx * dilation_x * W), total)
+                total = fma(weight, load(x, line + kx * DX * W), total)
         inner = ((cb * out_y + oy) * out_x + ox) * W
         out = epilogue(total, image, inner, cb * W)
         store(y, image * y_batch + inner, out)
@@ -41,12 +42,22 @@ def columns_within(COLS: int, ox: int) -> None:
     for c in unroll(COLS):
         acc[c] = bias
     for ky in range(first_y, last_y):
-        line = image * x_batch + ((cb * height + y0 + ky * dilation_y) * width + ox * SX - pad_x) * W
+        line = image * x_batch + ((cb * height + y0 + ky * DY) * width + ox * SX - pad_x) * W
         at = (cb * kernel_y + ky) * kernel_x * W
-        for kx in range(kernel_x):
-            weight = load(w, at + kx * W)
-            for c in unroll(COLS):
-                acc[c] = fma(weight, load(x, line + (kx * dilation_x + c * SX) * W), acc[c])
+        if KX:
+            for kx in unroll(KX):
+                weights[kx] = load(w, at + kx * W)
+            for place in unroll((COLS - 1) * SX + KX):
+                value = load(x, line + place * W)
+                for kx in unroll(KX):
+                    for c in unroll(COLS):
+                        if c * SX + kx == place:
+                            acc[c] = fma(weights[kx], value, acc[c])
+        else:
+            for kx in range(kernel_x):
+                weight = load(w, at + kx * W)
+                for c in unroll(COLS):
+                    acc[c] = fma(weight, load(x, line + (kx * DX + c * SX) * W), acc[c])
     for c in unroll(COLS):
         inner = ((cb * out_y + oy) * out_x + ox + c) * W
         total = acc[c]
@@ -56,19 +67,24 @@ def columns_within(COLS: int, ox: int) -> None:
 
 def depthwise(
     x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, height: int,
-    width: int, out_y: int, out_x: int, kernel_y: int, kernel_x: int, stride_y: int, dilation_y: int, dilation_x: int, pad_y: int,
+    width: int, out_y: int, out_x: int, kernel_y: int, kernel_x: int, stride_y: int, DY: int, DX: int, pad_y: int,
     pad_x: int, first_inner: int, last_inner: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``[first_inner, last_inner)`` are the output columns whose window lies within the row."""
+    """``[first_inner, last_inner)`` are the output columns whose window lies within the row.
+
+    Dilations of 1 are compile-time constants, which leaves no division in the loops. With KX the column taps are unrolled: each input vector is loaded once for all the columns that share it.
+    """
     acc = registers(8)
+    weights = registers(KX)
     tasks = images * blocks * out_y
-    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        image = task // (blocks * out_y)
-        cb = task // out_y % blocks
-        oy = task % out_y
+    first_task = tasks * tid // threads
+    image = first_task // (blocks * out_y)
+    cb = first_task // out_y % blocks
+    oy = first_task % out_y
+    for task in range(first_task, tasks * (tid + 1) // threads):
         y0 = oy * stride_y - pad_y
-        first_y = max(0, (dilation_y - 1 - y0) // dilation_y)
-        last_y = min(kernel_y, (height - y0 + dilation_y - 1) // dilation_y)
+        first_y = max(0, (DY - 1 - y0) // DY)
+        last_y = min(kernel_y, (height - y0 + DY - 1) // DY)
         bias = load(b, cb * W)
         border(0, first_inner)
         eights = first_inner + (last_inner - first_inner) // 8 * 8
@@ -81,6 +97,13 @@ def depthwise(
         for ox in range(fours, twos, 2):
             columns_within(2, ox)
         border(twos, out_x)
+        oy = oy + 1
+        if oy == out_y:
+            oy = 0
+            cb = cb + 1
+            if cb == blocks:
+                cb = 0
+                image = image + 1
 
 
 class Depthwise:
@@ -127,16 +150,18 @@ class Depthwise:
         packed[: g.channels] = weights.reshape(g.channels, -1)
         packed = np.ascontiguousarray(packed.reshape(blocks, width, -1).transpose(0, 2, 1))
         first, last = inner_columns(g.size[2], g.out[2], g.kernel[2], g.stride[2], g.dilation[2], g.pad[2])
+        near = g.dilation[1:] == (1, 1)
+        taps = g.kernel[2] if near and g.kernel[2] <= _MOST_UNROLLED_TAPS else 0
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width)
         numbers = {
             "blocks": blocks, "height": g.size[1], "width": g.size[2], "out_y": g.out[1], "out_x": g.out[2],
-            "kernel_y": g.kernel[1], "kernel_x": g.kernel[2], "stride_y": g.stride[1], "dilation_y": g.dilation[1],
-            "dilation_x": g.dilation[2], "pad_y": g.pad[1], "pad_x": g.pad[2], "first_inner": first, "last_inner": last,
+            "kernel_y": g.kernel[1], "kernel_x": g.kernel[2], "stride_y": g.stride[1], "DY": g.dilation[1],
+            "DX": g.dilation[2], "pad_y": g.pad[1], "pad_x": g.pad[2], "first_inner": first, "last_inner": last,
         }  # fmt: skip
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "w": Packed(packed), "b": per_channel(None if bias is None else bias.data, g.channels, width),
             "y": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
             **{name: Extent(value) for name, value in numbers.items()}, **operands,
         }  # fmt: skip
-        constants = (("SX", g.stride[2]), *kinds)
+        constants = (("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), *kinds)
         return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments, (), overwritable(node.inputs[3:], y))

@@ -133,7 +133,8 @@ class LocalResponse:
         """One task a channel of an image, or some pixels of it."""
         op, x, y = node.op, node.input(0), node.output
         channels = x.type.shape[1]
-        assert isinstance(op, LRN) and isinstance(channels, int)
+        assert isinstance(op, LRN)
+        assert isinstance(channels, int)
         reach = min(op.size, 2 * channels + 1)  # a wider window sees every channel anyway
         before, after = (reach - 1) // 2, reach // 2
         if reach < op.size:

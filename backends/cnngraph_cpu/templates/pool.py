@@ -1,6 +1,6 @@
 """Max and average pooling on blocked tensors, windows clipped to the valid range.
 
-A task is one output row of one channel block. Columns whose window lies within the row run TC at a time. Large windows are
+A task is one output row of one channel block. Columns whose window lies within the row run eight or four at a time. Large windows are
 separable: the rows of the window are combined first, into a line of scratch, then its columns.
 """
 
@@ -16,8 +16,8 @@ from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, registers
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_f32
 
-W = AVERAGE = COUNT_PAD = SEPARABLE = SX = 0
-TC = 4
+W = AVERAGE = COUNT_PAD = SEPARABLE = SX = KX = 0
+_MOST_UNROLLED_TAPS = 3
 
 
 def rows_of_window(COLS: int, column: int) -> None:
@@ -26,12 +26,32 @@ def rows_of_window(COLS: int, column: int) -> None:
         acc[c] = splat(0.0) if AVERAGE else splat(-1e400)
     for kz in range(first_d, last_d):
         for ky in range(first_y, last_y):
-            line = image * x_batch + (((cb * depth + z0 + kz * dilation_d) * height + y0 + ky * dilation_y) * width + column) * W
+            line = image * x_batch + (((cb * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + column) * W
             for c in unroll(COLS):
                 value = load(x, line + c * W)
                 acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
     for c in unroll(COLS):
         store(scratch, (column + c) * W, acc[c])
+
+
+def taps_of_row(COLS: int, from_x: int, to_x: int) -> None:
+    """Combine the taps of one row, at ``row_at`` in ``source``, into COLS columns.
+
+    Unrolled (KX, for whole windows of dilation 1), each input vector is loaded once for all the columns that share it.
+    """
+    if KX and COLS > 1:
+        for place in unroll((COLS - 1) * SX + KX):
+            value = load(source, row_at + place * W)
+            for kx in unroll(KX):
+                for c in unroll(COLS):
+                    if c * SX + kx == place:
+                        acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
+    else:
+        for kx in range(from_x, to_x):
+            line = row_at + kx * DX * W
+            for c in unroll(COLS):
+                value = load(source, line + c * SX * W)
+                acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
 
 
 def output_columns(COLS: int, ox: int, from_x: int, to_x: int) -> None:
@@ -40,23 +60,18 @@ def output_columns(COLS: int, ox: int, from_x: int, to_x: int) -> None:
         acc[c] = splat(0.0) if AVERAGE else splat(-1e400)
     x0 = ox * SX - pad_x
     if SEPARABLE:
-        for kx in range(from_x, to_x):
-            line = (x0 + kx * dilation_x) * W
-            for c in unroll(COLS):
-                value = load(scratch, line + c * SX * W)
-                acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
+        source = scratch
+        row_at = x0 * W
+        taps_of_row(COLS, from_x, to_x)
     else:
+        source = x
         for kz in range(first_d, last_d):
             for ky in range(first_y, last_y):
-                row_at = image * x_batch + (((cb * depth + z0 + kz * dilation_d) * height + y0 + ky * dilation_y) * width + x0) * W
-                for kx in range(from_x, to_x):
-                    line = row_at + kx * dilation_x * W
-                    for c in unroll(COLS):
-                        value = load(x, line + c * SX * W)
-                        acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
+                row_at = image * x_batch + (((cb * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + x0) * W
+                taps_of_row(COLS, from_x, to_x)
     if AVERAGE:
         if COUNT_PAD:
-            counted = counted_rows * min(kernel_x, (limit_x - pad_x - x0 + dilation_x - 1) // dilation_x)
+            counted = counted_rows * min(kernel_x, (limit_x - pad_x - x0 + DX - 1) // DX)
         else:
             counted = counted_rows * (to_x - from_x)
         divisor = splat(to_float(max(counted, 1)))
@@ -71,49 +86,70 @@ def clipped_columns(start: int, stop: int) -> None:
     """Output columns one by one, their taps clipped to the row."""
     for ox in range(start, stop):
         begin = ox * SX - pad_x
-        from_x = max(0, (dilation_x - 1 - begin) // dilation_x)
-        to_x = max(from_x, min(kernel_x, (width - begin + dilation_x - 1) // dilation_x))
+        from_x = max(0, (DX - 1 - begin) // DX)
+        to_x = max(from_x, min(kernel_x, (width - begin + DX - 1) // DX))
         output_columns(1, ox, from_x, to_x)
 
 
 def pool(
     x: F32Pointer, y: F32Pointer, scratch: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, first_inner: int,
     last_inner: int, depth: int, height: int, width: int, out_d: int, out_y: int, out_x: int, kernel_d: int, kernel_y: int,
-    kernel_x: int, stride_d: int, stride_y: int, stride_x: int, dilation_d: int, dilation_y: int, dilation_x: int, pad_d: int,
+    kernel_x: int, stride_d: int, stride_y: int, stride_x: int, DZ: int, DY: int, DX: int, pad_d: int,
     pad_y: int, pad_x: int, limit_d: int, limit_y: int, limit_x: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``limit_*`` is the padded extent: taps beyond it (ceil_mode) never count.
 
+    The dilations are 1 at compile time where they all are, which leaves no division in the loops.
     ``[first_inner, last_inner)`` are the output columns whose window lies within the row.
     """
-    acc = registers(TC)
+    acc = registers(8)
     rows = out_d * out_y
     tasks = images * blocks * rows
-    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        image = task // (blocks * rows)
-        cb = task // rows % blocks
-        row = task % rows
-        z0 = (row // out_y) * stride_d - pad_d
-        y0 = (row % out_y) * stride_y - pad_y
-        first_d = max(0, (dilation_d - 1 - z0) // dilation_d)
-        last_d = max(first_d, min(kernel_d, (depth - z0 + dilation_d - 1) // dilation_d))
-        first_y = max(0, (dilation_y - 1 - y0) // dilation_y)
-        last_y = max(first_y, min(kernel_y, (height - y0 + dilation_y - 1) // dilation_y))
+    first_task = tasks * tid // threads
+    image = first_task // (blocks * rows)
+    cb = first_task // rows % blocks
+    oz = first_task % rows // out_y
+    oy = first_task % out_y
+    for task in range(first_task, tasks * (tid + 1) // threads):
+        row = oz * out_y + oy
+        z0 = oz * stride_d - pad_d
+        y0 = oy * stride_y - pad_y
+        first_d = max(0, (DZ - 1 - z0) // DZ)
+        last_d = max(first_d, min(kernel_d, (depth - z0 + DZ - 1) // DZ))
+        first_y = max(0, (DY - 1 - y0) // DY)
+        last_y = max(first_y, min(kernel_y, (height - y0 + DY - 1) // DY))
         if COUNT_PAD:
-            counted_d = min(kernel_d, (limit_d - pad_d - z0 + dilation_d - 1) // dilation_d)
-            counted_rows = counted_d * min(kernel_y, (limit_y - pad_y - y0 + dilation_y - 1) // dilation_y)
+            counted_d = min(kernel_d, (limit_d - pad_d - z0 + DZ - 1) // DZ)
+            counted_rows = counted_d * min(kernel_y, (limit_y - pad_y - y0 + DY - 1) // DY)
         else:
             counted_rows = (last_d - first_d) * (last_y - first_y)
         if SEPARABLE:
-            for column in range(0, width // TC * TC, TC):
-                rows_of_window(TC, column)
-            for column in range(width // TC * TC, width):
+            eights = width // 8 * 8
+            fours = eights + (width - eights) // 4 * 4
+            for column in range(0, eights, 8):
+                rows_of_window(8, column)
+            for column in range(eights, fours, 4):
+                rows_of_window(4, column)
+            for column in range(fours, width):
                 rows_of_window(1, column)
-        tiled = first_inner + (last_inner - first_inner) // TC * TC
+        eights = first_inner + (last_inner - first_inner) // 8 * 8
+        fours = eights + (last_inner - eights) // 4 * 4
         clipped_columns(0, first_inner)
-        for ox in range(first_inner, tiled, TC):
-            output_columns(TC, ox, 0, kernel_x)
-        clipped_columns(tiled, out_x)
+        for ox in range(first_inner, eights, 8):
+            output_columns(8, ox, 0, kernel_x)
+        for ox in range(eights, fours, 4):
+            output_columns(4, ox, 0, kernel_x)
+        clipped_columns(fours, out_x)
+        oy = oy + 1
+        if oy == out_y:
+            oy = 0
+            oz = oz + 1
+            if oz == out_d:
+                oz = 0
+                cb = cb + 1
+                if cb == blocks:
+                    cb = 0
+                    image = image + 1
 
 
 class PoolBlocked:
@@ -123,7 +159,7 @@ class PoolBlocked:
     reorders_arithmetic = False
     code = Code(
         pool,
-        {f.__name__: f for f in (rows_of_window, output_columns, clipped_columns)},
+        {f.__name__: f for f in (rows_of_window, taps_of_row, output_columns, clipped_columns)},
         "Max or average pooling over a blocked tensor.",
     )
 
@@ -168,23 +204,31 @@ class PoolBlocked:
         size, out, begins, ends = three(x.type.shape[2:], 1), three(y.type.shape[2:], 1), three(op.pads[:n], 0), three(op.pads[n:], 0)
         kernel, stride, dilation = three(op.kernel, 1), three(op.strides, 1), three(op.dilations, 1)
         groups = {
-            "": size, "out_": out, "kernel_": kernel, "stride_": stride, "dilation_": dilation, "pad_": begins,
+            "": size, "out_": out, "kernel_": kernel, "stride_": stride, "D": dilation, "pad_": begins,
             "limit_": [s + a + b for s, a, b in zip(size, begins, ends, strict=True)],
         }  # fmt: skip
         first, last = inner_columns(size[2], out[2], kernel[2], stride[2], dilation[2], begins[2])
         window_rows = kernel[0] * kernel[1]
-        separable = window_rows * stride[2] + kernel[2] + stride[2] < 0.75 * window_rows * kernel[2]
+        separable = window_rows * stride[2] + kernel[2] + stride[2] < 0.8 * window_rows * kernel[2]
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "y": Pointer(y), "scratch": Scratch(size[2] * target.width * 4 if separable else 4),
             "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
             "blocks": Extent(ceil_div(channels, target.width)), "first_inner": Extent(first), "last_inner": Extent(last),
         }  # fmt: skip
         for prefix, values in groups.items():
-            names = ("depth", "height", "width") if not prefix else tuple(prefix + axis for axis in "dyx")
+            names = (
+                ("depth", "height", "width")
+                if not prefix
+                else ("DZ", "DY", "DX")
+                if prefix == "D"
+                else tuple(prefix + axis for axis in "dyx")
+            )
             arguments.update({name: Extent(v) for name, v in zip(names, values, strict=True)})
+        near = dilation == [1, 1, 1]
         constants = (
             ("AVERAGE", int(op.kind == "average")), ("COUNT_PAD", int(op.kind == "average" and op.count_include_pad)),
-            ("SEPARABLE", int(separable)), ("SX", stride[2]),
+            ("SEPARABLE", int(separable)), ("SX", stride[2]), ("KX", kernel[2] if near and kernel[2] <= _MOST_UNROLLED_TAPS else 0),
+            *((("DZ", 1), ("DY", 1), ("DX", 1)) if near else ()),
         )  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
 

@@ -63,13 +63,15 @@ def reduce_spatial(
             store(y, image * y_batch + cb * W, out)
 
 
+_KINDS = {"sum": SUM, "mean": MEAN, "max": MAX, "min": MIN}
+
+
 class ReduceSpatial:
     """Global pooling."""
 
     name = "reduce_spatial"
     reorders_arithmetic = False
     code = Code(reduce_spatial, {}, "Reduction over all spatial axes of a blocked tensor.")
-    _kinds = {"sum": SUM, "mean": MEAN, "max": MAX, "min": MIN}
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other axes than all spatial ones, and other reductions."""
@@ -79,7 +81,7 @@ class ReduceSpatial:
         if refusal:
             return refusal
         rank = node.input(0).type.rank
-        if node.op.kind not in self._kinds:
+        if node.op.kind not in _KINDS:
             return f"reduction {node.op.kind}"
         if rank < 3 or tuple(node.op.axes) != tuple(range(2, rank)):
             return "it does not reduce exactly the spatial axes"
@@ -112,5 +114,5 @@ class ReduceSpatial:
             "y_batch": BatchStride(y), "blocks": Extent(-(-channels // target.width)), "channels": Extent(channels),
             "pixels": Extent(numel(x.type.shape[2:])),
         }  # fmt: skip
-        constants = (("KIND", self._kinds[op.kind]), ("TO_PLAIN", int(y.type.layout.plain)))
+        constants = (("KIND", _KINDS[op.kind]), ("TO_PLAIN", int(y.type.layout.plain)))
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)

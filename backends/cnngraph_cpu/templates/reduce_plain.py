@@ -68,7 +68,7 @@ def take(k: int) -> None:
         acc[k] = mul(acc[k], value)
     elif KIND == L1:
         acc[k] = add(acc[k], absolute(value))
-    elif KIND == L2 or KIND == SUM_SQUARE:
+    elif KIND == L2 or KIND == SUM_SQUARE:  # noqa: SIM109 - the specialiser folds equalities
         acc[k] = fma(value, value, acc[k])
     elif KIND == LOG_SUM_EXP:
         acc[k] = add(acc[k], exp(sub(value, top)))
@@ -211,7 +211,8 @@ class ReducePlain:
         """One task a result, or a vector of neighbouring results."""
         op, x, y = node.op, node.input(0), node.output
         split = _split(node)
-        assert isinstance(op, Reduce) and split is not None
+        assert isinstance(op, Reduce)
+        assert split is not None
         shape, (first, stop) = x.type.shape, split
         inner = numel(shape[stop:])
         arguments: dict[str, Argument] = {

@@ -1,0 +1,1 @@
+"""The trained digit network, its held-out test set, and the script that made both."""

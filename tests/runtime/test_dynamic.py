@@ -1,0 +1,104 @@
+"""Programs whose input shapes are free: one compilation for each shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cnngraph.errors import InvalidInputError, UsageError
+from cnngraph.frontend.errors import BatchNotSymbolicError
+from cnngraph.runtime.dynamic import MAX_VARIANTS, DynamicProgram
+
+
+class Recorder:
+    """Stands for the compiler: remembers what it was asked for."""
+
+    def __init__(self, *, symbolic: bool = True) -> None:
+        self.calls: list[tuple[Any, int | None]] = []
+        self.symbolic = symbolic
+
+    def __call__(self, shapes: Any, batch: int | None = None) -> Any:
+        self.calls.append((shapes, batch))
+        if not self.symbolic and batch is None:
+            raise BatchNotSymbolicError("a node needs the batch")
+        return FakeProgram()
+
+
+class FakeProgram:
+    def run(self, feeds: dict[str, np.ndarray], outputs: Any, threads: int | None) -> dict[str, np.ndarray]:
+        return {"y": feeds["x"] + 1}
+
+
+def dynamic(build: Recorder, **options: Any) -> DynamicProgram:
+    declared = {"x": ("float32", ("n", 3, None)), "mask": ("float32", (2,))}
+    return DynamicProgram(declared, {"y": ("float32", ("n", None))}, build, **options)
+
+
+def feeds(batch: int, width: int) -> dict[str, np.ndarray]:
+    return {"x": np.zeros((batch, 3, width), np.float32), "mask": np.zeros(2, np.float32)}
+
+
+def test_batch_stays_free_within_a_variant() -> None:
+    build = Recorder()
+    program = dynamic(build)
+    for batch, width in ((1, 4), (2, 4), (7, 4), (1, 5)):
+        assert program.run(feeds(batch, width))["y"].shape == (batch, 3, width)
+    assert build.calls == [({"x": (None, 3, 4), "mask": (2,)}, None), ({"x": (None, 3, 5), "mask": (2,)}, None)]
+    assert program.variants == 2
+
+
+def test_batch_becomes_part_of_the_shape_when_it_must() -> None:
+    build = Recorder(symbolic=False)
+    program = dynamic(build)
+    for batch in (1, 2, 1):
+        program.run(feeds(batch, 4))
+    assert [batch for _, batch in build.calls] == [None, 1, 2]
+    assert build.calls[-1][0] == {"x": (2, 3, 4), "mask": (2,)}
+
+
+def test_least_recently_used_variant_is_dropped() -> None:
+    build = Recorder()
+    program = dynamic(build)
+    for width in range(1, MAX_VARIANTS + 1):
+        program.run(feeds(1, width))
+    program.run(feeds(1, 1))
+    program.run(feeds(1, 100))  # drops width 2
+    assert program.variants == MAX_VARIANTS
+    count = len(build.calls)
+    program.run(feeds(1, 1))
+    assert len(build.calls) == count
+    program.run(feeds(1, 2))
+    assert len(build.calls) == count + 1
+
+
+def test_descriptions_before_the_first_run() -> None:
+    program = dynamic(Recorder())
+    assert [(s.name, s.shape) for s in program.inputs] == [("x", ("N", 3, "?")), ("mask", (2,))]
+    assert [(s.name, s.shape) for s in program.outputs] == [("y", ("N", "?"))]
+    with pytest.raises(UsageError, match="run the program once"):
+        program.memory_report()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "input x is missing"),
+        ({**feeds(1, 2), "z": np.zeros(1)}, "no input is called z; there is x, mask"),
+        ({**feeds(1, 2), "mask": np.zeros(3)}, "input mask must have shape 2, got 3"),
+        ({**feeds(1, 2), "x": np.zeros((1, 3))}, r"input x must have shape Nx3x\?, got 1x3"),
+    ],
+)
+def test_refused_feeds_compile_nothing(given: dict[str, np.ndarray], message: str) -> None:
+    build = Recorder()
+    with pytest.raises(InvalidInputError, match=message):
+        dynamic(build).run(given)
+    assert not build.calls
+
+
+def test_save_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="shapes"):
+        dynamic(Recorder()).save(tmp_path / "p.cnng")
+    assert not list(tmp_path.iterdir())
