@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from cnngraph.backends import get_backend
-from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError, import_model
+from cnngraph.frontend import BatchNotSymbolicError, FreeDimensionsError, import_model
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.verify import verify
 from cnngraph.kernels.template import ProgressCallback
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
     from cnngraph.runtime.dynamic import DynamicProgram
 
-Source = "str | os.PathLike[str] | bytes | onnx.ModelProto"
+Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 AfterPass = Callable[[Graph, PassRecord], None]
 
 CANONICAL: tuple[Pass, ...] = (
@@ -110,6 +112,7 @@ def compile(
     threads: int | None = None,
     isa: str | None = None,
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
     math: str = "f32",
     options: CompileOptions | None = None,
     progress: ProgressCallback | None = None,
@@ -121,6 +124,7 @@ def compile(
         source: path of the model, its bytes, or a ``ModelProto``.
         backend, threads, isa, math: see :class:`cnngraph.options.CompileOptions`; ``options`` replaces them all.
         shapes: input shapes by name, for inputs whose declared shape is free beyond the batch.
+        constants: arrays for graph inputs that then stop being inputs; needed where shapes depend on an input's contents.
         progress: called as ``progress(done, total, kernel name)`` while kernels compile.
         after: called with the graph and its record after every pass.
 
@@ -130,11 +134,12 @@ def compile(
 
     Raises:
         InvalidModelError, UnsupportedError, LimitExceededError, UsageError: see :mod:`cnngraph.errors`.
+            Of the unsupported, ``ContentsNeededError`` names the inputs that ``constants`` must give.
     """
     chosen = options or CompileOptions(backend=backend, threads=threads, isa=isa, math=math)
 
     def build(shapes: Mapping[str, Sequence[Any]] | None, batch: int | None = None) -> Program:
-        graph = import_model(source, shapes=shapes, batch=batch, limits=chosen.limits)
+        graph = import_model(source, shapes=shapes, batch=batch, constants=constants, limits=chosen.limits)
         return compile_graph(graph, chosen, progress, after)
 
     try:
@@ -154,4 +159,4 @@ def _record(graph: Graph, name: str, changes: int, start: float, after: AfterPas
     return record
 
 
-__all__ = ["CANONICAL", "FUSED", "ContentsNeededError", "compile", "compile_graph", "optimize"]
+__all__ = ["CANONICAL", "FUSED", "compile", "compile_graph", "optimize"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx
 from onnx import TensorProto
@@ -12,7 +13,9 @@ from onnx import TensorProto
 from cnngraph.errors import InvalidModelError, printable
 
 _SHAPE_CONSTANT_ELEMENTS = 1024
-_TRANSPARENT = frozenset({"Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+_TRANSPARENT = frozenset(
+    {"Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+)
 _CONSTANT_ATTRIBUTES = ("value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
 MAX_ELEMENTS = 1 << 62
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
@@ -80,6 +83,20 @@ class Structure:
                     self.producer[name] = index
         self.outputs = {value.name for value in self.graph.output}
         self.inputs = [value for value in self.graph.input if value.name not in self.constants]
+        self._fed = self._reached_by_inputs()
+
+    def _reached_by_inputs(self) -> set[str]:
+        """Names of the tensors that depend on an input of the graph."""
+        fed = {value.name for value in self.inputs}
+        for node in self.nodes:
+            if any(name in fed for name in _reads(node)):
+                fed.update(node.output)
+        return fed
+
+    @cached_property
+    def single(self) -> dict[str, Shape]:
+        """The shape of every tensor for one image."""
+        return self.shapes(1)
 
     def _register(self, name: str, tensor: TensorProto) -> None:
         if any(extent < 0 for extent in tensor.dims) or math.prod(tensor.dims) >= MAX_ELEMENTS:
@@ -111,10 +128,20 @@ class Structure:
         return None
 
     def operand(self, node: onnx.NodeProto, position: int) -> Constant | None:
-        """The stored tensor behind input ``position`` of ``node``, or None if it is absent or computed."""
-        if position >= len(node.input) or not node.input[position]:
+        """The tensor that input ``position`` of ``node`` always is, or None if it is absent or depends on an input of the graph.
+
+        A tensor that the graph computes from constants alone counts with the shape that it has then.
+        """
+        if position >= len(node.input) or not node.input[position] or node.input[position] in self._fed:
             return None
-        return self.constant_behind(node.input[position])
+        name = node.input[position]
+        stored = self.constant_behind(name)
+        if stored is not None:
+            return stored
+        shape = self.single.get(name)
+        extents = tuple(extent for extent in shape if extent is not None) if shape is not None else ()
+        known = shape is not None and len(extents) == len(shape) and math.prod(extents) < MAX_ELEMENTS
+        return Constant(name, extents, TensorProto.FLOAT) if known else None
 
     def sole_consumer(self, name: str) -> int | None:
         """Index of the only node that reads ``name``, or None if others or the outside read it too."""

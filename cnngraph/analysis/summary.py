@@ -152,7 +152,7 @@ def summarize(model: onnx.ModelProto, count: Count = "onnx") -> Summary:
     if count not in get_args(Count):
         raise UsageError(f"count is one of {', '.join(get_args(Count))}, not {count!r}")
     structure = Structure(model)
-    one = structure.shapes(1)
+    one = structure.single
     shown = _shown_shapes(structure.shapes(None), one, structure.shapes(2))
     params = _Parameters(structure, count)
     rows = [_row(value.name, "Input", value.name, shown, one, 0, 0, 0) for value in structure.inputs]
@@ -279,7 +279,9 @@ class _Parameters:
         self.trainable[index] += constant.elements if trains else 0
 
 
-def _row(name: str, kind: str, result: str, shown: dict[str, Shape], one: dict[str, Shape], params: int, trainable: int, macs: int | None) -> Row:
+def _row(
+    name: str, kind: str, result: str, shown: dict[str, Shape], one: dict[str, Shape], params: int, trainable: int, macs: int | None
+) -> Row:
     elements = _known_product(one.get(result))
     return Row(printable(name), printable(kind), shown.get(result), elements, params, trainable, macs)
 

@@ -96,11 +96,11 @@ class Links:
         strided = axis == 1 and whole.shape[0] != 1
         places = [self.resolve(value) for value in parts]
         root, start = places[0]
-        if node.output not in self.of and all(place == (root, start + at) for place, at in zip(places, offsets, strict=True)):
-            if root is not parts[0] and node.output not in self._outputs:
-                self.of[node.output] = Link(root, start, strided, node)
-                self.absorbed.add(node)
-                return
+        together = all(place == (root, start + at) for place, at in zip(places, offsets, strict=True))
+        if together and root is not parts[0] and node.output not in self.of and node.output not in self._outputs:
+            self.of[node.output] = Link(root, start, strided, node)
+            self.absorbed.add(node)
+            return
         if len(set(parts)) != len(parts) or not all(self._may_move(value) for value in parts):
             return
         for value, at in zip(parts, offsets, strict=True):

@@ -136,33 +136,30 @@ class DynamicProgram:
 
     def variant(self, feeds: Mapping[str, np.ndarray]) -> Program:
         """The program for the shapes of ``feeds``, compiled if there is none yet."""
-        key = self._key(feeds)
         with self._lock:
-            program = self._variants.get(key)
+            key = self._key(feeds)
+            program = self._variants.pop(key, None)
             if program is None:
-                program = self._compile(key, feeds)
-            self._variants.move_to_end(key)
-            self._latest = program
+                key, program = self._compile(key, feeds)
+            self._variants[key] = self._latest = program
+            while len(self._variants) > MAX_VARIANTS:
+                self._variants.popitem(last=False)
         return program
 
-    def _compile(self, key: _Key, feeds: Mapping[str, np.ndarray]) -> Program:
+    def _compile(self, key: _Key, feeds: Mapping[str, np.ndarray]) -> tuple[_Key, Program]:
         from cnngraph.frontend.errors import BatchNotSymbolicError
 
         batch, shapes = key
         logger.info("compiling for input shapes %s", {name: np.shape(feeds[name]) for name, _ in shapes})
         try:
-            program = self._build(dict(shapes), batch)
+            return key, self._build(dict(shapes), batch)
         except BatchNotSymbolicError:
             if not self._symbolic:
                 raise
-            self._symbolic = False  # from now on the batch is part of every key
-            self._variants.clear()
-            key = self._key(feeds)
-            program = self._build(dict(key[1]), key[0])
-        self._variants[key] = program
-        while len(self._variants) > MAX_VARIANTS:
-            self._variants.popitem(last=False)
-        return program
+        self._symbolic = False  # from now on the batch is part of every key
+        self._variants.clear()
+        batch, shapes = key = self._key(feeds)
+        return key, self._build(dict(shapes), batch)
 
     def _key(self, feeds: Mapping[str, np.ndarray]) -> _Key:
         unknown = [name for name in feeds if name not in self._declared]

@@ -19,8 +19,10 @@ from cnngraph.errors import ArtifactError, printable
 from cnngraph.runtime.elf import undefined_symbols
 from cnngraph.runtime.program import Kernel
 
-_MATH = ("exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sqrt", "tanh", "sin", "cos", "erf", "floor", "ceil", "rint", "round", "trunc",
-         "fma", "fmod", "fmin", "fmax", "ldexp")  # fmt: skip
+_MATH = (
+    "exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sqrt", "tanh", "sin", "cos", "erf", "floor", "ceil", "rint", "round",
+    "trunc", "fma", "fmod", "fmin", "fmax", "ldexp",
+)  # fmt: skip
 OFFERED = frozenset(("syscall", "sched_yield", "memcpy", "memmove", "memset", *_MATH, *(f"{name}f" for name in _MATH)))
 """What kernels and the driver may call: functions of the C library, and of its mathematical part for doubles and floats."""
 

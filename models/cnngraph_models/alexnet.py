@@ -57,7 +57,12 @@ def _alexnet_bn(b: Builder, x: Tensor, pads: tuple[int, int, int, int, int]) -> 
 
 
 @network(
-    ModelInfo("alexnet_bn", "AlexNet with batch normalisation, torch form, no padding (1x1x256 before the dense layers)", (3, 224, 224), output="logits"),
+    ModelInfo(
+        "alexnet_bn",
+        "AlexNet with batch normalisation, torch form, no padding (1x1x256 before the dense layers)",
+        (3, 224, 224),
+        output="logits",
+    ),
     transposed_dense=True,
 )
 def alexnet_bn(b: Builder, x: Tensor) -> Tensor:
@@ -66,7 +71,12 @@ def alexnet_bn(b: Builder, x: Tensor) -> Tensor:
 
 
 @network(
-    ModelInfo("alexnet_bn_same", "AlexNet with batch normalisation, torch form, pads 2, 2, 1, 1, 1 (6x6x256 before the dense layers)", (3, 224, 224), output="logits"),
+    ModelInfo(
+        "alexnet_bn_same",
+        "AlexNet with batch normalisation, torch form, pads 2, 2, 1, 1, 1 (6x6x256 before the dense layers)",
+        (3, 224, 224),
+        output="logits",
+    ),
     transposed_dense=True,
 )
 def alexnet_bn_same(b: Builder, x: Tensor) -> Tensor:
@@ -75,7 +85,9 @@ def alexnet_bn_same(b: Builder, x: Tensor) -> Tensor:
 
 
 @network(
-    ModelInfo("flowers17_alexnet", "AlexNet-inspired Keras net, 17 flower classes, batch normalisation after pooling", (3, 224, 224), (17,)),
+    ModelInfo(
+        "flowers17_alexnet", "AlexNet-inspired Keras net, 17 flower classes, batch normalisation after pooling", (3, 224, 224), (17,)
+    ),
     epsilon=KERAS_EPSILON,
 )
 def flowers17_alexnet(b: Builder, x: Tensor) -> Tensor:

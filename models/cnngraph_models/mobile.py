@@ -8,7 +8,12 @@ from cnngraph_models.small import KERAS_EPSILON
 
 
 @network(
-    ModelInfo("squeezenet1_1", "SqueezeNet 1.1: fire modules, concatenation, ceil-mode pooling (Iandola et al. 2016)", (3, 224, 224), output="logits"),
+    ModelInfo(
+        "squeezenet1_1",
+        "SqueezeNet 1.1: fire modules, concatenation, ceil-mode pooling (Iandola et al. 2016)",
+        (3, 224, 224),
+        output="logits",
+    ),
 )
 def squeezenet1_1(b: Builder, x: Tensor) -> Tensor:
     """A strided convolution, eight fire modules, and a 1x1 convolution as the classifier."""

@@ -67,7 +67,9 @@ def residual_block(b: Builder, x: Tensor) -> Tensor:
 
 
 @network(
-    ModelInfo("cifar_resnet29", "CIFAR-10 residual network of depth 29, pre-activation (Keras example, version 2, n=3)", (3, 32, 32), (10,)),
+    ModelInfo(
+        "cifar_resnet29", "CIFAR-10 residual network of depth 29, pre-activation (Keras example, version 2, n=3)", (3, 32, 32), (10,)
+    ),
     epsilon=KERAS_EPSILON,
 )
 def cifar_resnet29(b: Builder, x: Tensor) -> Tensor:
@@ -98,7 +100,9 @@ def cifar_resnet29(b: Builder, x: Tensor) -> Tensor:
 
 
 @network(
-    ModelInfo("mini_xception", "Mini-Xception, separable convolutions on 0..255 images, 1 class", (3, 180, 180), (1,), input_range=(0.0, 255.0)),
+    ModelInfo(
+        "mini_xception", "Mini-Xception, separable convolutions on 0..255 images, 1 class", (3, 180, 180), (1,), input_range=(0.0, 255.0)
+    ),
     conv_bias=False,
     epsilon=KERAS_EPSILON,
 )

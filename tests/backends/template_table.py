@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def elementwise_cases() -> list[Case]:
 
 
 def pool_cases() -> list[Case]:
-    shapes = [
+    shapes: list[tuple[Any, ...]] = [
         ((BATCH, 19, 9, 11), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), False),
         ((BATCH, 4, 8, 26), (2, 2), (2, 2), (0, 0, 0, 0), (1, 1), False),
         ((BATCH, 4, 7, 8), (3, 2), (2, 3), (1, 0, 0, 1), (1, 1), True),
@@ -83,7 +84,7 @@ def pool_cases() -> list[Case]:
 
 
 def depthwise_cases() -> list[Case]:
-    shapes = [
+    shapes: list[tuple[Any, ...]] = [
         (19, (9, 13), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
         (8, (9, 24), (3, 3), (2, 2), (0, 0, 1, 1), (1, 1)),
         (17, (11, 12), (5, 3), (1, 2), (2, 1, 2, 1), (1, 1)),

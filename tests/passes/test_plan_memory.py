@@ -224,6 +224,20 @@ def test_operand_that_lives_on_is_not_overwritten() -> None:
     assert plan.arena == 2 * 192
 
 
+def test_operand_that_is_also_read_under_another_name_is_not_overwritten() -> None:
+    """A kernel may read the other name at other indices, after it has written there."""
+    graph, x = image()
+    (a,) = graph.add(RELU, [x])
+    (flat,) = graph.add(Reshape((N, 36)), [a])
+    (b,) = graph.add(Reshape((N, 4, 3, 3)), [flat])
+    (c,) = graph.add(ADD, [a, b])
+    (d,) = graph.add(Transpose((0, 1, 3, 2)), [c])
+    graph.add_output("y", d)
+    plan = check(graph, calls_of(graph))
+    assert plan.places[a] == plan.places[b]
+    assert plan.places[a] != plan.places[c]
+
+
 def test_concat_parts_are_written_in_place() -> None:
     graph, x = image(16)
     (a,) = graph.add(RELU, [x])

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def regions(path: Path) -> dict[str, tuple[int, int]]:
-    _, _, _, manifest, length, weights, nbytes, total, _ = HEADER.unpack_from(path.read_bytes())
+    _, _, _, manifest, length, weights, nbytes, _, _ = HEADER.unpack_from(path.read_bytes())
     return {
         "header": (0, 128), "code": (128, manifest), "manifest": (manifest, manifest + length),
         "padding": (manifest + length, weights), "weights": (weights, weights + nbytes),
@@ -106,7 +106,7 @@ def test_other_format_version(path: Path) -> None:
 def test_code_for_another_machine(tmp_path: Path) -> None:
     data = dataclasses.replace(program_data(), isa="avx9000", required=("avx9000", "sse2-of-old"))
     artifact.save(data, tmp_path / "p.cnng")
-    with pytest.raises(ArtifactError, match="avx9000.*lacks: avx9000, sse2-of-old"):
+    with pytest.raises(ArtifactError, match=r"avx9000.*lacks: avx9000, sse2-of-old"):
         cnngraph.load(tmp_path / "p.cnng")
 
 

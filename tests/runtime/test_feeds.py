@@ -10,7 +10,7 @@ import pytest
 from cnngraph.errors import InvalidInputError
 from cnngraph.ops import Reduce, Reshape
 from cnngraph.runtime.host import encode
-from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC, WEIGHTS, HostStep, ProgramData, TensorRef, TensorSpec
+from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef, TensorSpec
 from cnngraph.runtime.session import Program
 from tests.runtime.support import LENGTH, expected, feed, program_data
 
@@ -80,6 +80,10 @@ def test_empty_batch(program: Program) -> None:
     assert program.run({"x": feed(0)})["y"].shape == (0, LENGTH)
 
 
+def replace_arguments(step: KernelStep, arguments: list[tuple[int, int, int]]) -> KernelStep:
+    return KernelStep(step.kernel, tuple(arguments), step.label)
+
+
 def host_data() -> ProgramData:
     """Two inputs; NumPy steps before and after kernels; outputs that are copies of an input and of a constant."""
     data = program_data(2)
@@ -88,9 +92,11 @@ def host_data() -> ProgramData:
     mean = TensorRef(FIRST_IO + 3, 0, 0, "float32", (n, (0, 1)))
     fixed = TensorRef(STATIC, 0, 0, "float32", ((0, 2), (0, 2)))
     weight = TensorRef(WEIGHTS, 0, 0, "float32", ((0, 4),))
-    steps = [
+    kernels = [step for step in data.steps if isinstance(step, KernelStep)]
+    moved = [replace_arguments(k, [(base + (base == FIRST_IO + 1), a, b) for base, a, b in k.arguments]) for k in kernels]
+    steps: list[KernelStep | HostStep] = [
         HostStep(encode(Reshape((2, 2))), (weight,), (fixed,), "first"),
-        *(dataclasses.replace(s, arguments=tuple((b + (b == FIRST_IO + 1), a, c) for b, a, c in s.arguments)) for s in data.steps),  # type: ignore[union-attr, type-var]
+        *moved,
         HostStep(encode(Reduce("mean", (1,), True)), (y,), (mean,), "last"),
     ]
     return dataclasses.replace(

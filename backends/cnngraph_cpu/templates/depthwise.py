@@ -72,7 +72,8 @@ def depthwise(
 ) -> None:  # fmt: skip
     """``[first_inner, last_inner)`` are the output columns whose window lies within the row.
 
-    Dilations of 1 are compile-time constants, which leaves no division in the loops. With KX the column taps are unrolled: each input vector is loaded once for all the columns that share it.
+    Dilations of 1 are compile-time constants, which leaves no division in the loops. With KX the column taps are unrolled:
+    each input vector is loaded once for all the columns that share it.
     """
     acc = registers(8)
     weights = registers(KX)

@@ -1,0 +1,35 @@
+"""The onnx node tests named in onnx_nodes.txt pass, and no other one of our operators does unnoticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import cnngraph.backend
+from cnngraph.errors import CnngraphError
+from tests.conformance.onnx_nodes import check, must_pass, relevant_cases
+
+_LISTED = must_pass()
+_UNLISTED = sorted(set(relevant_cases()) - set(_LISTED))
+
+
+@pytest.mark.parametrize("name", _LISTED)
+def test_listed_case_passes(name: str) -> None:
+    if name not in relevant_cases():
+        pytest.skip(f"onnx {onnx.__version__} has no such case")
+    check(relevant_cases()[name])
+
+
+@pytest.mark.parametrize("name", _UNLISTED)
+def test_unlisted_case_is_still_refused(name: str) -> None:
+    with pytest.raises((CnngraphError, AssertionError, TypeError, ValueError)):
+        check(relevant_cases()[name])
+
+
+def test_run_node_and_devices() -> None:
+    x = np.array([[-1, 2]], np.float32)
+    (y,) = cnngraph.backend.run_node(helper.make_node("Relu", ["x"], ["y"]), [x])
+    np.testing.assert_array_equal(y, [[0, 2]])
+    assert cnngraph.backend.supports_device("CPU") and not cnngraph.backend.supports_device("CUDA")
