@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import entry_points
 from typing import cast
 
@@ -17,7 +17,7 @@ def available_backends() -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
-@lru_cache(maxsize=None)
+@cache
 def get_backend(name: str) -> Backend:
     """The backend called ``name``; UsageError, naming the installed ones, if there is none."""
     for point in entry_points(group=GROUP):

@@ -122,7 +122,11 @@ def compile(
 
     Args:
         source: path of the model, its bytes, or a ``ModelProto``.
-        backend, threads, isa, math: see :class:`cnngraph.options.CompileOptions`; ``options`` replaces them all.
+        backend: see :class:`cnngraph.options.CompileOptions`, also for the next three.
+        threads: default number of threads of a run.
+        isa: instruction set.
+        math: "f32" or "exact".
+        options: replaces the four.
         shapes: input shapes by name, for inputs whose declared shape is free beyond the batch.
         constants: arrays for graph inputs that then stop being inputs; needed where shapes depend on an input's contents.
         progress: called as ``progress(done, total, kernel name)`` while kernels compile.

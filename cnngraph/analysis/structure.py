@@ -174,6 +174,8 @@ class Structure:
         light = onnx.ModelProto(ir_version=max(self.model.ir_version, 4))
         light.opset_import.extend(self.model.opset_import)
         light.functions.extend(self.model.functions)
+        declared = {"", "ai.onnx", *(opset.domain for opset in light.opset_import)}
+        light.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in {node.domain for node in self.nodes} - declared)
         graph = light.graph
         graph.name = "light"
         small = {t.name for t in self.graph.initializer if t.data_type in _INTEGERS and math.prod(t.dims) <= _SHAPE_CONSTANT_ELEMENTS}

@@ -19,7 +19,7 @@ Count = Literal["onnx", "keras", "folded"]
 
 CONVENTIONS: dict[Count, str] = {
     "onnx": "every element of every initialiser and Constant node, as stored in the file",
-    "keras": "weights and biases of layers as stored, and four numbers a channel for each batch normalisation (mean and variance not trainable)",
+    "keras": "weights and biases of layers as stored, four numbers a channel of each batch normalisation (mean and variance not trainable)",
     "folded": "batch normalisations folded into the layer before them, which gains a bias; two numbers a channel where that is impossible",
 }
 
@@ -46,10 +46,10 @@ _LAYERS: dict[str, tuple[int, ...]] = {
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "DeformConv": 1, "ConvTranspose": 1}
 _PRODUCTS = {"Gemm": 1, "MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
 _FOLDABLE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_ACTIVATIONS = frozenset(
-    "Relu LeakyRelu PRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Mish Gelu Tanh Softplus Softsign ThresholdedRelu Clip Softmax "
-    "LogSoftmax".split()
-)
+_ACTIVATIONS = frozenset((
+    "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Gelu", "Tanh", "Softplus",
+    "Softsign", "ThresholdedRelu", "Clip", "Softmax", "LogSoftmax",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ class Value:
 
     __slots__ = ("data", "names", "producer", "type", "users")
 
-    def __init__(self, type_: TensorType, producer: Node | None = None, data: np.ndarray | None = None, names: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, type_: TensorType, producer: Node | None = None, data: np.ndarray | None = None, names: tuple[str, ...] = ()
+    ) -> None:
         self.type = type_
         self.producer = producer
         self.data = data
@@ -119,9 +121,7 @@ class Graph:
     # the mutators
 
     def add(self, op: Op, inputs: Sequence[Value | None], *, origin: Iterable[str] = (), before: Node | None = None) -> tuple[Value, ...]:
-        """Append a node, or insert it before another, and return its outputs, typed by ``op.infer``.
-
-        """
+        """Append a node, or insert it before another, and return its outputs, typed by ``op.infer``."""
         types = op.infer(*(None if v is None else v.type for v in inputs))
         node = Node(op, tuple(inputs), (), tuple(dict.fromkeys(origin)))
         node.outputs = tuple(Value(t, producer=node) for t in types)

@@ -269,6 +269,7 @@ class _Specializer(ast.NodeTransformer):
             if isinstance(node.op, ast.Not):
                 return ast.Constant(not operand.value)
             if isinstance(node.op, ast.USub):
+                assert isinstance(operand.value, (int, float))
                 return ast.Constant(-operand.value)
         return ast.UnaryOp(node.op, operand)
 
@@ -296,14 +297,14 @@ class _Specializer(ast.NodeTransformer):
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         test = self.visit(node.test)
         if isinstance(test, ast.Constant):
-            return self.visit(node.body if test.value else node.orelse)  # type: ignore[no-any-return]
+            return self.visit(node.body if test.value else node.orelse)
         return ast.IfExp(test, self.visit(node.body), self.visit(node.orelse))
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         node.args = [self.visit(a) for a in node.args]
         if isinstance(node.func, ast.Name) and node.func.id in ("min", "max") and all(isinstance(a, ast.Constant) for a in node.args):
             chosen = min if node.func.id == "min" else max
-            return ast.Constant(chosen(a.value for a in node.args if isinstance(a, ast.Constant)))
+            return ast.Constant(chosen(a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, int)))
         return node
 
     @staticmethod

@@ -190,7 +190,9 @@ class Backend(Protocol):
         """Generate the readable source of a kernel."""
         ...
 
-    def compile(self, specs: Sequence[KernelSpec], target: Target, progress: ProgressCallback | None = None) -> dict[KernelSpec, CompiledKernel]:
+    def compile(
+        self, specs: Sequence[KernelSpec], target: Target, progress: ProgressCallback | None = None
+    ) -> dict[KernelSpec, CompiledKernel]:
         """Compile (or fetch from the cache) every kernel."""
         ...
 
@@ -234,7 +236,8 @@ class KernelCache(Protocol):
 class ProgressCallback(Protocol):
     """Called as kernels become ready."""
 
-    def __call__(self, done: int, total: int, name: str) -> None: ...
+    def __call__(self, done: int, total: int, name: str) -> None:
+        """``done`` of ``total`` kernels are ready; ``name`` is the latest."""
 
 
 @dataclass

@@ -95,10 +95,10 @@ class Conv(Op):
         m, g, spatial = weights.shape[0], self.group, len(self.kernel)
         out = window_extents(wide.shape[2:], self.kernel, self.strides, self.pads, self.dilations)
         padded = np.pad(wide, [(0, 0), (0, 0), *zip(self.pads[:spatial], self.pads[spatial:], strict=True)])
-        grouped = weights.reshape(g, m // g, c // g, *self.kernel)
+        grouped = weights.reshape(g, m // g, c // g, product(self.kernel))
         y = np.zeros((n, g, m // g, product(out)), wide.dtype)
-        for tap, window in taps(self.kernel, self.strides, self.dilations, out):
-            y += grouped[(..., *tap)] @ padded[(..., *window)].reshape(n, g, c // g, product(out))
+        for tap, (_, window) in enumerate(taps(self.kernel, self.strides, self.dilations, out)):
+            y += grouped[:, :, :, tap] @ padded[:, :, *window].reshape(n, g, c // g, product(out))
         y = y.reshape(n, m, *out)
         if b is not None:
             y += widened(b).reshape(m, *[1] * spatial)

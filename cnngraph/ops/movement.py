@@ -147,7 +147,7 @@ class Pad(Op):
         if self.mode == "constant" and not x.dtype.is_float:
             require(np.isfinite(self.value), f"padding {x.dtype.value} with {self.value}")
             if x.dtype is not DType.BOOL:
-                info = np.iinfo(x.dtype.numpy)
+                info = np.iinfo(x.dtype.value)
                 require(info.min <= int(self.value) <= info.max, f"padding value {self.value} is outside {x.dtype.value}")
         shape: list[Dim] = []
         for axis, dim in enumerate(x.shape):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -82,12 +82,12 @@ class Pool(Op):
         margins = self._margins(spatial, out)
         low = -np.inf if DType.of(x).is_float else np.iinfo(x.dtype).min
         padded = np.pad(x, [(0, 0), (0, 0), *margins], constant_values=low)
-        order = "C" if self.storage_order == 0 else "F"
+        order: Literal["C", "F"] = "C" if self.storage_order == 0 else "F"
         flat = np.pad(np.arange(product(spatial), dtype=np.int64).reshape(spatial, order=order), margins, constant_values=-1)
         best = np.full((*x.shape[:2], *out), low, x.dtype)
         where = np.full(best.shape, -1, np.int64)
         for _, window in taps(self.kernel, self.strides, self.dilations, out):
-            value, index = padded[(..., *window)], flat[window]
+            value, index = padded[:, :, *window], flat[window]
             better = (index >= 0) & ((where < 0) | (value > best) | (_is_nan(value) & ~_is_nan(best)))
             best = np.where(better, value, best)
             where = np.where(better, index, where)
@@ -106,7 +106,7 @@ class Pool(Op):
         total = np.zeros((*x.shape[:2], *out), padded.dtype)
         count = np.zeros(out, np.int64)
         for _, window in taps(self.kernel, self.strides, self.dilations, out):
-            total += padded[(..., *window)]
+            total += padded[:, :, *window]
             count += counted[window]
         return (total / np.maximum(count, 1).astype(total.dtype)).astype(x.dtype)
 

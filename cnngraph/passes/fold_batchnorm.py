@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.ir.types import per_image
 from cnngraph.ops import BatchNorm, Conv, Dense, Elementwise, Reshape
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.lower_batchnorm import affine
@@ -70,8 +71,8 @@ class FoldBatchNorm(Pass):
         value, path = node.output, []
         reader = only_user(graph, value)
         while reader is not None and isinstance(reader.op, Reshape) and _flattens(reader):
-            repeat = reader.output.type.shape[1] // s.size  # type: ignore[operator]
-            s, t = np.repeat(s, repeat), np.repeat(t, repeat)  # type: ignore[arg-type]
+            repeat = per_image(reader.output.type.shape[1]) // s.size
+            s, t = np.repeat(s, repeat), np.repeat(t, repeat)
             path.append(reader)
             value = reader.output
             reader = only_user(graph, value)

@@ -58,7 +58,9 @@ class FoldPad(Pass):
             reason = _pool_refusal(reader, reader.op, node.input(0), pads, spatial)
             if reason is not None:
                 return reason
-        replace(graph, reader, dataclasses.replace(reader.op, pads=pads), [node.input(0), *reader.inputs[1:]], (*node.origin, *reader.origin))
+        replace(
+            graph, reader, dataclasses.replace(reader.op, pads=pads), [node.input(0), *reader.inputs[1:]], (*node.origin, *reader.origin)
+        )
         erase_unused(graph, node)
         return None
 
@@ -67,7 +69,7 @@ def _pool_refusal(reader: Node, pool: Pool, source: Value, pads: tuple[int, ...]
     if pool.indices:
         return "the indices of the maxima would change"
     if pool.kind == "average":
-        if not pool.count_include_pad and any(pool.pads) or pool.ceil_mode:
+        if (not pool.count_include_pad and any(pool.pads)) or pool.ceil_mode:
             return "the average would count padding differently"
         return None if pool.count_include_pad else "the average counts the zeros of the Pad, but not the padding of the pool"
     producer = source.producer

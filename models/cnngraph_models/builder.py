@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -252,7 +252,7 @@ class Builder:
 
     # -- parts ------------------------------------------------------------------------------------------------------------------
 
-    def _add(self, op: str, inputs: Sequence[str], name: str, shape: tuple[int, ...], moments: Moments, **attributes: object) -> Tensor:
+    def _add(self, op: str, inputs: Sequence[str], name: str, shape: tuple[int, ...], moments: Moments, **attributes: Any) -> Tensor:
         if name in self._names:
             raise UsageError(f"two layers of {self.name} are called {name}")
         self._names.add(name)

@@ -47,8 +47,10 @@ def as_text(images: np.ndarray, predictions: Sequence[int], probabilities: Seque
     lines: list[str] = []
     for start in range(0, len(images), columns):
         row = range(start, min(start + columns, len(images)))
-        for y in range(images.shape[1]):
-            lines.append("  ".join("".join(shades[min(4, int(v) * 5 // 17)] * 2 for v in images[i][y]) for i in row).rstrip())
+        lines.extend(
+            "  ".join("".join(shades[min(4, int(v) * 5 // 17)] * 2 for v in images[i][y]) for i in row).rstrip()
+            for y in range(images.shape[1])
+        )
         lines.append("  ".join(f"{predictions[i]} ({probabilities[i]:6.1%})".ljust(16) for i in row).rstrip())
         lines.append("")
     return "\n".join(lines)

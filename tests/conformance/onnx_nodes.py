@@ -1,6 +1,6 @@
 """Run the node tests that ship with onnx through ``cnngraph.backend``, and keep the list of those that pass.
 
-    python -m tests.conformance.onnx_nodes --update      rewrites onnx_nodes.txt
+python -m tests.conformance.onnx_nodes --update      rewrites onnx_nodes.txt
 """
 
 from __future__ import annotations

@@ -200,7 +200,8 @@ def test_1_20_large_max_pool_windows(window: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel", "pad", "stride", "out"), [(28, 5, 2, 1, 28), (224, 11, 0, 4, 54), (227, 11, 0, 4, 55), (5, 3, 0, 2, 2), (5, 3, 1, 1, 5)]
+    ("size", "kernel", "pad", "stride", "out"),
+    [(28, 5, 2, 1, 28), (224, 11, 0, 4, 54), (227, 11, 0, 4, 55), (5, 3, 0, 2, 2), (5, 3, 1, 1, 5)],
 )
 def test_1_21_and_1_22_output_size(size: int, kernel: int, pad: int, stride: int, out: int) -> None:
     from cnngraph.ir.types import BATCH, DType, TensorType
@@ -228,4 +229,3 @@ def test_translation_moves_the_interior() -> None:
     a = run("Conv", x.tolist(), w)
     b = run("Conv", np.roll(x, (2, 3), axis=(2, 3)).tolist(), w)
     exact(b[:, :, 2:, 3:], a[:, :, :-2, :-3])
-

@@ -201,7 +201,7 @@ class ConvDirect:
         tile, small = choose_tile(g, target), _is_small(g)
         plain = x.type.layout.plain
         merged = plain and g.dilation[2] == 1
-        in_place = not plain and not any(g.pad + g.pad_end) and (g.kernel[0] == 1 and g.out[0] == 1 or g.pointwise)
+        in_place = not plain and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
         cb = g.channels if plain else width
         blocks = 1 if plain else ceil_div(g.channels, width)
         out_blocks = ceil_div(g.out_channels, width)
@@ -237,7 +237,8 @@ class ConvDirect:
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
         row_blocks = ceil_div(tile.grid_rows, block_rows)
         constants = [
-            ("TR", tile.rows), ("TC", tile.cols), ("TV", tile.vectors), ("TAIL_COLS", tile.tail), ("U", 1 if small else unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
+            ("TR", tile.rows), ("TC", tile.cols), ("TV", tile.vectors), ("TAIL_COLS", tile.tail),
+            ("U", 1 if small else unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
             ("MERGED", int(merged)), ("GUARD", int(out_blocks % tile.vectors != 0)), ("DEPTH", int(deep)),
         ]  # fmt: skip
         if not small:
@@ -257,7 +258,8 @@ class ConvDirect:
         numbers = {
             "channels": g.channels, "blocks": blocks, "used_blocks": used, "out_blocks": out_blocks, "tiles": tiles,
             "depth": g.size[0], "height": g.size[1], "width": g.size[2], "rows_out": tile.grid_rows, "height_out": g.out[1],
-            "row_out": tile.grid_cols * width, "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols, "taps": g.kernel[0] * g.kernel[1],
+            "row_out": tile.grid_cols * width, "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols,
+            "taps": g.kernel[0] * g.kernel[1],
             "taps_y": g.kernel[1], "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "inner_count": inner,
             "tile_weights": packed[0].size, "stride_d": g.stride[0], "dilation_d": g.dilation[0], "dilation_y": g.dilation[1],
             "pad_d": g.pad[0], "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": copied, "row_step": row_step,

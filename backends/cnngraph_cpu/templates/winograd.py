@@ -48,7 +48,7 @@ def pack_rows(image: int, row0: int) -> None:
 
 
 def input_line() -> None:
-    """t = B^T d."""
+    """T = B^T d."""
     t[0] = fma(four, d[0], fma(minus5, d[2], d[4]))
     t[1] = fma(minus4, add(d[1], d[2]), add(d[3], d[4]))
     t[2] = fma(four, sub(d[1], d[2]), sub(d[4], d[3]))
@@ -58,7 +58,7 @@ def input_line() -> None:
 
 
 def output_line() -> None:
-    """t = A^T d."""
+    """T = A^T d."""
     t[0] = add(add(d[0], add(d[1], d[2])), add(d[3], d[4]))
     t[1] = fma(two, sub(d[3], d[4]), sub(d[1], d[2]))
     t[2] = fma(four, add(d[3], d[4]), add(d[1], d[2]))

@@ -28,7 +28,9 @@ from cnngraph_cpu.templates import winograd as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
 
-G = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
+G = np.array(
+    [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
+)
 """The weight transform of F(4, 3) for the points 0, 1, -1, 2, -2 and infinity."""
 
 _WEIGHT_BYTES_PER_CYCLE = 12.0
