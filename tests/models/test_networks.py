@@ -11,7 +11,7 @@ import pytest
 
 import cnngraph_models
 from cnngraph.errors import UsageError
-from cnngraph_models.builder import Builder
+from cnngraph_models.builder import Batch, Builder
 from cnngraph_models.weights import Moments, UniformSource
 
 INFO = {info.name: info for info in cnngraph_models.list_models()}
@@ -19,7 +19,7 @@ INFO = {info.name: info for info in cnngraph_models.list_models()}
 
 @pytest.mark.parametrize("batch", ["dynamic", 2])
 @pytest.mark.parametrize("name", INFO)
-def test_models_pass_the_full_check(name: str, batch: int) -> None:
+def test_models_pass_the_full_check(name: str, batch: Batch) -> None:
     model = cnngraph_models.build(name, fill="zeros", batch=batch)
     onnx.checker.check_model(model, full_check=True)
     info = INFO[name]

@@ -17,7 +17,7 @@ KERAS = {
     "mobilenet_v2": 3_538_984, "squeezenet1_1": 1_235_496, "alexnet_bn_same": 62_383_848,
 }  # fmt: skip
 TRAINABLE = {
-    "alexnet_bn": 25_680_936, "alexnet_bn_same": 62_381_096, "flowers17_alexnet": 21_881_681, "flowers17_vgg": 33_669_841,  # noqa: E501
+    "alexnet_bn": 25_680_936, "alexnet_bn_same": 62_381_096, "flowers17_alexnet": 21_881_681, "flowers17_vgg": 33_669_841,
     "mini_xception": 718_849,
     "resnet18_v1_5": 11_689_512, "resnet34_v1_5": 21_797_672, "resnet50_v1_5": 25_557_032, "resnet101_v1_5": 44_549_160,
     "resnet152_v1_5": 60_192_808,

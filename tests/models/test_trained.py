@@ -16,7 +16,9 @@ def test_held_out_accuracy() -> None:
     path = cnngraph_models.trained_path("digits_lenet.onnx")
     assert path.stat().st_size < 1_000_000
     images, labels = digits.held_out()
-    assert (images.shape, images.dtype, labels.dtype) == ((360, 8, 8), np.uint8, np.int64)
+    assert images.shape == (360, 8, 8)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int64
     assert np.bincount(labels).tolist() == [36] * 10
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     (probabilities,) = session.run(["probabilities"], {"input": digits.preprocess(images)})
@@ -43,7 +45,8 @@ def test_preprocess_enlarges_bilinearly() -> None:
     image = np.zeros((1, 8, 8))
     image[0, :, :] = np.arange(8) * 2
     x = digits.preprocess(image)
-    assert (x.shape, x.dtype) == ((1, 1, 32, 32), np.float32)
+    assert x.shape == (1, 1, 32, 32)
+    assert x.dtype == np.float32
     centres = np.clip((np.arange(32) + 0.5) / 4 - 0.5, 0, 7)
     np.testing.assert_allclose(x[0, 0, 5], centres * 2 / 16, atol=1e-6)
     np.testing.assert_allclose(x[0, 0], digits.preprocess(image.transpose(0, 2, 1))[0, 0].T, atol=1e-6)

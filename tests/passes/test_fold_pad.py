@@ -1,0 +1,46 @@
+"""FoldPad."""
+
+from __future__ import annotations
+
+import pytest
+
+from cnngraph.ops import Pad, Pool
+from cnngraph.passes.fold_pad import FoldPad
+from tests.passes.support import Net, apply
+
+PADS = (0, 0, 1, 2, 0, 0, 1, 0)
+
+
+def pool(kind: str, count_include_pad: bool) -> Pool:
+    return Pool(kind, (3, 3), (2, 2), (0,) * 4, (1, 1), False, count_include_pad, False, 0)
+
+
+def test_into_a_convolution() -> None:
+    net = Net(3, 7, 7)
+    changes, _ = apply(net, FoldPad(), outputs=[net.conv(net.node(Pad(PADS, "constant", 0.0), net.x), 4, pad=0)])
+    assert changes == 1 and net.names() == ["Conv"]
+
+
+@pytest.mark.parametrize(("pad", "why"), [(Pad(PADS, "reflect", 0.0), "reflect"), (Pad(PADS, "constant", 1.0), "1.0")])
+def test_other_padding_is_refused(pad: Pad, why: str) -> None:
+    net = Net(3, 7, 7)
+    changes, context = apply(net, FoldPad(), outputs=[net.conv(net.node(pad, net.x), 4, pad=0)])
+    assert changes == 0 and why in context.rejections[0].reason
+
+
+def test_max_pooling_of_values_that_may_be_negative_is_refused() -> None:
+    net = Net(3, 7, 7)
+    changes, context = apply(net, FoldPad(), outputs=[net.node(pool("max", False), net.node(Pad(PADS, "constant", 0.0), net.x))])
+    assert changes == 0 and "negative" in context.rejections[0].reason
+
+
+def test_max_pooling_behind_a_relu_and_average_pooling() -> None:
+    net = Net(3, 7, 7)
+    padded = net.node(Pad(PADS, "constant", 0.0), net.relu(net.x))
+    changes, _ = apply(net, FoldPad(), outputs=[net.node(pool("max", False), padded)])
+    assert changes == 1
+    for counts, expected in ((True, 1), (False, 0)):
+        net = Net(3, 7, 7)
+        padded = net.node(Pad(PADS, "constant", 0.0), net.x)
+        changes, _ = apply(net, FoldPad(), outputs=[net.node(pool("average", counts), padded)])
+        assert changes == expected
