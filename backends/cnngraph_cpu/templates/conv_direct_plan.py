@@ -322,11 +322,10 @@ def _pack_weights(
 
 
 def _block_rows(tile: Tile, rows: int, bytes_per_tile: int, target: Target) -> int:
-    """Rows of a task that reads in place: as many as keep its input within half the private cache."""
+    """Rows of a task that reads in place: as many as keep its input within a third of the private cache."""
     tiles_per_row = max(1, tile.grid_cols // max(1, tile.cols))
     row_bytes = max(1, bytes_per_tile // tile.rows * tiles_per_row)
-    fit = max(tile.rows, target.l2 // 3 // row_bytes // tile.rows * tile.rows)
-    return min(fit, ceil_div(rows, tile.rows) * tile.rows)
+    return _even_blocks(tile, rows, max(tile.rows, target.l2 // 3 // row_bytes // tile.rows * tile.rows))
 
 
 def _scratch_block_rows(tile: Tile, reach: int, stride: int, row_bytes: int, target: Target) -> int:
@@ -335,7 +334,15 @@ def _scratch_block_rows(tile: Tile, reach: int, stride: int, row_bytes: int, tar
     for rows in range(tile.rows, ceil_div(tile.grid_rows, tile.rows) * tile.rows + 1, tile.rows):
         if ((rows - 1) * stride + reach) * row_bytes <= target.l2 // 3:
             best = rows
-    return best
+    return _even_blocks(tile, tile.grid_rows, best)
+
+
+def _even_blocks(tile: Tile, rows: int, fit: int) -> int:
+    """At most ``fit`` rows a block, the blocks equal and an even number of them, so that threads get equal shares."""
+    count = ceil_div(rows, fit)
+    if count > 1:
+        count += count % 2
+    return min(fit, ceil_div(ceil_div(rows, count), tile.rows) * tile.rows)
 
 
 def _tiles_per_group(tiles: int, row_blocks: int) -> int:
