@@ -58,26 +58,24 @@ def _bytes(value: Value) -> np.ndarray:
 
 def _merge_nodes(graph: Graph) -> int:
     seen: dict[Hashable, Node] = {}
+    origins: dict[Node, tuple[str, ...]] = {}
     changes = 0
     for node in graph.nodes:
         # repr tells apart attributes that compare equal but are not the same computation: 0.0 and -0.0, 1 and True.
-        key = (node.op, repr(node.op), tuple(None if v is None else id(v) for v in node.inputs))
-        known = seen.get(key)
-        if known is None:
-            seen[key] = node
+        known = seen.setdefault((node.op, repr(node.op), node.inputs), node)
+        if known is node:
             continue
-        seen[key] = _unite(graph, known, node)
+        for old, new in zip(node.outputs, known.outputs, strict=True):
+            graph.replace_uses(old, new)
+        graph.erase(node)
+        origins[known] = origins.get(known, known.origin) + node.origin
         changes += 1
+    for node, origin in origins.items():
+        _set_origin(graph, node, origin)
     return changes
 
 
-def _unite(graph: Graph, first: Node, second: Node) -> Node:
-    """One node at the place of ``first`` that serves the readers of both and carries both origins."""
-    outputs = graph.add(first.op, first.inputs, origin=first.origin + second.origin, before=first)
-    for node in (first, second):
-        for old, new in zip(node.outputs, outputs, strict=True):
-            graph.replace_uses(old, new)
-        graph.erase(node)
-    producer = outputs[0].producer
-    assert producer is not None
-    return producer
+def _set_origin(graph: Graph, node: Node, origin: tuple[str, ...]) -> None:
+    for old, new in zip(node.outputs, graph.add(node.op, node.inputs, origin=origin, before=node), strict=True):
+        graph.replace_uses(old, new)
+    graph.erase(node)

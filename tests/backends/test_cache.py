@@ -1,0 +1,51 @@
+"""The kernel cache: round trip, damage, a place that cannot be written, pruning."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from cnngraph_cpu import cache
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CNNGRAPH_CACHE_DIR", str(tmp_path / "kernels"))
+    return tmp_path / "kernels"
+
+
+def test_round_trip_and_keys(folder: Path) -> None:
+    entry = cache.key("source", "target")
+    assert entry != cache.key("source", "other") and cache.load(entry) is None
+    assert cache.store(entry, "symbol", b"\x7fELF code")
+    assert cache.load(entry) == ("symbol", b"\x7fELF code")
+    assert [p.name for p in folder.iterdir()] == [f"{entry}.kernel"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"", lambda b: b.replace(b"symbol", b"\xff\xfe")])
+def test_a_damaged_entry_is_as_good_as_none(folder: Path, damage: object) -> None:
+    cache.store("entry", "symbol", b"code")
+    path = folder / "entry.kernel"
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    assert cache.load("entry") is None
+    assert cache.verify() == (0, [path])
+
+
+def test_a_place_that_cannot_be_written_only_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CNNGRAPH_CACHE_DIR", str(tmp_path / "file" / "below"))
+    with caplog.at_level(logging.WARNING):
+        assert not cache.store("entry", "symbol", b"code")
+    assert "not written" in caplog.text and cache.load("entry") is None
+
+
+def test_prune_keeps_the_newest(folder: Path) -> None:
+    for i in range(4):
+        cache.store(f"entry{i}", "symbol", bytes(1000))
+        (folder / f"entry{i}.kernel").touch()
+    assert cache.prune(2500) >= 2
+    assert sum(p.stat().st_size for p in cache.entries()) <= 2500
