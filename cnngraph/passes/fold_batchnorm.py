@@ -1,177 +1,153 @@
-"""Per-channel affine functions, above all batch normalization, disappear into convolutions and dense layers.
+"""Fold a per-channel affine ``z = y*s + t`` into the weights of a neighbouring Conv or Dense.
 
-*Backward*, into the layer that makes ``x``: ``(w * x + b) * s + t = (w * s) * x + (b * s + t)``, ``s`` and ``t`` along the
-output channels. A separate bias addition is the case ``s = 1``.
+Backward, y = conv(x, w) + b:   z = conv(x, w*s[m]) + (b*s + t)           (s, t by output channel m)
+Forward,  y = conv(x*s + t, w) + b = conv(x, w*s[c]) + (b + sum_{c,k} w*t[c])   (s, t by input channel c)
 
-*Forward*, into the layer that reads the result: ``w * (x * s + t) + b = (w * s) * x + (b + sum(w * t))``, ``s`` and ``t``
-along the input channels. It is exact only where no zero padding takes the place of a shifted ``x``. Averages over space
-and flattening commute with the affine function and may stand between.
-
-Both are computed in float64 and rounded once (Jacob et al. 2018, section 3.2, gives the backward form).
+Forward is exact only where every tap sees a real pixel: a convolution without padding, or a dense layer, also behind a
+Reshape that flattens [N, C, ...] to [N, C*...], where s and t repeat for every pixel. An affine is a BatchNorm with constant
+parameters, or an Elementwise add, sub, mul or div by a constant per channel. All arithmetic is float64, rounded once.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import Sym
-from cnngraph.ops.conv import Conv
-from cnngraph.ops.dense import Dense
-from cnngraph.ops.movement import Reshape
-from cnngraph.ops.pool import Pool
-from cnngraph.ops.reduce import Reduce
-from cnngraph.passes.affine import Affine, affine_of
+from cnngraph.ir.types import per_image
+from cnngraph.ops import BatchNorm, Conv, Dense, Elementwise, Reshape
 from cnngraph.passes.base import Pass, PassContext
-from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
+from cnngraph.passes.lower_batchnorm import affine
+from cnngraph.passes.rewrite import channel_vector, erase_unused, only_user, other_reader, replace
 
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
-    """Affine after Conv/Dense -> changed weights and bias; else affine before Conv/Dense -> the same there."""
+    """affine(conv(x)) => conv'(x), and conv(affine(x)) => conv'(x) where no padding meets the affine.
+
+    Refuses: a convolution whose result has another reader, weights computed at run time, a padded convolution (forward).
+    """
 
     name: ClassVar[str] = "fold_batchnorm"
 
     def run(self, graph: Graph, context: PassContext) -> int:
-        """Fold to a fixpoint; a node is looked at again when the layer it could fold into has come nearer."""
+        """Fold every affine node backward, else forward."""
         changes = 0
-        refused: dict[Node, str] = {}
-        queue = deque(graph.nodes)
-        while queue:
-            node = queue.popleft()
-            if node not in graph or (affine := affine_of(node)) is None:
+        for node in graph.nodes:
+            if node not in graph:
                 continue
-            refused.pop(node, None)
-            backward = _fold_backward(graph, node, affine)
-            if backward is None:
-                changes += 1
+            found = _affine_of(node)
+            if found is None:
                 continue
-            forward = _fold_forward(graph, node, affine)
-            if forward is None:
-                changes += 1
-                if affine.x.producer is not None:
-                    queue.append(affine.x.producer)
-            else:
-                refused[node] = f"not backward: {backward}; not forward: {forward}"
-        for node, reason in refused.items():
-            if node in graph:
-                context.reject(self.name, node, reason)
+            source, s, t = found
+            reason = self._backward(graph, node, source, s, t)
+            if reason is not None and isinstance(node.op, BatchNorm):
+                forward = self._forward(graph, node, source, s, t)
+                if forward is None:
+                    reason = None
+                else:
+                    context.reject(self.name, node, f"backward: {reason}; forward: {forward}")
+            changes += reason is None
         return changes
 
-
-def _fold_backward(graph: Graph, node: Node, affine: Affine) -> str | None:
-    layer = affine.x.producer
-    if layer is None:
-        return "its input is a graph input"
-    if not isinstance(layer.op, (Conv, Dense)):
-        return f"its input comes from {layer.op.name} {layer.label}"
-    if layer.op.epilogue is not None:
-        return f"{layer.op.name} {layer.label} already ends in other arithmetic"
-    if only_user(graph, affine.x) is not node:
-        return f"the result of {layer.op.name} {layer.label} is also {other_reader(graph, affine.x, node)}"
-    weights, bias = _parameters(layer)
-    if weights is None:
-        return f"the weights or the bias of {layer.op.name} {layer.label} are not constant"
-    along = (-1,) + (1,) * (weights.ndim - 1) if isinstance(layer.op, Conv) else (1, -1)
-    new_bias = affine.shift if bias is None else bias * affine.scale + affine.shift
-    new = _layer_inputs(graph, layer, weights * affine.scale.reshape(along), new_bias)
-    if new is None:
-        return "the folded weights are not finite"
-    fused = replace(graph, layer, layer.op, new, layer.origin + node.origin)
-    graph.replace_uses(node.output, fused.output)
-    graph.erase(node)
-    return None
-
-
-def _fold_forward(graph: Graph, node: Node, affine: Affine) -> str | None:
-    value, scale, shift = node.output, affine.scale, affine.shift
-    between: list[Node] = []
-    while True:
-        layer = only_user(graph, value)
-        if layer is None:
-            count = len(set(value.users))
-            return "its result is a graph output" if graph.is_output(value) else f"its result is read by {count} nodes"
-        repeats = _commutes(layer, value)
-        if repeats is None:
-            break
-        scale, shift = np.repeat(scale, repeats), np.repeat(shift, repeats)
-        between.append(layer)
-        value = layer.output
-    if not isinstance(layer.op, (Conv, Dense)) or layer.inputs[0] is not value or value in layer.inputs[1:]:
-        return f"its result goes to {layer.op.name} {layer.label}"
-    weights, bias = _parameters(layer)
-    if weights is None:
-        return f"the weights or the bias of {layer.op.name} {layer.label} are not constant"
-    if isinstance(layer.op, Conv):
-        if any(layer.op.pads) and shift.any():
-            return f"Conv {layer.label} pads with zeros, which the shift would change"
-        group = layer.op.group
-        per_input = (group, 1, weights.shape[1]) + (1,) * (weights.ndim - 2)
-        grouped = weights.reshape(group, weights.shape[0] // group, *weights.shape[1:])
-        new_weights = (grouped * scale.reshape(per_input)).reshape(weights.shape)
-        extra = (grouped * shift.reshape(per_input)).reshape(weights.shape[0], -1).sum(axis=1)
-    else:
-        new_weights = weights * scale[:, None]
-        extra = shift @ weights
-    new = _layer_inputs(graph, layer, new_weights, extra if bias is None else bias + extra)
-    if new is None:
-        return "the folded weights are not finite"
-    _bypass(graph, node, affine.x, between, layer, new)
-    return None
-
-
-def _bypass(graph: Graph, node: Node, x: Value, between: list[Node], layer: Node, inputs: tuple[Value | None, ...]) -> None:
-    """Feed ``x`` through the nodes ``between`` to ``layer`` with its new inputs, and drop the affine node."""
-    source = x
-    for old in between:
-        (source,) = graph.add(old.op, (source, *old.inputs[1:]), origin=old.origin, before=old)
-    replace(graph, layer, layer.op, (source, *inputs[1:]), node.origin + layer.origin)
-    for old in (*reversed(between), node):
-        erase_unused(graph, old)
-
-
-def _commutes(node: Node, value: Value) -> int | None:
-    """How many neighbouring result channels one channel becomes where ``node(x * s + t) = node(x) * s + t``, else None."""
-    op = node.op
-    if node.inputs != (value,):
+    def _backward(self, graph: Graph, node: Node, source: Value, s: np.ndarray, t: np.ndarray) -> str | None:
+        conv = source.producer
+        if conv is None or not isinstance(conv.op, (Conv, Dense)):
+            return f"its input comes from {conv.op.name if conv else 'a graph input'}, not from a convolution"
+        if only_user(graph, source) is not node:
+            return f"the result of {conv.label} is also {other_reader(graph, source, node)}"
+        weights = _constant_weights(conv)
+        if weights is None or conv.op.epilogue is not None:
+            return "the weights are not constant"
+        w, b = weights
+        by_output = s.reshape(-1, *(1,) * (w.ndim - 1)) if isinstance(conv.op, Conv) else s
+        _rebuild(graph, conv, node, w * by_output, b * s + t, (*conv.origin, *node.origin))
         return None
-    old, new = value.type.shape, node.output.type.shape
-    if isinstance(op, Reduce):
-        return 1 if op.kind == "mean" and not {0, 1} & set(op.axes) else None
-    if isinstance(op, Pool):
-        zeros = op.count_include_pad and (any(op.pads) or op.ceil_mode)
-        return 1 if op.kind == "average" and not zeros else None
-    if isinstance(op, Reshape) and len(old) >= 2 and len(new) >= 2 and old[0] == new[0]:
-        if len(new) > 2 and (old[1] != new[1] or any(isinstance(d, Sym) for d in old[1:])):
-            return None
-        a, b = old[1], new[1]
-        if isinstance(a, int) and isinstance(b, int) and a > 0 and b % a == 0:
-            return b // a
-    return None
+
+    def _forward(self, graph: Graph, node: Node, source: Value, s: np.ndarray, t: np.ndarray) -> str | None:
+        value, path = node.output, []
+        reader = only_user(graph, value)
+        while reader is not None and isinstance(reader.op, Reshape) and _flattens(reader):
+            repeat = per_image(reader.output.type.shape[1]) // s.size
+            s, t = np.repeat(s, repeat), np.repeat(t, repeat)
+            path.append(reader)
+            value = reader.output
+            reader = only_user(graph, value)
+        if reader is None or not isinstance(reader.op, (Conv, Dense)) or reader.inputs[0] is not value:
+            return "it is not read by exactly one convolution or dense layer"
+        if isinstance(reader.op, Conv) and any(reader.op.pads):
+            return f"{reader.label} pads with zeros that the normalisation has not seen"
+        weights = _constant_weights(reader)
+        if weights is None:
+            return f"the weights of {reader.label} are not constant"
+        w, b = weights
+        if isinstance(reader.op, Dense):
+            new_w, shift = w * s[:, None], t @ w
+        else:
+            per_group = w.shape[1]
+            group_of = np.arange(w.shape[0]) // (w.shape[0] // reader.op.group)
+            channels = group_of[:, None] * per_group + np.arange(per_group)
+            shape = (*channels.shape, *(1,) * (w.ndim - 2))
+            new_w = w * s[channels].reshape(shape)
+            shift = (w * t[channels].reshape(shape)).reshape(w.shape[0], -1).sum(axis=1)
+        graph.replace_uses(node.output, source)
+        origin = (*node.origin, *reader.origin)
+        _rebuild(graph, reader, reader, new_w, b + shift, origin)
+        erase_unused(graph, node)
+        return None
 
 
-def _parameters(layer: Node) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Weights and bias in float64; (None, None) unless the weights, and the bias if there is one, are constant."""
-    weights, bias = layer.inputs[1], layer.inputs[2] if len(layer.inputs) > 2 else None
-    if weights is None or weights.data is None or (bias is not None and bias.data is None):
-        return None, None
-    return weights.data.astype(np.float64), None if bias is None or bias.data is None else bias.data.astype(np.float64)
+def _affine_of(node: Node) -> tuple[Value, np.ndarray, np.ndarray] | None:
+    """(x, s, t) if ``node`` computes x*s + t with constant vectors over axis 1 of x."""
+    if isinstance(node.op, BatchNorm):
+        folded = affine(node)
+        return None if folded is None else (node.input(0), *folded)
+    if not isinstance(node.op, Elementwise) or len(node.inputs) != 2 or len(node.op.expression.instrs) != 1:
+        return None
+    (instr,) = node.op.expression.instrs
+    if instr.fn not in ("add", "sub", "mul", "div") or set(instr.args) != {0, 1} or not node.output.type.dtype.is_float:
+        return None
+    left, right = node.input(instr.args[0]), node.input(instr.args[1])
+    x, constant = (left, right) if right.is_constant else (right, left)
+    if x.is_constant or not constant.is_constant or x.type.shape != node.output.type.shape or x.type.rank < 2:
+        return None
+    channels = x.type.shape[1]
+    vector = channel_vector(constant, x.type.rank, channels) if isinstance(channels, int) else None
+    if vector is None:
+        return None
+    one, zero = np.ones_like(vector), np.zeros_like(vector)
+    if instr.fn == "add":
+        return x, one, vector
+    if instr.fn == "mul":
+        return x, vector, zero
+    if instr.fn == "sub":
+        return (x, one, -vector) if x is left else (x, -one, vector)
+    return (x, 1.0 / vector, zero) if x is left and np.all(vector != 0) else None
 
 
-def _layer_inputs(graph: Graph, layer: Node, weights: np.ndarray, bias: np.ndarray) -> tuple[Value | None, ...] | None:
-    """The layer's inputs with these weights and bias rounded to its dtype; unchanged ones are kept. None if not finite."""
+def _constant_weights(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """Weights and bias (zeros if absent) of a Conv or Dense in float64, or None if they are not constant."""
+    w, b = node.input(1).data, node.inputs[2]
+    if w is None or (b is not None and b.data is None):
+        return None
+    outputs = w.shape[0] if isinstance(node.op, Conv) else w.shape[1]
+    bias = np.zeros(outputs) if b is None or b.data is None else b.data.astype(np.float64)
+    return w.astype(np.float64), bias
+
+
+def _rebuild(graph: Graph, layer: Node, at: Node, w: np.ndarray, b: np.ndarray, origin: tuple[str, ...]) -> None:
+    """Put ``layer`` with new weights in the place of ``at`` (itself, or the affine that reads it)."""
     dtype = layer.output.type.dtype.numpy
-    with np.errstate(over="ignore"):
-        new_weights, new_bias = weights.astype(dtype), bias.astype(dtype)
-    if not (np.isfinite(new_weights.astype(np.float32)).all() and np.isfinite(new_bias.astype(np.float32)).all()):
-        return None
-    old_weights = layer.input(1)
-    assert old_weights.data is not None
-    w = old_weights if np.array_equal(old_weights.data, new_weights) else graph.constant(new_weights)
-    had_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
-    b = graph.constant(new_bias) if had_bias or new_bias.any() else None
-    return (layer.inputs[0], w, b, *layer.inputs[3:])
+    inputs = [layer.inputs[0], graph.constant(w.astype(dtype)), graph.constant(b.astype(dtype)), *layer.inputs[3:]]
+    replace(graph, at, dataclasses.replace(layer.op), inputs, origin)
+    if at is not layer:
+        erase_unused(graph, layer)
+
+
+def _flattens(node: Node) -> bool:
+    """Whether a Reshape turns [N, C, ...] into [N, C*...]."""
+    before, after = node.input(0).type.shape, node.output.type.shape
+    return len(after) == 2 and len(before) >= 2 and before[0] == after[0] and isinstance(after[1], int)

@@ -61,3 +61,12 @@ def test_facts_of_the_classic_networks(name: str, kept: int) -> None:
     records = optimize(graph, CompileOptions(), PassContext())
     assert sum(r.changes for r in records if r.name == "lower_batchnorm") == kept
     assert all(node.op.name != "BatchNorm" for node in graph.nodes)
+
+
+def test_the_name_of_the_tensor_before_the_normalisation_vanishes() -> None:
+    net = Net(4, 6, 6)
+    y = net.conv(net.x, 4)
+    z = net.batchnorm(y)
+    y.names, z.names = ("before",), ("after",)
+    apply(net, FoldBatchNorm(), outputs=[net.relu(z)])
+    assert [node.output.names for node in net.nodes] == [("after",), ()]

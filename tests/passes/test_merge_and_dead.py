@@ -32,3 +32,11 @@ def test_unread_nodes_go() -> None:
     net.relu(net.x)
     changes, _ = apply(net, RemoveDead(), outputs=[net.elementwise("tanh", net.x)])
     assert changes == 1 and len(net) == 1
+
+
+def test_equal_chains_merge_entirely_and_keep_both_origins() -> None:
+    net = Net(4, 6, 6)
+    ends = [net.elementwise("neg", net.relu(net.x, f"relu{i}"), name=f"neg{i}") for i in (0, 1)]
+    changes, _ = apply(net, MergeCommon(), outputs=[net.elementwise("add", *ends, name="sum")])
+    assert changes == 2
+    assert [node.origin for node in net.nodes] == [("relu0", "relu1"), ("neg0", "neg1"), ("sum",)]
