@@ -38,31 +38,32 @@ def schema_of(op: str, opset: int) -> OpSchema | None:
         return None
 
 
-def decode_attributes(node: onnx.NodeProto, schema: OpSchema, tensors: TensorReader) -> dict[str, Attribute]:
-    """The attributes of ``node`` by name.
+def decode_attributes(node: onnx.NodeProto, schema: OpSchema | None, tensors: TensorReader) -> dict[str, Attribute]:
+    """The attributes of ``node`` by name; without a schema (operators of other domains) their kinds are left to the importer.
 
     Raises:
         InvalidModelError: a name that the schema lacks, a wrong type, the same name twice, or a required one missing.
         UnsupportedError: subgraphs, sparse tensors and the like.
     """
-    known = {name: _KIND_OF[str(spec.type).rpartition(".")[2]] for name, spec in schema.attributes.items()}
+    specs = {} if schema is None else schema.attributes
+    known = {name: _KIND_OF[str(spec.type).rpartition(".")[2]] for name, spec in specs.items()}
     out: dict[str, Attribute] = {}
     for attribute in node.attribute:
         name = text(attribute.name, "attribute name")
         if name in out:
             raise InvalidModelError(f"attribute '{printable(name)}' is given twice")
-        if name not in known:
+        if schema is not None and name not in known:
             raise InvalidModelError(
                 f"attribute '{printable(name)}' does not exist in {schema.name} since operator set {schema.since_version}"
             )
         if attribute.ref_attr_name:
             raise InvalidModelError(f"attribute '{name}' refers to a function's attribute outside a function")
-        if attribute.type != known[name]:
+        if schema is not None and attribute.type != known[name]:
             names = AttributeProto.AttributeType
             given = names.Name(attribute.type) if attribute.type in names.values() else attribute.type
             raise InvalidModelError(f"attribute '{name}' has type {given}, but must be {names.Name(known[name])}")
         out[name] = _decode(attribute, name, tensors)
-    missing = [name for name, spec in schema.attributes.items() if spec.required and name not in out]
+    missing = [name for name, spec in specs.items() if spec.required and name not in out]
     if missing:
         raise InvalidModelError(f"attribute '{missing[0]}' is missing")
     return out

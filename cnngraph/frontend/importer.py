@@ -9,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 import onnx
 
+import cnngraph.frontend.importers  # noqa: F401  registers every importer
 from cnngraph.errors import (
     CnngraphError,
     InternalError,
@@ -19,11 +20,11 @@ from cnngraph.errors import (
     UsageError,
     printable,
 )
-from cnngraph.frontend import importers_elementwise, importers_movement, importers_nn, importers_reduce, importers_shape  # noqa: F401
 from cnngraph.frontend.attributes import check_arity, check_input_types, decode_attributes, schema_of
 from cnngraph.frontend.contents import Content, evaluate
 from cnngraph.frontend.context import ContentUnknown, NodeContext, Tensor
 from cnngraph.frontend.errors import BatchNotSymbolicError, ContentsNeededError, DeclaredShape
+from cnngraph.frontend.importers.shape import shape_contents
 from cnngraph.frontend.ordering import RawNode, order_nodes, raw_nodes
 from cnngraph.frontend.reader import Source, read_model
 from cnngraph.frontend.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer, is_known
@@ -220,7 +221,7 @@ class _Importer:
         if (domain, name) in self._functions:
             return "functions that a model defines itself are not supported"
         if not node.standard:
-            return "operators of this domain are not supported"
+            return None if is_known(node.op, self._opset) else "this operator is not supported"
         if schema_of(node.op, self._opset) is None:
             return f"does not exist in operator set {self._opset}"
         if not is_known(node.op, self._opset):
@@ -255,11 +256,11 @@ class _Importer:
             raise InternalError(f"{node.op}: importing this node failed: {printable(str(error))}", node=node.label) from error
 
     def _convert(self, node: RawNode, inputs: list[Tensor | None]) -> None:
-        schema = schema_of(node.op, self._opset)
-        assert schema is not None
-        check_arity(node.proto, schema)
+        schema = schema_of(node.op, self._opset) if node.standard else None
         attributes = decode_attributes(node.proto, schema, self._reader)
-        check_input_types(schema, [None if t is None else t.type for t in inputs])
+        if schema is not None:
+            check_arity(node.proto, schema)
+            check_input_types(schema, [None if t is None else t.type for t in inputs])
         ctx = NodeContext(self, node.op, self._opset, node.label, attributes, inputs, node.outputs)
         known = self._evaluate(ctx, inputs)
         if known is not None:
@@ -293,7 +294,7 @@ class _Importer:
     def _evaluate(self, ctx: NodeContext, inputs: Sequence[Tensor | None]) -> list[Content] | None:
         """Contents of the outputs, if they are known; also for Shape, whose input need not be."""
         if ctx.op == "Shape":
-            return importers_shape.shape_contents(ctx)
+            return shape_contents(ctx)
         contents = [None if t is None else t.content for t in inputs]
         if not inputs or any(t is not None and c is None for t, c in zip(inputs, contents, strict=True)):
             return None

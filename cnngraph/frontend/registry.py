@@ -21,7 +21,7 @@ NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
 
 
 class OpRange(NamedTuple):
-    """An operator of the standard domain and the operator sets, both ends included, in which it is imported."""
+    """An operator (``domain::name`` outside the standard domain) and the operator sets, both ends included, in which it is imported."""
 
     op: str
     since: int
@@ -40,6 +40,9 @@ _IMPORTERS: dict[str, list[_Entry]] = {}
 
 def importer(*ops: str, since: int = 1, until: int = NEWEST_OPSET) -> Callable[[Importer], Importer]:
     """Register the decorated function for the ONNX operators ``ops`` of operator sets ``since`` to ``until``.
+
+    An operator of another domain is written ``com.microsoft::QLinearAdd``; it has no schema, so that its importer checks
+    the number and types of its inputs itself.
 
     ``since`` counts in operator sets of the model: the function must handle every version of the operator in that range.
     """
@@ -69,10 +72,14 @@ def is_known(op: str, opset: int) -> bool:
 
 
 def supported_ops() -> list[OpRange]:
-    """The operators of the standard domain, sorted, with the operator sets in which each exists and is imported."""
+    """The operators, sorted, with the operator sets of the standard domain in which each exists and is imported."""
     rows: list[OpRange] = []
+    firsts: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            firsts[schema.name] = min(schema.since_version, firsts.get(schema.name, schema.since_version))
     for op, entries in _IMPORTERS.items():
-        first = min(s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.name == op and not s.domain)
+        first = OLDEST_OPSET if "::" in op else firsts[op]
         rows.extend(OpRange(op, max(entry.since, OLDEST_OPSET, first), entry.until) for entry in entries)
     return sorted(rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cnngraph.frontend.context import NodeContext
-from cnngraph.frontend.importers_movement import given_axes, resolved_axes
+from cnngraph.frontend.importers.movement import given_axes, resolved_axes
 from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
 from cnngraph.ir.types import numel

@@ -147,7 +147,7 @@ def identity(ctx: NodeContext) -> Value:
 @importer("Dropout")
 def dropout(ctx: NodeContext) -> tuple[Value | None, ...]:
     """At inference the identity; the mask, if wanted, is all ones."""
-    from cnngraph.frontend.importers_movement import filled
+    from cnngraph.frontend.importers.movement import filled
 
     if ctx.present(2):
         ctx.require_contents((1, 2), "the training mode")

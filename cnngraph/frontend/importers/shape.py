@@ -7,7 +7,7 @@ import numpy as np
 from cnngraph.errors import InvalidModelError
 from cnngraph.frontend.contents import Content
 from cnngraph.frontend.context import NodeContext
-from cnngraph.frontend.importers_movement import filled
+from cnngraph.frontend.importers.movement import filled
 from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
 from cnngraph.ir.types import DType
