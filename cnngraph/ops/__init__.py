@@ -2,6 +2,7 @@
 
 from cnngraph.ops.base import REGISTRY, Cost, Op
 from cnngraph.ops.conv import Conv
+from cnngraph.ops.conv_transpose import ConvTranspose
 from cnngraph.ops.dense import Dense, MatMul
 from cnngraph.ops.elementwise import Elementwise
 from cnngraph.ops.expression import Expression, Instr
@@ -18,6 +19,7 @@ __all__ = [
     "Cast",
     "Concat",
     "Conv",
+    "ConvTranspose",
     "Cost",
     "Dense",
     "Elementwise",
