@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -22,10 +22,10 @@ from cnngraph_models.weights import Moments, UniformSource, weight_deviation
 OPSET = 17
 IR_VERSION = 8
 
-Fill = Literal["random", "zeros"]
+Fill = Literal["random", "zeros", "none"]
 Batch = Literal["dynamic"] | int
-Padding = Literal["valid", "same"] | int | tuple[int, int, int, int]
-Size = int | tuple[int, int]
+Padding = Literal["valid", "same"] | int | tuple[int, ...]
+Size = int | tuple[int, ...]
 
 _RESIDUAL_GAMMA = 0.5
 
@@ -38,11 +38,13 @@ class Tensor:
         name: its name in the graph.
         shape: its shape without the batch, (C, H, W) or (features,).
         moments: estimated mean and variance of its elements.
+        rows: size of the first axis, which ``shape`` leaves out; None if that is the batch.
     """
 
     name: str
     shape: tuple[int, ...]
     moments: Moments
+    rows: int | None = None
 
 
 class Builder:
@@ -52,7 +54,7 @@ class Builder:
         name: name of the graph.
         seed: seed of the weights.
         batch: a fixed batch size, or "dynamic" for a symbolic one called ``N``.
-        fill: "random", or "zeros" where only the structure matters.
+        fill: "random"; "zeros" where only the structure matters; "none" to store shapes without numbers, which suffices for counting.
         transposed_dense: store dense weights as [out, in] (torch) and not as [in, out] (Keras).
         conv_bias: whether convolutions have a bias unless the layer says otherwise.
         epsilon: epsilon of the batch normalisations.
@@ -76,10 +78,11 @@ class Builder:
             raise UsageError(f'batch is "dynamic" or an integer of at least 1, not {batch!r}')
         if seed < 0:
             raise UsageError(f"seed is not negative, got {seed}")
-        if fill not in ("random", "zeros"):
-            raise UsageError(f'fill is "random" or "zeros", not {fill!r}')
+        if fill not in get_args(Fill):
+            raise UsageError(f"fill is one of {', '.join(get_args(Fill))}, not {fill!r}")
         self.name = name
         self._batch: str | int = "N" if batch == "dynamic" else batch
+        self._fill = fill
         self._random = UniformSource(seed) if fill == "random" else None
         self._transposed_dense = transposed_dense
         self._conv_bias = conv_bias
@@ -89,6 +92,7 @@ class Builder:
         self._graph = self._model.graph
         self._graph.name = name
         self._names: set[str] = set()
+        self._rows: dict[str, int | None] = {}
 
     # -- graph ------------------------------------------------------------------------------------------------------------------
 
@@ -97,8 +101,8 @@ class Builder:
         self._graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [self._batch, *shape]))
         return Tensor(name, tuple(shape), Moments((low + high) / 2, (high - low) ** 2 / 12))
 
-    def output(self, x: Tensor, name: str | None = None) -> None:
-        """Declare ``x`` an output, called ``name`` if that is given."""
+    def output(self, x: Tensor, name: str | None = None, *, data_type: int = TensorProto.FLOAT, shape: Sequence[int | str] = ()) -> None:
+        """Declare ``x`` an output, called ``name`` if that is given; ``shape`` replaces that of a tensor whose extents run time decides."""
         final = x.name
         if name is not None and name != x.name:
             producer = next(node for node in self._graph.node if node.output[0] == x.name)
@@ -108,7 +112,8 @@ class Builder:
                     if used == x.name:
                         node.input[i] = name
             final = name
-        self._graph.output.append(helper.make_tensor_value_info(final, TensorProto.FLOAT, [self._batch, *x.shape]))
+        declared = list(shape) if shape else [self._batch if x.rows is None else x.rows, *x.shape]
+        self._graph.output.append(helper.make_tensor_value_info(final, data_type, declared))
 
     def finish(self) -> onnx.ModelProto:
         """Return the model (opset 17)."""
@@ -127,20 +132,61 @@ class Builder:
         pad: Padding = "valid",
         group: int = 1,
         bias: bool | None = None,
+        weights: str | np.ndarray | None = None,
+        bias_value: float | None = None,
     ) -> Tensor:
-        """Convolve (C, H, W) to (filters, H', W'); ``pad`` is "valid", "same" (SAME_UPPER), one number, or (top, left, bottom, right)."""
-        channels = x.shape[0]
-        size = _pair(kernel)
-        fan_in = channels // group * size[0] * size[1]
-        deviation = weight_deviation(fan_in, x.moments)
-        inputs = [x.name, self._spread(f"{name}.weight", (filters, channels // group, *size), deviation)]
+        """Convolve (C, H, W) or (C, T) to (filters, ...).
+
+        Args:
+            x: the input.
+            filters: channels of the result.
+            kernel: window; one number for all axes, or one an axis.
+            name: name of the layer.
+            stride: steps of the window.
+            pad: "valid", "same" (SAME_UPPER), one number, or the begins and then the ends.
+            group: number of groups of channels.
+            bias: whether there is a bias; default: as the builder says.
+            weights: the fixed weights, or the name of the layer whose weights this layer shares; default: random ones of its own.
+            bias_value: a fixed value of every bias.
+        """
+        channels, size, step = x.shape[0], _each(kernel, x), _each(stride, x)
+        shape = (filters, channels // group, *size)
         has_bias = self._conv_bias if bias is None else bias
-        if has_bias:
+        inputs = [x.name]
+        if isinstance(weights, np.ndarray):
+            inputs.append(self.constant(f"{name}.weight", weights.reshape(shape).astype(np.float32)))
+        elif weights is not None:
+            inputs.append(f"{weights}.weight")
+        else:
+            deviation = weight_deviation(math.prod(shape[1:]), x.moments)
+            inputs.append(self._spread(f"{name}.weight", shape, deviation))
+        if has_bias and isinstance(weights, str):
+            inputs.append(f"{weights}.bias")
+        elif has_bias and bias_value is not None:
+            inputs.append(self.constant(f"{name}.bias", np.full(filters, bias_value, np.float32)))
+        elif has_bias:
             inputs.append(self._spread(f"{name}.bias", (filters,), 0.05))
-        window, spatial = _window(x.shape[1:], size, _pair(stride), pad)
-        extra = {"group": group} if group != 1 else {}
-        result = Moments(0.0, 1.0025 if has_bias else 1.0)
+        window, spatial = _window(x.shape[1:], size, step, pad)
+        extra: dict[str, Any] = {"group": group} if group != 1 else {}
+        result = Moments(bias_value or 0.0, 1.0025 if has_bias else 1.0)
         return self._add("Conv", inputs, name, (filters, *spatial), result, kernel_shape=size, **window, **extra)
+
+    def conv_transpose(
+        self, x: Tensor, filters: int, kernel: Size, *, name: str, stride: Size, pad: int = 0, output_padding: Size = 0, bias: bool = True
+    ) -> Tensor:
+        """Transposed convolution: each side becomes ``(side - 1) * stride - 2 * pad + kernel + output_padding``."""
+        channels, size, step, extra = x.shape[0], _each(kernel, x), _each(stride, x), _each(output_padding, x)
+        spatial = tuple((d - 1) * s - 2 * pad + k + e for d, s, k, e in zip(x.shape[1:], step, size, extra, strict=True))
+        # A result sums over the channels and the part of the window that meets one position.
+        overlap = max(1.0, math.prod(size) / math.prod(step))
+        deviation = weight_deviation(round(channels * overlap), x.moments)
+        inputs = [x.name, self._spread(f"{name}.weight", (channels, filters, *size), deviation)]
+        if bias:
+            inputs.append(self._spread(f"{name}.bias", (filters,), 0.05))
+        attributes: dict[str, Any] = {"kernel_shape": size, "strides": step, "pads": (pad,) * (2 * len(size))}
+        if any(extra):
+            attributes["output_padding"] = extra
+        return self._add("ConvTranspose", inputs, name, (filters, *spatial), Moments(0.0, 1.0), **attributes)
 
     def dense(self, x: Tensor, units: int, *, name: str) -> Tensor:
         """Multiply (features,) by a matrix and add a bias."""
@@ -148,23 +194,30 @@ class Builder:
         shape = (units, features) if self._transposed_dense else (features, units)
         weight = self._spread(f"{name}.weight", shape, weight_deviation(features, x.moments))
         bias = self._spread(f"{name}.bias", (units,), 0.05)
-        attributes = {"transB": 1} if self._transposed_dense else {}
+        attributes: dict[str, Any] = {"transB": 1} if self._transposed_dense else {}
         return self._add("Gemm", [x.name, weight, bias], name, (units,), Moments(0.0, 1.0025), **attributes)
 
-    def batch_norm(self, x: Tensor, *, name: str, residual: bool = False) -> Tensor:
-        """Normalise each channel with stored statistics; ``residual`` halves the scale of the last one of a residual branch."""
+    def batch_norm(self, x: Tensor, *, name: str, residual: bool = False, scale: bool = True) -> Tensor:
+        """Normalise each channel with stored statistics.
+
+        Args:
+            x: the input.
+            name: name of the layer.
+            residual: halve the scale, as for the last one of a residual branch.
+            scale: False for Keras' ``scale=False``: nothing is stored, the graph makes the ones that ONNX asks for.
+        """
         channels = x.shape[0]
         deviation = math.sqrt(x.moments.variance)
         gain = _RESIDUAL_GAMMA if residual else 1.0
         inputs = [
             x.name,
-            self._uniform(f"{name}.scale", channels, 0.5 * gain, 1.5 * gain),
+            self._uniform(f"{name}.scale", channels, 0.5 * gain, 1.5 * gain) if scale else self._ones(channels),
             self._spread(f"{name}.bias", (channels,), 0.1),
             self._uniform(f"{name}.mean", channels, x.moments.mean - 0.5 * deviation, x.moments.mean + 0.5 * deviation),
             self._uniform(f"{name}.variance", channels, 0.5 * x.moments.variance, 1.5 * x.moments.variance),
         ]
         # E[gamma^2] = 13/12 and E[1/variance] = ln 3 for the ranges above; the stored means differ from the true one by 1/12.
-        variance = gain * gain * 13 / 12 * math.log(3.0) * (1 + 1 / 12) + 0.01
+        variance = (gain * gain * 13 / 12 if scale else 1.0) * math.log(3.0) * (1 + 1 / 12) + 0.01
         return self._add("BatchNormalization", inputs, name, x.shape, Moments(0.0, variance), epsilon=self._epsilon)
 
     # -- layers without weights -------------------------------------------------------------------------------------------------
@@ -187,7 +240,7 @@ class Builder:
         return self._add("Sigmoid", [x.name], name, x.shape, Moments(0.5, 0.04))
 
     def softmax(self, x: Tensor, *, name: str) -> Tensor:
-        """Softmax over the features."""
+        """Softmax over the features or the channels."""
         return self._add("Softmax", [x.name], name, x.shape, Moments(1 / x.shape[0], 0.01), axis=1)
 
     def dropout(self, x: Tensor, *, name: str) -> Tensor:
@@ -222,23 +275,23 @@ class Builder:
 
     def max_pool(self, x: Tensor, kernel: Size, *, name: str, stride: Size, pad: Padding = "valid", ceil_mode: bool = False) -> Tensor:
         """Largest element of each window."""
-        size = _pair(kernel)
-        window, spatial = _window(x.shape[1:], size, _pair(stride), pad, ceil_mode)
+        size = _each(kernel, x)
+        window, spatial = _window(x.shape[1:], size, _each(stride, x), pad, ceil_mode)
         # Neighbours are correlated: about half the rise that independent elements would show.
-        rise = 0.5 * math.sqrt(2 * math.log(size[0] * size[1]) * x.moments.variance)
+        rise = 0.5 * math.sqrt(2 * math.log(math.prod(size)) * x.moments.variance)
         moments = Moments(x.moments.mean + rise, x.moments.variance)
-        extra = {"ceil_mode": 1} if ceil_mode else {}
+        extra: dict[str, Any] = {"ceil_mode": 1} if ceil_mode else {}
         return self._add("MaxPool", [x.name], name, (x.shape[0], *spatial), moments, kernel_shape=size, **window, **extra)
 
-    def average_pool(self, x: Tensor, kernel: Size, *, name: str, stride: Size) -> Tensor:
-        """Mean of each window, without padding."""
-        size = _pair(kernel)
-        window, spatial = _window(x.shape[1:], size, _pair(stride), "valid")
+    def average_pool(self, x: Tensor, kernel: Size, *, name: str, stride: Size, pad: Padding = "valid") -> Tensor:
+        """Mean of the elements of each window; padding is not counted, as in Keras."""
+        size = _each(kernel, x)
+        window, spatial = _window(x.shape[1:], size, _each(stride, x), pad)
         moments = Moments(x.moments.mean, x.moments.variance * 0.6)
         return self._add("AveragePool", [x.name], name, (x.shape[0], *spatial), moments, kernel_shape=size, **window)
 
     def global_average_pool(self, x: Tensor, *, name: str) -> Tensor:
-        """Mean over the spatial axes: (C, H, W) to (C, 1, 1)."""
+        """Mean over the spatial axes: (C, H, W) to (C, 1, 1), (C, T) to (C, 1)."""
         moments = Moments(x.moments.mean, x.moments.variance * 0.2)
         return self._add("GlobalAveragePool", [x.name], name, (x.shape[0], *(1 for _ in x.shape[1:])), moments)
 
@@ -252,12 +305,77 @@ class Builder:
 
     # -- parts ------------------------------------------------------------------------------------------------------------------
 
-    def _add(self, op: str, inputs: Sequence[str], name: str, shape: tuple[int, ...], moments: Moments, **attributes: Any) -> Tensor:
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[Tensor | str],
+        shape: Sequence[int],
+        *,
+        name: str,
+        moments: Moments | None = None,
+        rows: int | None = None,
+        **attributes: Any,
+    ) -> Tensor:
+        """Add any node of one output.
+
+        Args:
+            op: the ONNX operator.
+            inputs: tensors, and names of constants ("" for one left out).
+            shape: shape of the result, without its first axis.
+            name: name of the node.
+            moments: of the result; default: those of the first tensor.
+            rows: size of the result's first axis; default: as of the first input.
+            **attributes: of the operator.
+        """
+        if moments is None:
+            moments = next((x.moments for x in inputs if isinstance(x, Tensor)), Moments())
+        names = [x.name if isinstance(x, Tensor) else x for x in inputs]
+        return self._add(op, names, name, tuple(shape), moments, rows, **attributes)
+
+    def constant(self, name: str, values: np.ndarray) -> str:
+        """Store a tensor of float32 or int64 numbers; returns its name, which :meth:`node` takes as an input."""
+        kind = TensorProto.FLOAT if values.dtype == np.float32 else TensorProto.INT64
+        data = np.ascontiguousarray(values).astype("<f4" if kind == TensorProto.FLOAT else "<i8", copy=False).tobytes()
+        self._graph.initializer.add(name=name, dims=values.shape, data_type=kind, raw_data=data)
+        return name
+
+    def weight(self, name: str, shape: tuple[int, ...], deviation: float) -> str:
+        """Store random float32 weights of the given shape and standard deviation; returns their name."""
+        return self._spread(name, shape, deviation)
+
+    def uniform(self, name: str, count: int, low: float, high: float) -> str:
+        """Store ``count`` random float32 numbers in [low, high]; returns their name."""
+        return self._uniform(name, count, low, high)
+
+    def _add(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        name: str,
+        shape: tuple[int, ...],
+        moments: Moments,
+        rows: int | None = None,
+        **attributes: Any,
+    ) -> Tensor:
         if name in self._names:
             raise UsageError(f"two layers of {self.name} are called {name}")
+        if any(extent < 1 for extent in shape):
+            raise UsageError(f"the input is too small: {name} of {self.name} would have the shape {shape}")
         self._names.add(name)
         self._graph.node.append(helper.make_node(op, list(inputs), [f"{name}.out"], name=name, **attributes))
-        return Tensor(f"{name}.out", shape, moments)
+        if rows is None:
+            rows = self._rows.get(inputs[0])
+        self._rows[f"{name}.out"] = rows
+        return Tensor(f"{name}.out", shape, moments, rows)
+
+    def _ones(self, count: int) -> str:
+        """Name of ``count`` ones that the graph makes and does not store."""
+        name = f"ones{count}"
+        if name not in self._names:
+            size = self.constant(f"{name}.size", np.array([count], np.int64))
+            value = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
+            self._add("ConstantOfShape", [size], name, (), Moments(1.0, 0.0), count, value=value)
+        return f"{name}.out"
 
     def _spread(self, name: str, shape: tuple[int, ...], deviation: float) -> str:
         count = math.prod(shape)
@@ -270,32 +388,39 @@ class Builder:
         return self._store(name, (), np.array([value], np.float32))
 
     def _store(self, name: str, shape: tuple[int, ...], values: np.ndarray | None) -> str:
+        if self._fill == "none":
+            self._graph.initializer.add(name=name, dims=shape, data_type=TensorProto.FLOAT)
+            return name
         data = bytes(4 * math.prod(shape)) if values is None else values.astype("<f4", copy=False).tobytes()
         self._graph.initializer.add(name=name, dims=shape, data_type=TensorProto.FLOAT, raw_data=data)
         return name
 
 
-def _pair(size: Size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+def _each(size: Size, x: Tensor) -> tuple[int, ...]:
+    """One number for each spatial axis of ``x``."""
+    return (size,) * (len(x.shape) - 1) if isinstance(size, int) else size
 
 
 def _window(
-    spatial: Sequence[int], kernel: tuple[int, int], stride: tuple[int, int], pad: Padding, ceil_mode: bool = False
-) -> tuple[dict[str, object], tuple[int, ...]]:
+    spatial: Sequence[int], kernel: tuple[int, ...], stride: tuple[int, ...], pad: Padding, ceil_mode: bool = False
+) -> tuple[dict[str, Any], tuple[int, ...]]:
     """The attributes and the spatial result of a window of the given kernel, stride and padding."""
-    attributes: dict[str, object] = {"strides": stride}
+    attributes: dict[str, Any] = {"strides": stride}
     if pad == "same":
         attributes["auto_pad"] = "SAME_UPPER"
         return attributes, tuple(-(-size // step) for size, step in zip(spatial, stride, strict=True))
+    rank = len(spatial)
+    pads: tuple[int, ...]
     if pad == "valid":
-        pads = (0, 0, 0, 0)
+        pads = (0,) * (2 * rank)
     elif isinstance(pad, int):
-        pads = (pad, pad, pad, pad)
+        pads = (pad,) * (2 * rank)
     else:
+        assert not isinstance(pad, str)
         pads = pad
     attributes["pads"] = pads
     result = []
     for axis, (size, extent, step) in enumerate(zip(spatial, kernel, stride, strict=True)):
-        room = size + pads[axis] + pads[axis + 2] - extent
+        room = size + pads[axis] + pads[axis + rank] - extent
         result.append((-(-room // step) if ceil_mode else room // step) + 1)
     return attributes, tuple(result)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cnngraph_models.builder import Builder, Tensor
 
-Body = Callable[[Builder, Tensor], Tensor]
+Body = Callable[[Builder, Tensor], Tensor | Mapping[str, Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,26 @@ class ModelInfo:
         name: the name that :func:`cnngraph_models.build` takes.
         description: one line.
         input_shape: shape of the float32 input "input" without the batch, (C, H, W).
-        output_shape: shape of the output without the batch.
+        output_shape: shape of the output without the batch; "M" is an extent that the input decides.
         output: name of the output: "probabilities" after a softmax or sigmoid, else "logits" or "features".
         input_range: the smallest and largest input value that the random weights are scaled for.
+        more_outputs: names and shapes of further outputs.
+        batch: the only batch size that the network is written for, or None.
     """
 
     name: str
     description: str
     input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...] = (1000,)
+    output_shape: tuple[int | str, ...] = (1000,)
     output: str = "probabilities"
     input_range: tuple[float, float] = (-1.0, 1.0)
+    more_outputs: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
+    batch: int | None = None
+
+    @property
+    def outputs(self) -> dict[str, tuple[int | str, ...]]:
+        """Shapes of all outputs by name."""
+        return {self.output: self.output_shape, **dict(self.more_outputs)}
 
 
 @dataclass(frozen=True)
