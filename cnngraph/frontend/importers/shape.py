@@ -1,4 +1,4 @@
-"""Importers of operators that make tensors from shapes: Shape, Constant, ConstantOfShape."""
+"""Importers of operators that make tensors from shapes: Shape, Size, Constant, ConstantOfShape."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.importers.movement import filled
 from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
-from cnngraph.ir.types import DType
-from cnngraph.ops import Shape
+from cnngraph.ir.types import DType, numel
+from cnngraph.ops import Reduce, Shape
 from cnngraph.ops.common import show
 
 
@@ -25,7 +25,15 @@ def _shape_range(ctx: NodeContext) -> tuple[int, int]:
 
 
 def shape_contents(ctx: NodeContext) -> list[Content]:
-    """The numbers of a Shape node, always known (N included)."""
+    """The numbers of a Shape or Size node, always known (N included).
+
+    Raises:
+        SymbolicBatchError: the size is no multiple of the batch size.
+    """
+    if ctx.op == "Size":
+        count = np.empty((), object)
+        count[()] = numel(ctx.type(0).shape)
+        return [Content.of(count, DType.I64)]
     start, end = _shape_range(ctx)
     dims = ctx.type(0).shape[start:end]
     array = np.empty(len(dims), object)
@@ -38,6 +46,14 @@ def shape(ctx: NodeContext) -> Value:
     """Dimensions start to end as int64."""
     start, end = _shape_range(ctx)
     return ctx.emit(Shape(start, end), ctx.value(0))
+
+
+@importer("Size")
+def size(ctx: NodeContext) -> Value:
+    """The number of elements as an int64 scalar: the product of the shape."""
+    x = ctx.value(0)
+    dims = ctx.emit(Shape(0, x.type.rank), x)
+    return ctx.emit(Reduce("prod", (0,), False), dims)
 
 
 @importer("Constant")
