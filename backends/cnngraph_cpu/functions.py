@@ -1,6 +1,7 @@
 """Transcendental and activation functions on vectors, composed of the primitives.
 
-Polynomials after S. L. Moshier's Cephes (expf, logf); the errors are about one unit in the last place of float32.
+Polynomials after S. L. Moshier's Cephes (expf, logf); erf after N. Juffa's faithfully rounded erff, two minimax polynomials, the outer
+one inside an exponential. The errors are about one unit in the last place of float32.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from typing import Any
 
 from numba import njit
 
+from cnngraph_cpu.trigonometric import circular, hyperbolic
+
 
 def derived(p: dict[str, Any]) -> dict[str, Any]:
     """The functions of :data:`cnngraph.ops.scalar.FUNCTIONS` that the primitives ``p`` lack."""
@@ -16,6 +19,7 @@ def derived(p: dict[str, Any]) -> dict[str, Any]:
     minimum, maximum, floor, vabs, neg = p["minimum"], p["maximum"], p["floor"], p["absolute"], p["neg"]
     select_negative, power_of_two = p["select_negative"], p["power_of_two"]
     exponent_of, mantissa_of, select_nan = p["exponent_of"], p["mantissa_of"], p["select_nan"]
+    where_less, copy_sign = p["where_less"], p["copy_sign"]
     inline = njit(forceinline=True, error_model="numpy", boundscheck=False)
 
     @inline
@@ -39,6 +43,17 @@ def derived(p: dict[str, Any]) -> dict[str, Any]:
         # two factors, so that results near overflow and subnormal ones keep a representable scale
         half = floor(mul(n, splat(0.5)))
         return mul(mul(y, power_of_two(half)), power_of_two(sub(n, half)))
+
+    @inline
+    def half_exp(x: Any) -> Any:
+        # e^x / 2 for x >= 0, finite wherever the result is
+        clamped = minimum(x, splat(90.0))
+        n = floor(fma(clamped, splat(1.44269504088896341), splat(0.5)))
+        r = fma(n, splat(-0.693359375), clamped)
+        r = fma(n, splat(2.12194440e-4), r)
+        y = add(add(expm1_reduced(r), r), splat(1.0))
+        half = floor(mul(n, splat(0.5)))
+        return mul(mul(y, power_of_two(half)), power_of_two(sub(sub(n, half), splat(1.0))))
 
     @inline
     def expm1(x: Any) -> Any:
@@ -154,7 +169,49 @@ def derived(p: dict[str, Any]) -> dict[str, Any]:
     def hard_swish(x: Any) -> Any:
         return mul(x, minimum(maximum(fma(x, splat(1.0 / 6.0), splat(0.5)), splat(0.0)), splat(1.0)))
 
+    @inline
+    def erf(x: Any) -> Any:
+        a = vabs(x)
+        z = mul(x, x)
+        r = fma(splat(-1.72853470e-5), a, splat(3.83197126e-4))
+        u = fma(splat(-3.88396438e-3), a, splat(2.42546219e-2))
+        r = fma(r, z, u)
+        r = fma(r, a, splat(-1.06777877e-1))
+        r = fma(r, a, splat(-6.34846687e-1))
+        r = fma(r, a, splat(-1.28717512e-1))
+        outer = sub(splat(1.0), exp(fma(r, a, neg(a))))
+        q = splat(-5.96761703e-4)
+        q = fma(q, z, splat(4.99119423e-3))
+        q = fma(q, z, splat(-2.67681349e-2))
+        q = fma(q, z, splat(1.12819925e-1))
+        q = fma(q, z, splat(-3.76125336e-1))
+        q = fma(q, z, splat(1.28379166e-1))
+        return where_less(splat(0.927734375), a, copy_sign(outer, x), fma(q, x, x))
+
+    @inline
+    def reciprocal(x: Any) -> Any:
+        return div(splat(1.0), x)
+
+    @inline
+    def sign(x: Any) -> Any:
+        return where_less(splat(0.0), x, splat(1.0), select_negative(x, splat(-1.0), x))
+
+    @inline
+    def celu(x: Any, alpha: float) -> Any:
+        return select_negative(x, mul(splat(alpha), expm1(div(x, splat(alpha)))), x)
+
+    @inline
+    def thresholded_relu(x: Any, alpha: float) -> Any:
+        return where_less(splat(alpha), x, x, splat(0.0))
+
+    @inline
+    def shrink(x: Any, lambd: float, bias: float) -> Any:
+        inner = where_less(splat(lambd), x, sub(x, splat(bias)), splat(0.0))
+        return where_less(x, splat(-lambd), add(x, splat(bias)), inner)
+
     names = (
         exp, log, sigmoid, tanh, softplus, clip, scale, shift, leaky_relu, prelu, elu, selu, hard_sigmoid, hard_swish,
+        half_exp, erf, reciprocal, sign, celu, thresholded_relu, shrink,
     )  # fmt: skip
-    return {function.__name__: function for function in names}
+    table = {function.__name__: function for function in names}
+    return {**table, **circular(p), **hyperbolic({**p, **table})}

@@ -284,6 +284,16 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
     def select_negative(builder: Any, x: Any, negative: Any, other: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", x, ir.Constant(vector, [0.0] * lanes)), negative, other)
 
+    def where(compare: str) -> Any:
+        @intrinsic
+        def call(typingctx: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
+            def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                return builder.select(builder.fcmp_ordered(compare, values[0], values[1]), values[2], values[3])
+
+            return vector_type(vector_type, vector_type, vector_type, vector_type), codegen
+
+        return call
+
     def power_of_two(builder: Any, n: Any) -> Any:
         whole = builder.fptosi(n, integers)
         biased = builder.add(whole, ir.Constant(integers, [127] * lanes))
@@ -335,6 +345,12 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
         "sqrt": unary(lambda b, x: llvm(b, "sqrt", x)),
         "relu": unary(relu),
         "floor": unary(lambda b, x: llvm(b, "floor", x)),
+        "ceil": unary(lambda b, x: llvm(b, "ceil", x)),
+        "round_even": unary(lambda b, x: llvm(b, "rint", x)),
+        "copy_sign": binary(lambda b, x, y: llvm(b, "copysign", x, y)),
+        "where_less": where("<"),
+        "where_less_equal": where("<="),
+        "where_equal": where("=="),
         "select_negative": ternary(select_negative),
         "select_nan": binary(lambda b, x, y: b.select(b.fcmp_unordered("uno", x, x), x, y)),
         "power_of_two": unary(power_of_two),
@@ -352,9 +368,10 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
 def primitives(isa: str) -> dict[str, Any]:
     """Everything generated source may name, for one instruction set."""
     from cnngraph_cpu.functions import derived
+    from cnngraph_cpu.trigonometric import half_pi_reduction
 
     target = ISAS[isa].target
-    table = {**_memory(target.width), **_arithmetic(target.width, target.has_fma)}
+    table = {**_memory(target.width), **_arithmetic(target.width, target.has_fma), **half_pi_reduction(target.width)}
     table.update(
         pointer_argument=pointer_argument, int_pointer_argument=int_pointer_argument, int_argument=int_argument,
         get=get, get_int=get_int, put=put, to_float=to_float, advance=advance,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnngraph.ir.types import DType, Sym, SymbolicBatchError
+from cnngraph.ir.types import DType, Sym, SymbolicBatchError, TensorType
 
 if TYPE_CHECKING:
     from cnngraph.frontend.context import NodeContext
@@ -194,8 +194,8 @@ def _binary(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content]
 def _checked(array: np.ndarray, dtype: DType) -> Content:
     """Object results as contents; integers that leave the type's range are refused."""
     if not dtype.is_float and dtype is not DType.BOOL:
-        info = np.iinfo(dtype.value)
-        if any(not isinstance(v, Sym) and not info.min <= v <= info.max for v in array.flat):
+        low, high = dtype.range
+        if any(not isinstance(v, Sym) and not low <= v <= high for v in array.flat):
             raise OverflowError(f"a result leaves the range of {dtype.value}")
     return Content.of(array, dtype)
 
@@ -248,15 +248,18 @@ def _identity(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Conten
 @evaluator("Cast")
 def _cast(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
     from cnngraph.frontend.tensors import element_type
+    from cnngraph.ops import Cast
 
     content, to = _need(inputs, 0), element_type(ctx.attr_int("to", 0))
     if content.symbolic:
         if to is DType.BOOL:
             raise SymbolicBatchError("a cast of the batch size to bool is not a multiple of it")
-        return [Content(content.array, to)]
+        return [Content(content.array, to)] if to.bits >= 16 else None
     if content.dtype.is_float and not to.is_float and not bool(np.isfinite(content.array.astype(np.float64)).all()):
         return None
-    return [Content.of(content.array.astype(to.numpy), to)]
+    op = Cast(to, ctx.attr_bool("saturate", True), ctx.attr_str("round_mode", "up"))
+    op.infer(TensorType(content.dtype, content.array.shape))
+    return [Content.of(op.reference(content.array)[0], to)]
 
 
 @evaluator("Gather")
@@ -351,20 +354,6 @@ def _product(dims: Sequence[int]) -> int:
     for dim in dims:
         out *= dim
     return out
-
-
-@evaluator("Range")
-def _range(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
-    parts = [_need(inputs, i) for i in range(3)]
-    if any(p.symbolic for p in parts):
-        raise SymbolicBatchError("the length of a range depends on the batch size")
-    if any(p.array.size != 1 for p in parts):
-        raise ValueError("start, limit and delta must be single numbers")
-    start, limit, delta = (p.array.reshape(()).item() for p in parts)
-    count = max(int(np.ceil((limit - start) / delta)), 0)
-    if count > SMALL:
-        return None
-    return [Content.of(start + np.arange(count) * delta, parts[0].dtype)]
 
 
 @evaluator("Where")

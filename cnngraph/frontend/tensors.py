@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto
@@ -28,6 +29,26 @@ ELEMENT_TYPES: dict[int, DType] = {
     TensorProto.UINT64: DType.U64,
     TensorProto.BOOL: DType.BOOL,
 }
+_NARROW_TYPES = {
+    "FLOAT8E4M3FN": DType.F8E4M3FN,
+    "FLOAT8E4M3FNUZ": DType.F8E4M3FNUZ,
+    "FLOAT8E5M2": DType.F8E5M2,
+    "FLOAT8E5M2FNUZ": DType.F8E5M2FNUZ,
+    "FLOAT8E8M0": DType.F8E8M0,
+    "FLOAT6E2M3": DType.F6E2M3,
+    "FLOAT6E3M2": DType.F6E3M2,
+    "FLOAT4E2M1": DType.F4E2M1,
+    "INT4": DType.I4,
+    "UINT4": DType.U4,
+    "INT2": DType.I2,
+    "UINT2": DType.U2,
+}
+# older releases of onnx and ml_dtypes lack some of them
+ELEMENT_TYPES.update(
+    (TensorProto.DataType.Value(name), dtype)
+    for name, dtype in _NARROW_TYPES.items()
+    if name in frozenset(TensorProto.DataType.keys()) and hasattr(ml_dtypes, dtype.value)
+)
 
 _FIELDS: dict[DType, str] = {
     DType.F32: "float_data",
@@ -43,7 +64,7 @@ def element_type(code: int) -> DType:
     """The DType of an ONNX element type.
 
     Raises:
-        UnsupportedError: strings, complex numbers and the 8- and 4-bit floats and 4-bit integers.
+        UnsupportedError: strings and complex numbers.
         InvalidModelError: the code is none that ONNX knows.
     """
     if code in ELEMENT_TYPES:
@@ -53,10 +74,14 @@ def element_type(code: int) -> DType:
     raise UnsupportedError(f"element type {TensorProto.DataType.Name(code)} is not supported")
 
 
+def onnx_code(dtype: DType) -> int:
+    """The ONNX element type of a DType."""
+    return next(code for code, known in ELEMENT_TYPES.items() if known is dtype)
+
+
 def schema_name(dtype: DType) -> str:
     """How ONNX operator schemas spell a tensor of ``dtype``, e.g. ``tensor(float)``."""
-    special = {DType.F32: "float", DType.F64: "double"}
-    return f"tensor({special.get(dtype, dtype.value)})"
+    return f"tensor({dtype.onnx})"
 
 
 @dataclass
@@ -74,7 +99,7 @@ class TensorReader:
     total: int = 0
 
     def decode(self, tensor: onnx.TensorProto) -> np.ndarray:
-        """The array; int8 ... float64, bool and bfloat16. Errors do not name the tensor: the caller knows the name."""
+        """The array; types of fewer than 8 bits take a byte an element. Errors do not name the tensor: the caller knows the name."""
         dtype = element_type(tensor.data_type)
         shape = tuple(tensor.dims)
         count = self.checked_numel(shape)
@@ -87,15 +112,28 @@ class TensorReader:
         if tensor.data_location == TensorProto.EXTERNAL:
             if filled or raw:
                 raise InvalidModelError("a tensor has both external and internal data")
-            array = self._external(tensor, dtype, nbytes)
+            array = self._external(tensor, dtype, count)
         elif raw is not None and (raw or not filled):
             if filled:
                 raise InvalidModelError(f"a tensor has both raw_data and {filled[0]}")
-            array = _from_raw(raw, dtype, nbytes, shape)
+            array = _from_raw(raw, dtype, count, shape)
         else:
             array = _from_field(tensor, dtype, count, filled)
         self.total += nbytes
         return array.reshape(shape)
+
+    def decode_strings(self, tensor: onnx.TensorProto) -> np.ndarray:
+        """A tensor of strings, as an object array of str."""
+        count = self.checked_numel(tuple(tensor.dims))
+        if len(tensor.string_data) != count:
+            raise InvalidModelError(f"a tensor of shape {list(tensor.dims)} needs {count} strings, but has {len(tensor.string_data)}")
+        out = np.empty(count, object)
+        out[:] = [text(item, "string") for item in tensor.string_data]
+        return out.reshape(tuple(tensor.dims))
+
+    def decode_any(self, tensor: onnx.TensorProto) -> np.ndarray:
+        """:meth:`decode` or, for strings, :meth:`decode_strings`."""
+        return self.decode_strings(tensor) if tensor.data_type == TensorProto.STRING else self.decode(tensor)
 
     def checked_numel(self, shape: tuple[int, ...]) -> int:
         """Number of elements; refuses negative dimensions and too many axes."""
@@ -115,14 +153,15 @@ class TensorReader:
         if self.total + nbytes > self.limits.max_total_bytes:
             raise LimitExceededError(f"the weights pass the limit of {self.limits.max_total_bytes} bytes")
 
-    def _external(self, tensor: onnx.TensorProto, dtype: DType, nbytes: int) -> np.ndarray:
+    def _external(self, tensor: onnx.TensorProto, dtype: DType, count: int) -> np.ndarray:
         entries: dict[str, str] = {}
         for entry in tensor.external_data:
             if entry.key in entries:
                 raise InvalidModelError(f"external data has the key '{printable(entry.key)}' twice")
             entries[text(entry.key, "external data key")] = text(entry.value, "external data value")
+        nbytes = _raw_bytes(dtype, count)
         location, offset = parse_external(entries, nbytes)
-        return _reinterpret(read_external(self.base, location, offset, nbytes), dtype)
+        return _reinterpret(read_external(self.base, location, offset, nbytes), dtype, count)
 
 
 def text(value: str | bytes, what: str) -> str:
@@ -135,20 +174,36 @@ def text(value: str | bytes, what: str) -> str:
     return value
 
 
-def _from_raw(raw: bytes, dtype: DType, nbytes: int, shape: tuple[int, ...]) -> np.ndarray:
+def _raw_bytes(dtype: DType, count: int) -> int:
+    """Bytes of ``count`` elements as raw or external data."""
+    return -(-count * dtype.bits // 8)
+
+
+def _from_raw(raw: bytes, dtype: DType, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    nbytes = _raw_bytes(dtype, count)
     if len(raw) != nbytes:
         raise InvalidModelError(f"a tensor of shape {list(shape)} and type {dtype.value} needs {nbytes} bytes, but has {len(raw)}")
-    return _reinterpret(np.frombuffer(raw, np.uint8), dtype)
+    return _reinterpret(np.frombuffer(raw, np.uint8), dtype, count)
 
 
-def _reinterpret(data: np.ndarray, dtype: DType) -> np.ndarray:
-    """Little-endian bytes as ``dtype``; any non-zero byte is True."""
+def _reinterpret(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
+    """Little-endian bytes as ``count`` elements of ``dtype``; any non-zero byte is True."""
     if dtype is DType.BOOL:
         return data.astype(np.bool_)
+    if dtype.bits < 8:
+        return _unpack(data, dtype, count)
     if dtype is DType.BF16:
         return data.view("<u2").astype(np.uint16, copy=False).view(dtype.numpy)
+    if dtype.is_extension:
+        return data.view(dtype.numpy)
     array: np.ndarray = data.view(dtype.numpy.newbyteorder("<")).astype(dtype.numpy, copy=False)
     return array
+
+
+def _unpack(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
+    """Elements of 6, 4 or 2 bits from a stream of bytes, the lowest bits first, each into the low bits of a byte."""
+    bits = np.unpackbits(data, bitorder="little", count=count * dtype.bits).reshape(count, dtype.bits)
+    return np.packbits(bits, axis=1, bitorder="little").reshape(-1).view(dtype.numpy)
 
 
 def _from_field(tensor: onnx.TensorProto, dtype: DType, count: int, filled: list[str]) -> np.ndarray:
@@ -156,17 +211,19 @@ def _from_field(tensor: onnx.TensorProto, dtype: DType, count: int, filled: list
     if [name for name in filled if name != field]:
         raise InvalidModelError(f"a tensor of type {dtype.value} keeps its data in {filled[0]}")
     stored = getattr(tensor, field)
-    if len(stored) != count:
-        raise InvalidModelError(f"a tensor of shape {list(tensor.dims)} needs {count} elements, but has {len(stored)}")
+    packed = dtype.bits in (4, 2)
+    entries = _raw_bytes(dtype, count) if packed else count
+    if len(stored) != entries:
+        raise InvalidModelError(f"a tensor of shape {list(tensor.dims)} needs {entries} elements, but has {len(stored)}")
     if dtype in (DType.F32, DType.F64):
         return np.array(stored, dtype.numpy)
     numbers = np.array(stored, np.uint64 if field == "uint64_data" else np.int64)
-    bits = "uint16" if dtype in (DType.F16, DType.BF16) else "uint8" if dtype is DType.BOOL else dtype.value
-    low, high = int(np.iinfo(bits).min), int(np.iinfo(bits).max)
+    bits = "uint8" if packed or dtype is DType.BOOL else f"uint{8 * dtype.itemsize}" if dtype.is_float else dtype.value
+    low, high = (0, 63) if dtype in (DType.F6E2M3, DType.F6E3M2) else DType(bits).range
     if count and not (low <= int(numbers.min()) and int(numbers.max()) <= high):
         raise InvalidModelError(f"a tensor of type {dtype.value} has data outside its range")
     narrow: np.ndarray = numbers.astype(bits)
     if dtype is DType.BOOL:
         return narrow.astype(np.bool_)
-    typed: np.ndarray = narrow.view(dtype.numpy)
+    typed: np.ndarray = _unpack(narrow, dtype, count) if packed else narrow.view(dtype.numpy)
     return typed

@@ -19,7 +19,10 @@ class SymbolicBatchError(CnngraphError):
 
 
 class DType(enum.Enum):
-    """Element types; the value is NumPy's (or ml_dtypes') name of the type."""
+    """Element types; the value is NumPy's (or ml_dtypes') name of the type.
+
+    Types of fewer than 8 bits take one byte an element in memory.
+    """
 
     F32 = "float32"
     F64 = "float64"
@@ -34,26 +37,69 @@ class DType(enum.Enum):
     U32 = "uint32"
     U64 = "uint64"
     BOOL = "bool"
+    F8E4M3FN = "float8_e4m3fn"
+    F8E4M3FNUZ = "float8_e4m3fnuz"
+    F8E5M2 = "float8_e5m2"
+    F8E5M2FNUZ = "float8_e5m2fnuz"
+    F8E8M0 = "float8_e8m0fnu"
+    F6E2M3 = "float6_e2m3fn"
+    F6E3M2 = "float6_e3m2fn"
+    F4E2M1 = "float4_e2m1fn"
+    I4 = "int4"
+    U4 = "uint4"
+    I2 = "int2"
+    U2 = "uint2"
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The NumPy dtype."""
-        return np.dtype(ml_dtypes.bfloat16) if self is DType.BF16 else np.dtype(self.value)
+        return np.dtype(getattr(ml_dtypes, self.value)) if self.is_extension else np.dtype(self.value)
+
+    @property
+    def onnx(self) -> str:
+        """What ONNX and onnxruntime call the type, e.g. ``float`` and ``float8e4m3fn``."""
+        return _ONNX_NAMES.get(self) or self.value.replace("_", "")
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one element."""
+        """Bytes of one element in memory."""
         return self.numpy.itemsize
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element where ONNX packs them."""
+        return _PACKED_BITS.get(self, 8 * self.itemsize)
+
+    @property
+    def is_extension(self) -> bool:
+        """Whether the type comes from ml_dtypes, so that NumPy's own classification of dtypes does not know it."""
+        return self in _EXTENSIONS
 
     @property
     def is_float(self) -> bool:
         """Whether the type is a floating-point one."""
-        return self in (DType.F32, DType.F64, DType.F16, DType.BF16)
+        return "float" in self.value
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest number of an integer type; of bool, 0 and 1."""
+        if self is DType.BOOL:
+            return 0, 1
+        unsigned = self.value.startswith("u")
+        return (0, (1 << self.bits) - 1) if unsigned else (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1)
 
     @staticmethod
     def of(array: np.ndarray) -> DType:
         """The DType of an array; raises ValueError for dtypes without one (strings, objects)."""
         return DType(array.dtype.name)
+
+
+_EXTENSIONS = frozenset(d for d in DType if d.value == "bfloat16" or "_" in d.value or d.value.lstrip("u") in ("int4", "int2"))
+_ONNX_NAMES = {
+    DType.F32: "float", DType.F64: "double", DType.F8E8M0: "float8e8m0", DType.F6E2M3: "float6e2m3", DType.F6E3M2: "float6e3m2",
+    DType.F4E2M1: "float4e2m1",
+}  # fmt: skip
+_PACKED_BITS = {DType.F6E2M3: 6, DType.F6E3M2: 6, DType.F4E2M1: 4, DType.I4: 4, DType.U4: 4, DType.I2: 2, DType.U2: 2}
 
 
 @total_ordering

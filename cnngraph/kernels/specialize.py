@@ -33,7 +33,7 @@ from cnngraph.errors import InternalError
 from cnngraph.kernels.operands import IMAGE_CHANNEL, PARAMETER_SUFFIXES, PER_CHANNEL, SCALAR
 from cnngraph.ops.expression import Expression
 
-VECTOR_NAMES = {"min": "minimum", "max": "maximum", "abs": "absolute", "pow": "power"}
+VECTOR_NAMES = {"min": "minimum", "max": "maximum", "abs": "absolute", "pow": "power", "round": "round_even"}
 """Scalar functions whose vector form has another name, because Python's own means integers in a template."""
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

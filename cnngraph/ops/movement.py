@@ -10,6 +10,7 @@ import numpy as np
 from cnngraph.errors import InvalidInputError
 from cnngraph.ir.types import Dim, DType, Layout, Sym, SymbolicBatchError, TensorType, numel, static
 from cnngraph.ops.base import Op, needed, require
+from cnngraph.ops.cast import Cast as Cast
 from cnngraph.ops.common import forbid_batch, match_dim, require_axis, require_broadcastable_to, result, same_dtype, show
 
 
@@ -147,8 +148,8 @@ class Pad(Op):
         if self.mode == "constant" and not x.dtype.is_float:
             require(np.isfinite(self.value), f"padding {x.dtype.value} with {self.value}")
             if x.dtype is not DType.BOOL:
-                info = np.iinfo(x.dtype.value)
-                require(info.min <= int(self.value) <= info.max, f"padding value {self.value} is outside {x.dtype.value}")
+                low, high = x.dtype.range
+                require(low <= int(self.value) <= high, f"padding value {self.value} is outside {x.dtype.value}")
         shape: list[Dim] = []
         for axis, dim in enumerate(x.shape):
             begin, end = self.pads[axis], self.pads[axis + x.rank]
@@ -220,21 +221,6 @@ class Gather(Op):
         if bad.size:
             raise InvalidInputError(f"Gather index {int(bad.flat[0])} is outside axis {self.axis} of {show(x.shape)}")
         return (np.take(x, indices, axis=self.axis),)
-
-
-@dataclass(frozen=True)
-class Cast(Op):
-    """Convert elements to ``to``: float to integer truncates (out of range is unspecified), anything to bool is ``!= 0``."""
-
-    name: ClassVar[str] = "Cast"
-    to: DType
-
-    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
-        return (result(self.to, _single(self.name, inputs).shape),)
-
-    def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
-        with np.errstate(all="ignore"):
-            return (np.array(_array(inputs).astype(self.to.numpy)),)
 
 
 @dataclass(frozen=True)

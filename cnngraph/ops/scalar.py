@@ -6,6 +6,7 @@ References keep the dtype of their array operands (integers included).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,29 @@ def _f(x: Any, value: float) -> Any:
     return x.dtype.type(value)
 
 
+def _zero(x: Any) -> Any:
+    return x.dtype.type(0)
+
+
+def _integral(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``function`` where the array is of floats; integers are integral already."""
+    return lambda x: x if np.issubdtype(x.dtype, np.integer) else function(x)
+
+
+def _erf(x: Any) -> Any:
+    """erf; NumPy has none, and the standard library's is for one number."""
+    return np.frompyfunc(math.erf, 1, 1)(np.asarray(x, np.float64)).astype(x.dtype)
+
+
+def _celu(x: Any, alpha: float) -> Any:
+    return np.where(x < 0, _f(x, alpha) * np.expm1(x / _f(x, alpha)), x)
+
+
+def _shrink(x: Any, lambd: float, bias: float) -> Any:
+    shrunk = np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0))
+    return shrunk.astype(x.dtype)
+
+
 FUNCTIONS: dict[str, ScalarFunction] = {
     "add": ScalarFunction(2, 0, lambda a, b: a + b),
     "sub": ScalarFunction(2, 0, lambda a, b: a - b),
@@ -92,4 +116,27 @@ FUNCTIONS: dict[str, ScalarFunction] = {
     "log": ScalarFunction(1, 0, _quiet(np.log)),
     "abs": ScalarFunction(1, 0, np.abs),
     "neg": ScalarFunction(1, 0, np.negative),
+    "reciprocal": ScalarFunction(1, 0, _quiet(lambda x: _f(x, 1) / x)),
+    "sign": ScalarFunction(1, 0, np.sign),
+    "floor": ScalarFunction(1, 0, _integral(np.floor)),
+    "ceil": ScalarFunction(1, 0, _integral(np.ceil)),
+    "round": ScalarFunction(1, 0, _integral(np.rint)),
+    "sin": ScalarFunction(1, 0, _quiet(np.sin)),
+    "cos": ScalarFunction(1, 0, _quiet(np.cos)),
+    "tan": ScalarFunction(1, 0, _quiet(np.tan)),
+    "asin": ScalarFunction(1, 0, _quiet(np.arcsin)),
+    "acos": ScalarFunction(1, 0, _quiet(np.arccos)),
+    "atan": ScalarFunction(1, 0, np.arctan),
+    "sinh": ScalarFunction(1, 0, _quiet(np.sinh)),
+    "cosh": ScalarFunction(1, 0, _quiet(np.cosh)),
+    "asinh": ScalarFunction(1, 0, np.arcsinh),
+    "acosh": ScalarFunction(1, 0, _quiet(np.arccosh)),
+    "atanh": ScalarFunction(1, 0, _quiet(np.arctanh)),
+    "erf": ScalarFunction(1, 0, _erf),
+    "celu": ScalarFunction(1, 1, _quiet(_celu)),
+    "thresholded_relu": ScalarFunction(1, 1, lambda x, alpha: np.where(x > _f(x, alpha), x, _zero(x))),
+    "shrink": ScalarFunction(1, 2, _shrink),
+    "where_less": ScalarFunction(4, 0, lambda a, b, x, y: np.where(a < b, x, y)),
+    "where_less_equal": ScalarFunction(4, 0, lambda a, b, x, y: np.where(a <= b, x, y)),
+    "where_equal": ScalarFunction(4, 0, lambda a, b, x, y: np.where(a == b, x, y)),
 }

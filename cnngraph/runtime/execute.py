@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cnngraph.ir.types import DType
 from cnngraph.runtime.cpus import usable_cpus
 from cnngraph.runtime.loader import load_kernels
 from cnngraph.runtime.program import ARENA, FIRST_IO, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
@@ -211,8 +212,4 @@ def run_host(
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    return DType(name).numpy

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnngraph.errors import InvalidInputError, LimitExceededError, UsageError, printable
+from cnngraph.ir.types import DType
 from cnngraph.runtime.cpus import MAX_THREADS, default_threads
 from cnngraph.runtime.execute import Executor, _dtype
 from cnngraph.runtime.program import KernelStep, ProgramData, TensorSpec
@@ -185,19 +186,13 @@ def _shown(shape: Sequence[int | str]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-_ORT_TYPES = {
-    "float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8", "int16": "int16",
-    "int32": "int32", "int64": "int64", "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64", "bool": "bool",
-}  # fmt: skip
-
-
 class NodeArg:
     """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` ("tensor(float)")."""
 
     def __init__(self, spec: TensorSpec) -> None:
         self.name = spec.name
         self.shape: list[int | str | None] = [None if dim == "?" else dim for dim in spec.shape]
-        self.type = f"tensor({_ORT_TYPES[spec.dtype]})"
+        self.type = f"tensor({DType(spec.dtype).onnx})"
 
     def __repr__(self) -> str:
         return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={self.shape})"

@@ -11,7 +11,7 @@ from cnngraph_cpu import backend
 from tests.backends.template_cases import Case, Compiled, arguments, plan, requests
 
 PARAMETERS = {"clip": (-1.5, 6.0), "scale": (1.7,), "shift": (0.5,), "leaky_relu": (0.1,), "elu": (1.3,), "selu": (1.6732632, 1.050701),
-              "hard_sigmoid": (0.2, 0.5)}  # fmt: skip
+              "hard_sigmoid": (0.2, 0.5), "celu": (0.7,), "thresholded_relu": (0.8,), "shrink": (0.75, 0.25)}  # fmt: skip
 CANCELLING = {"shift": 1e-7, "hard_sigmoid": 1e-7, "hard_swish": 1e-6}
 """Absolute errors allowed where a sum may cancel, which no float32 evaluation avoids."""
 SMALLEST_NORMAL = 1.2e-38
@@ -41,7 +41,8 @@ def _error(name: str, got: np.ndarray, want: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("isa", backend.isas())
 def test_every_scalar_function(isa: str) -> None:
     first = _inputs()
-    second = np.random.default_rng(1).permutation(first)
+    operands = [first, *(np.random.default_rng(seed).permutation(first) for seed in (1, 2, 3))]
+    second = operands[1]
     cases = {}
     for name, function in FUNCTIONS.items():
         expression = Expression.of(name, function.arity, PARAMETERS.get(name, ()))
@@ -50,7 +51,7 @@ def test_every_scalar_function(isa: str) -> None:
     kernels = Compiled([call for _, call in plans.values()], isa)
     worst = {}
     for name, (node, call) in plans.items():
-        feeds = {value: array for value, array in zip(node.inputs, (first, second), strict=False) if value is not None}
+        feeds = {value: array for value, array in zip(node.inputs, operands, strict=False) if value is not None}
         given, output, _ = arguments(cases[name], call, node, feeds)
         kernels.call(call, given, 1)
         with np.errstate(all="ignore"):

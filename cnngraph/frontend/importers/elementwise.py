@@ -6,7 +6,6 @@ import numpy as np
 
 from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.registry import importer
-from cnngraph.frontend.tensors import element_type
 from cnngraph.ir.graph import Value
 from cnngraph.ir.types import DType
 from cnngraph.ops import Cast, Elementwise, Expression, Identity, Instr
@@ -129,13 +128,6 @@ def _bound(ctx: NodeContext, index: int, absent: float) -> float | None:
         return None
     number = known.reshape(()).item()
     return float(number) if float(number) == number or number != number else None
-
-
-@importer("Cast")
-def cast(ctx: NodeContext) -> Value:
-    """Conversion to the type in attribute ``to``."""
-    to = element_type(ctx.attr_int("to", 0))
-    return ctx.emit(Cast(to), ctx.value(0))
 
 
 @importer("Identity")
