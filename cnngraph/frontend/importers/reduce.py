@@ -1,4 +1,4 @@
-"""Importers of reductions, softmax and global pooling."""
+"""Importers of reductions, of the normalisations made of them, of softmax and global pooling."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.importers.movement import given_axes, resolved_axes
 from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
-from cnngraph.ir.types import numel
-from cnngraph.ops import Identity, Reduce, Reshape, Softmax
+from cnngraph.ir.types import DType, numel
+from cnngraph.ops import Cast, Elementwise, Expression, Identity, Instr, Reduce, Reshape, Softmax
 from cnngraph.ops.base import normalize_axis
 
 _KINDS = {
@@ -33,6 +33,52 @@ def reduce(ctx: NodeContext) -> Value:
     if not axes and not ctx.attr_bool("noop_with_empty_axes"):
         axes = tuple(range(x.type.rank))
     return ctx.emit(Reduce(_KINDS[ctx.op], resolved_axes(ctx, axes, x.type.rank), keepdims), x)
+
+
+def widened(ctx: NodeContext, x: Value) -> Value:
+    """``x`` as float32 if it is a 16-bit float, so that a chain of nodes rounds once at its end."""
+    return ctx.emit(Cast(DType.F32), x) if x.type.dtype in (DType.F16, DType.BF16) else x
+
+
+def narrowed(ctx: NodeContext, x: Value, dtype: DType) -> Value:
+    """``x`` as ``dtype``."""
+    return x if x.type.dtype is dtype else ctx.emit(Cast(dtype), x)
+
+
+@importer("MeanVarianceNormalization")
+def mean_variance_normalization(ctx: NodeContext) -> Value:
+    """``(x - mean) / (sqrt(mean((x - mean)^2)) + 1e-9)`` over the axes, by default all but the channels."""
+    x = widened(ctx, ctx.value(0))
+    axes = resolved_axes(ctx, ctx.attr_ints("axes", (0, 2, 3)), x.type.rank)
+    deviation = ctx.emit(Elementwise(Expression.of("sub", 2)), x, ctx.emit(Reduce("mean", axes), x))
+    squares = ctx.emit(Elementwise(Expression(1, (Instr("mul", (0, 0)),))), deviation)
+    variance = ctx.emit(Reduce("mean", axes), squares)
+    ratio = Expression(2, (Instr("sqrt", (1,)), Instr("shift", (2,), (1e-9,)), Instr("div", (0, 3))))
+    return narrowed(ctx, ctx.emit(Elementwise(ratio), deviation, variance), ctx.type(0).dtype)
+
+
+# What replaces a norm of 0, so that 0 / norm is 0: the least number that a norm other than 0 may be. A sum of squares is 0 or
+# at least the least subnormal, whose root bounds a 2-norm.
+_LEAST_NORM = {
+    (DType.F32, 1): 2.0**-149,
+    (DType.F32, 2): 2.0**-75,
+    (DType.F64, 1): 2.0**-1074,
+    (DType.F64, 2): 2.0**-537,
+}
+
+
+@importer("LpNormalization")
+def lp_normalization(ctx: NodeContext) -> Value:
+    """``x / norm`` along one axis, 0 where the norm is 0."""
+    x = widened(ctx, ctx.value(0))
+    p = ctx.attr_int("p", 2)
+    if p not in (1, 2):
+        ctx.invalid(f"p is {p}, not 1 or 2")
+    axis = normalize_axis(ctx.attr_int("axis", -1), x.type.rank)
+    norm = ctx.emit(Reduce(f"l{p}", (axis,)), x)
+    least = _LEAST_NORM[x.type.dtype, p]
+    ratio = Expression(2, (Instr("clip", (1,), (least, float("inf"))), Instr("div", (0, 2))))
+    return narrowed(ctx, ctx.emit(Elementwise(ratio), x, norm), ctx.type(0).dtype)
 
 
 @importer("GlobalAveragePool", "GlobalMaxPool")
