@@ -4,6 +4,7 @@ from cnngraph.ops.base import REGISTRY, Cost, Op
 from cnngraph.ops.cast import BitCast, Cast
 from cnngraph.ops.conv import Conv
 from cnngraph.ops.conv_transpose import ConvTranspose
+from cnngraph.ops.deform import DeformConv, GridSample
 from cnngraph.ops.dense import Dense, MatMul
 from cnngraph.ops.elementwise import Elementwise
 from cnngraph.ops.expression import Expression, Instr
@@ -37,6 +38,7 @@ from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinear
 from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
 from cnngraph.ops.reduce import Reduce
 from cnngraph.ops.resize import Resize
+from cnngraph.ops.roi import MaxRoiPool, RoiAlign
 from cnngraph.ops.softmax import Softmax
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "ConvTranspose",
     "Cost",
     "Cumulative",
+    "DeformConv",
     "Dense",
     "DequantizeLinear",
     "Det",
@@ -64,10 +67,12 @@ __all__ = [
     "Gather",
     "GatherElements",
     "GatherND",
+    "GridSample",
     "Identity",
     "Instr",
     "MatMul",
     "MatMulInteger",
+    "MaxRoiPool",
     "MaxUnpool",
     "NLLLoss",
     "OneHot",
@@ -88,6 +93,7 @@ __all__ = [
     "Reshape",
     "Resize",
     "ReverseSequence",
+    "RoiAlign",
     "ScatterElements",
     "ScatterND",
     "Shape",
