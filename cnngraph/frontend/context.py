@@ -84,7 +84,7 @@ class NodeContext:
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
 
-    # attributes; their types have been checked against the schema
+    # attributes; those of standard operators have been checked against the schema
 
     def has(self, name: str) -> bool:
         """Whether the attribute is given."""
@@ -93,7 +93,8 @@ class NodeContext:
     def attr_int(self, name: str, default: int) -> int:
         """An integer attribute."""
         value = self._attributes.get(name, default)
-        assert isinstance(value, int)
+        if not isinstance(value, int):
+            self.invalid(f"attribute '{name}' must be an integer")
         return value
 
     def attr_bool(self, name: str, default: bool = False) -> bool:
@@ -106,13 +107,15 @@ class NodeContext:
     def attr_float(self, name: str, default: float) -> float:
         """A float attribute."""
         value = self._attributes.get(name, default)
-        assert isinstance(value, (int, float))
+        if not isinstance(value, (int, float)):
+            self.invalid(f"attribute '{name}' must be a number")
         return float(value)
 
     def attr_str(self, name: str, default: str) -> str:
         """A string attribute."""
         value = self._attributes.get(name, default)
-        assert isinstance(value, str)
+        if not isinstance(value, str):
+            self.invalid(f"attribute '{name}' must be a string")
         return value
 
     def attr_ints(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -122,14 +125,22 @@ class NodeContext:
             if default is None:
                 self.invalid(f"attribute '{name}' is missing")
             return tuple(default)
-        assert isinstance(value, tuple)
+        if not isinstance(value, tuple) or not all(isinstance(v, int) for v in value):
+            self.invalid(f"attribute '{name}' must be a list of integers")
         return tuple(int(v) for v in value)
 
     def attr_floats(self, name: str) -> tuple[float, ...]:
         """A list-of-floats attribute, which must be given."""
         value = self._attributes.get(name)
-        assert isinstance(value, tuple)
+        if not isinstance(value, tuple) or not all(isinstance(v, (int, float)) for v in value):
+            self.invalid(f"attribute '{name}' must be a list of numbers")
         return tuple(float(v) for v in value)
+
+    def attr_strings(self, name: str, default: Sequence[str] = ()) -> tuple[str, ...]:
+        """A list-of-strings attribute."""
+        value = self._attributes.get(name, tuple(default))
+        assert isinstance(value, tuple)
+        return tuple(str(v) for v in value)
 
     def attr_tensor(self, name: str) -> np.ndarray | None:
         """A tensor attribute, or None."""
@@ -240,6 +251,10 @@ class NodeContext:
     def emit(self, op: Op, *inputs: Value | None) -> Value:
         """Add a node to the graph and return its first output."""
         return self.emit_all(op, *inputs)[0]
+
+    def check_size(self, type_: TensorType) -> None:
+        """Raise LimitExceededError if a tensor of this type is too large; for constants, before they are computed."""
+        self._builder.check_size(type_)
 
     def constant(self, array: np.ndarray) -> Value:
         """A constant of the graph."""
