@@ -11,8 +11,8 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from cnngraph.errors import InvalidInputError, UsageError, printable
 from cnngraph.runtime.dynamic import DynamicProgram
-from cnngraph.runtime.program import TensorSpec
 from cnngraph.runtime.session import Program
+from cnngraph.runtime.tailed import TailedProgram
 
 
 class CnngraphRep(BackendRep):
@@ -22,7 +22,7 @@ class CnngraphRep(BackendRep):
         program: what :func:`cnngraph.compile` returned.
     """
 
-    def __init__(self, program: Program | DynamicProgram | _Deferred) -> None:
+    def __init__(self, program: Program | TailedProgram | DynamicProgram) -> None:
         self.program = program
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -48,36 +48,6 @@ class CnngraphRep(BackendRep):
         return namedtupledict("Outputs", list(results))(*results.values())
 
 
-class _Deferred:
-    """A model whose shapes depend on the contents of some inputs: compiled when they are known, again for new contents."""
-
-    def __init__(self, model: onnx.ModelProto, contents: Sequence[str], options: Mapping[str, Any]) -> None:
-        stored = {tensor.name for tensor in model.graph.initializer}
-        self.inputs = [TensorSpec(v.name, "", ()) for v in model.graph.input if v.name not in stored]
-        self._model, self._contents, self._options = model, list(contents), dict(options)
-        self._key: tuple[tuple[str, bytes], ...] = ()
-        self._program: Program | DynamicProgram | None = None
-
-    def run(self, feeds: Mapping[str, np.ndarray], **kwargs: Any) -> dict[str, np.ndarray]:
-        """Compile for these contents if they are new, and run."""
-        from cnngraph.frontend import ContentsNeededError
-        from cnngraph.pipeline import compile
-
-        while True:
-            key = tuple((name, np.asarray(feeds[name]).tobytes()) for name in self._contents)
-            if self._program is None or key != self._key:
-                constants = {name: np.asarray(feeds[name]) for name in self._contents}
-                try:
-                    self._program, self._key = compile(self._model, constants=constants, **self._options), key
-                except ContentsNeededError as error:
-                    more = [name for name in error.inputs if name not in self._contents]
-                    if not more:
-                        raise
-                    self._contents += more
-                    continue
-            return self._program.run({name: array for name, array in feeds.items() if name not in self._contents}, **kwargs)
-
-
 class CnngraphBackend(Backend):
     """cnngraph on the CPU as an ONNX backend."""
 
@@ -85,11 +55,11 @@ class CnngraphBackend(Backend):
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
         """Whether :meth:`prepare` would succeed, found out by importing and checking the model."""
         from cnngraph.errors import CnngraphError
-        from cnngraph.frontend import BatchNotSymbolicError, FreeDimensionsError, import_model
+        from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError, import_model
 
         try:
             import_model(model)
-        except (FreeDimensionsError, BatchNotSymbolicError):
+        except (FreeDimensionsError, BatchNotSymbolicError, ContentsNeededError):
             return cls.supports_device(device)
         except CnngraphError:
             return False
@@ -103,15 +73,11 @@ class CnngraphBackend(Backend):
             UsageError: a device other than the CPU.
             CnngraphError: whatever :func:`cnngraph.compile` raises.
         """
-        from cnngraph.frontend import ContentsNeededError
         from cnngraph.pipeline import compile
 
         if not cls.supports_device(device):
             raise UsageError(f"there is no device {printable(device)!r}; cnngraph has CPU")
-        try:
-            return CnngraphRep(compile(model, **kwargs))
-        except ContentsNeededError as error:
-            return CnngraphRep(_Deferred(model, error.inputs, kwargs))
+        return CnngraphRep(compile(model, **kwargs))
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:

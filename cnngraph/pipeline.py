@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cnngraph.backends import get_backend
-from cnngraph.frontend import BatchNotSymbolicError, FreeDimensionsError, import_model
+from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError, import_model
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.verify import verify
 from cnngraph.kernels.template import ProgressCallback
@@ -37,6 +37,7 @@ from cnngraph.passes.remove_identity import RemoveIdentity
 from cnngraph.passes.select_kernels import select_kernels
 from cnngraph.runtime.build import build_program
 from cnngraph.runtime.session import Program
+from cnngraph.runtime.tailed import TailedProgram
 
 if TYPE_CHECKING:
     import onnx
@@ -76,7 +77,7 @@ def optimize(graph: Graph, options: CompileOptions, context: PassContext, after:
 
 def compile_graph(
     graph: Graph, options: CompileOptions, progress: ProgressCallback | None = None, after: AfterPass | None = None
-) -> Program:
+) -> Program | TailedProgram:
     """From an imported graph to a program that can run."""
     context = PassContext(max_fold_bytes=options.limits.max_fold_bytes)
     backend = get_backend(options.backend)
@@ -99,10 +100,11 @@ def compile_graph(
 
     specs = [call.spec for node, call in calls.items() if call is not None and node not in plan.absorbed]
     compiled = backend.compile(specs, target, progress)
-    return build_program(
+    program = build_program(
         graph, calls, plan, compiled, backend, target, options=options, records=records, rejections=context.rejections,
         selections=choice.selections,
     )  # fmt: skip
+    return program if graph.tail is None else TailedProgram(program, graph.tail)
 
 
 def compile(
@@ -117,7 +119,7 @@ def compile(
     options: CompileOptions | None = None,
     progress: ProgressCallback | None = None,
     after: AfterPass | None = None,
-) -> Program | DynamicProgram:
+) -> Program | TailedProgram | DynamicProgram:
     """Compile an ONNX model.
 
     Args:
@@ -128,32 +130,36 @@ def compile(
         math: "f32" or "exact".
         options: replaces the four.
         shapes: input shapes by name, for inputs whose declared shape is free beyond the batch.
-        constants: arrays for graph inputs that then stop being inputs; needed where shapes depend on an input's contents.
+        constants: arrays for graph inputs that then stop being inputs.
         progress: called as ``progress(done, total, kernel name)`` while kernels compile.
         after: called with the graph and its record after every pass.
 
     Returns:
-        A :class:`Program`. If dimensions other than the batch are free and ``shapes`` leaves them so, a
-        ``DynamicProgram`` with the same methods, which compiles at the first run with each new input shape.
+        A :class:`Program`; a :class:`TailedProgram` if shapes depend on data (NonMaxSuppression, NonZero, loops), so that a
+        part runs operator by operator. If dimensions other than the batch are free and ``shapes`` leaves them so, or if
+        shapes depend on the contents of small inputs, a ``DynamicProgram``, which compiles at the first run with each
+        new input shape or content. All three have the same methods.
 
     Raises:
         InvalidModelError, UnsupportedError, LimitExceededError, UsageError: see :mod:`cnngraph.errors`.
-            Of the unsupported, ``ContentsNeededError`` names the inputs that ``constants`` must give.
     """
     chosen = options or CompileOptions(backend=backend, threads=threads, isa=isa, math=math)
 
-    def build(shapes: Mapping[str, Sequence[Any]] | None, batch: int | None = None) -> Program:
-        graph = import_model(source, shapes=shapes, batch=batch, constants=constants, limits=chosen.limits)
+    def build(
+        shapes: Mapping[str, Sequence[Any]] | None, batch: int | None = None, contents: Mapping[str, np.ndarray] | None = None
+    ) -> Program | TailedProgram:
+        known = {**(constants or {}), **(contents or {})}
+        graph = import_model(source, shapes=shapes, batch=batch, constants=known, limits=chosen.limits)
         return compile_graph(graph, chosen, progress, after)
 
     try:
         return build(shapes)
-    except (FreeDimensionsError, BatchNotSymbolicError) as error:
+    except (FreeDimensionsError, BatchNotSymbolicError, ContentsNeededError) as error:
         if isinstance(error, FreeDimensionsError) and shapes:
             raise
         from cnngraph.runtime.dynamic import DynamicProgram
 
-        return DynamicProgram.of(source, error, build, chosen, shapes)
+        return DynamicProgram.of(source, error, build, chosen, shapes, constants)
 
 
 def _record(graph: Graph, name: str, changes: int, start: float, after: AfterPass | None) -> PassRecord:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cnngraph.ir.graph import Graph
     from cnngraph.passes.base import PassRecord
     from cnngraph.runtime.session import Program
+    from cnngraph.runtime.tailed import TailedProgram
 
 EMIT = ("cnng", "source")
 LAYOUT_STEPS = ("choose_layout", "select_kernels", "plan_memory")
@@ -117,7 +118,7 @@ def show_passes(passes: list[dict[str, Any]]) -> None:
     )
 
 
-def save(program: Program, path: Path) -> None:
+def save(program: Program | TailedProgram, path: Path) -> None:
     """Write the artifact whole or not at all.
 
     Raises:
@@ -129,7 +130,7 @@ def save(program: Program, path: Path) -> None:
         raise OutputError(f"cannot write '{printable(str(path))}': {error.strerror or error}") from error
 
 
-def write_sources(program: Program, folder: Path) -> None:
+def write_sources(program: Program | TailedProgram, folder: Path) -> None:
     """Write each kernel's generated source as ``kernel_<index>.py`` with an index file; no file is named by the model.
 
     Raises:

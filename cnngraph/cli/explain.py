@@ -12,6 +12,7 @@ from cnngraph.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from cnngraph.runtime.session import Program
+    from cnngraph.runtime.tailed import TailedProgram
 
 
 @click.command("explain")
@@ -30,7 +31,7 @@ def command(model: str, node: str | None, everything: bool, how: Compilation, as
     emit("explain", {"model": model, **found}, as_json, lambda: show_decisions(found, everything))
 
 
-def decisions(program: Program) -> dict[str, list[dict[str, Any]]]:
+def decisions(program: Program | TailedProgram) -> dict[str, list[dict[str, Any]]]:
     """Refused rewrites and kernel choices, as plain data."""
     return {
         "rejections": plain(program.report["rejections"]),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cnngraph.options import CompileOptions
     from cnngraph.runtime.dynamic import DynamicProgram
     from cnngraph.runtime.session import Program
+    from cnngraph.runtime.tailed import TailedProgram
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MAGIC = b"CNNGRAPH"
@@ -122,7 +123,7 @@ def is_artifact(path: str) -> bool:
         return False
 
 
-def open_program(path: str, how: Compilation, *, threads: int | None = None, **extra: Any) -> Program | DynamicProgram:
+def open_program(path: str, how: Compilation, *, threads: int | None = None, **extra: Any) -> Program | TailedProgram | DynamicProgram:
     """The program of an artifact, or of an ONNX model compiled now, with a progress bar on a terminal.
 
     Args:
@@ -145,16 +146,16 @@ def open_program(path: str, how: Compilation, *, threads: int | None = None, **e
         return cnngraph.compile(path, shapes=dict(how.shapes) or None, options=how.options(threads), progress=progress, **extra)
 
 
-def open_fixed_program(path: str, how: Compilation, **extra: Any) -> Program:
+def open_fixed_program(path: str, how: Compilation, **extra: Any) -> Program | TailedProgram:
     """The same, for verbs that need every dimension but the batch.
 
     Raises:
         UsageError: dimensions of the inputs are free; the message shows how to give them.
     """
-    from cnngraph.runtime.session import Program
+    from cnngraph.runtime.dynamic import DynamicProgram
 
     program = open_program(path, how, **extra)
-    if not isinstance(program, Program):
+    if isinstance(program, DynamicProgram):
         wanted = " ".join(f"--shape {printable(spec.name)}={dims(spec.shape) if spec.shape else '...'}" for spec in program.inputs)
         raise UsageError(f"the input shapes are free; give them: {wanted}")
     return program

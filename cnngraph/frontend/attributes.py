@@ -30,10 +30,10 @@ _UNSUPPORTED_KINDS = {
 _KIND_OF = {name: int(number) for name, number in AttributeProto.AttributeType.items()}
 
 
-def schema_of(op: str, opset: int) -> OpSchema | None:
-    """The schema that is valid for ``op`` of the standard domain in operator set ``opset``, or None."""
+def schema_of(op: str, opset: int, domain: str = "") -> OpSchema | None:
+    """The schema that is valid for ``op`` of ``domain`` (default: the standard one) in operator set ``opset``, or None."""
     try:
-        return onnx.defs.get_schema(op, opset, "")
+        return onnx.defs.get_schema(op, opset, "" if domain == "ai.onnx" else domain)
     except onnx.defs.SchemaError:
         return None
 

@@ -9,6 +9,7 @@ import networkx as nx
 import onnx
 
 from cnngraph.errors import InvalidModelError, printable
+from cnngraph.frontend.scope import captured
 from cnngraph.frontend.tensors import text
 
 
@@ -31,10 +32,10 @@ class RawNode:
     outputs: tuple[str, ...]
 
 
-def raw_nodes(graph: onnx.GraphProto) -> list[RawNode]:
+def raw_nodes(protos: Iterable[onnx.NodeProto]) -> list[RawNode]:
     """The nodes in the order of the file."""
     nodes = []
-    for index, proto in enumerate(graph.node):
+    for index, proto in enumerate(protos):
         op, domain = text(proto.op_type, "operator type"), text(proto.domain, "domain")
         standard = domain in ("", "ai.onnx")
         label = text(proto.name, "node name") or f"{op}_{index}"
@@ -64,21 +65,22 @@ def order_nodes(nodes: Sequence[RawNode], given: Iterable[str], outputs: Iterabl
                 raise InvalidModelError(f"{printable(node.op)}: tensor '{printable(name)}' is already made by {other}", node=node.label)
             producer[name] = index
     is_sorted = True
+    reads = [(*node.inputs, *sorted(captured(node.proto) & (known | producer.keys()))) for node in nodes]
     for index, node in enumerate(nodes):
-        for name in filter(None, node.inputs):
+        for name in filter(None, reads[index]):
             if name not in known and name not in producer:
                 raise InvalidModelError(f"{printable(node.op)}: input '{printable(name)}' is made by no node", node=node.label)
             is_sorted = is_sorted and producer.get(name, -1) < index
     for name in outputs:
         if name not in known and name not in producer:
             raise InvalidModelError(f"graph output '{printable(name)}' is made by no node")
-    return list(nodes) if is_sorted else _sort(nodes, producer)
+    return list(nodes) if is_sorted else _sort(nodes, reads, producer)
 
 
-def _sort(nodes: Sequence[RawNode], producer: dict[str, int]) -> list[RawNode]:
+def _sort(nodes: Sequence[RawNode], reads: Sequence[Sequence[str]], producer: dict[str, int]) -> list[RawNode]:
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(nodes)))
-    graph.add_edges_from((producer[name], i) for i, node in enumerate(nodes) for name in node.inputs if name in producer)
+    graph.add_edges_from((producer[name], i) for i in range(len(nodes)) for name in reads[i] if name in producer)
     try:
         return [nodes[i] for i in nx.topological_sort(graph)]
     except nx.NetworkXUnfeasible:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import onnx
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cnngraph.frontend.context import NodeContext
 
 Importer = Callable[["NodeContext"], "Value | tuple[Value | None, ...]"]
+F = TypeVar("F", bound=Importer)
 
 OLDEST_OPSET = 7
 NEWEST_OPSET = int(onnx.defs.onnx_opset_version())
@@ -38,7 +39,7 @@ class _Entry:
 _IMPORTERS: dict[str, list[_Entry]] = {}
 
 
-def importer(*ops: str, since: int = 1, until: int = NEWEST_OPSET) -> Callable[[Importer], Importer]:
+def importer(*ops: str, since: int = 1, until: int = NEWEST_OPSET) -> Callable[[F], F]:
     """Register the decorated function for the ONNX operators ``ops`` of operator sets ``since`` to ``until``.
 
     An operator of another domain is written ``com.microsoft::QLinearAdd``; it has no schema, so that its importer checks
@@ -47,7 +48,7 @@ def importer(*ops: str, since: int = 1, until: int = NEWEST_OPSET) -> Callable[[
     ``since`` counts in operator sets of the model: the function must handle every version of the operator in that range.
     """
 
-    def register(function: Importer) -> Importer:
+    def register(function: F) -> F:
         for op in ops:
             entries = _IMPORTERS.setdefault(op, [])
             if any(since <= e.until and e.since <= until for e in entries):

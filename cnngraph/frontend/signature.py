@@ -42,6 +42,14 @@ def declared_type(info: onnx.ValueInfoProto) -> tuple[DType, DeclaredShape]:
     return dtype, tuple(dims)
 
 
+def is_direct(info: onnx.ValueInfoProto) -> bool:
+    """Whether a value is a sequence, an optional or a tensor of strings, which only the tail can hold."""
+    kind = info.type.WhichOneof("value")
+    return kind in ("sequence_type", "optional_type") or (
+        kind == "tensor_type" and info.type.tensor_type.elem_type == onnx.TensorProto.STRING
+    )
+
+
 def resolve_inputs(
     declared: Mapping[str, tuple[DType, DeclaredShape]], shapes: Mapping[str, RequestedShape] | None, batch: int | None
 ) -> dict[str, TensorType]:

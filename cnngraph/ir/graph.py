@@ -11,6 +11,7 @@ from cnngraph.errors import InternalError
 from cnngraph.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
+    from cnngraph.eager.tail import Tail
     from cnngraph.ops.base import Op
 
 
@@ -83,6 +84,7 @@ class Node:
 class Graph:
     """A network in topological order with named inputs and outputs.
 
+    ``tail`` is what runs after it, operator by operator, on outputs that the graph computes for it.
     ``stage`` is the guarantee the graph currently gives (see :mod:`cnngraph.ir.verify`). The only ways to change
     nodes and values are :meth:`add`, :meth:`replace_uses`, :meth:`rewire`, :meth:`erase`, :meth:`set_type` and
     :meth:`constant`.
@@ -94,6 +96,7 @@ class Graph:
         self.outputs: list[tuple[str, Value]] = []
         self._nodes: dict[Node, None] = {}
         self.stage = "imported"
+        self.tail: Tail | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:

@@ -53,7 +53,7 @@ class Cast(Op):
     def _to_narrow_float(self, x: np.ndarray) -> np.ndarray:
         exact = _to_odd_float32(x)
         if self.saturate and self.to in _SATURATING:
-            greatest = np.float32(ml_dtypes.finfo(self.to.numpy).max)
+            greatest = np.float32(ml_dtypes.finfo(self.to.numpy).max)  # type: ignore[no-untyped-call]
             exact = np.clip(exact, -greatest, greatest)
         return np.array(exact.astype(self.to.numpy))
 

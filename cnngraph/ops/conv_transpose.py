@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product as tuples
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -88,11 +88,10 @@ class ConvTranspose(Op):
             ranges = [_inside(s, d * t - begin, o, extent) for t, (s, d, begin, o, extent) in zip(tap, per_axis, strict=True)]
             if any(stop <= first for first, stop, _ in ranges):
                 continue
-            spread = (grouped[(slice(None), slice(None), slice(None), *tap)].transpose(0, 2, 1) @ pixels).reshape(n, g * m, *size)
+            at_tap: Any = (slice(None), slice(None), slice(None), *tap)
+            spread = (grouped[at_tap].transpose(0, 2, 1) @ pixels).reshape(n, g * m, *size)
             source = tuple(slice(first, stop) for first, stop, _ in ranges)
-            place = tuple(
-                slice(at, at + (stop - first - 1) * s + 1, s) for (first, stop, at), s in zip(ranges, self.strides, strict=True)
-            )
+            place = tuple(slice(at, at + (stop - first - 1) * s + 1, s) for (first, stop, at), s in zip(ranges, self.strides, strict=True))
             y[(slice(None), slice(None), *place)] += spread[(slice(None), slice(None), *source)]
         if b is not None:
             y += widened(b).reshape(g * m, *[1] * spatial)

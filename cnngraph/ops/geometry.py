@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,7 +57,8 @@ class Col2Im(Op):
         margins = list(zip(self.pads[:count], self.pads[count:], strict=True))
         padded = np.zeros((*columns.shape[:2], *(d + a + b for d, (a, b) in zip(self.image, margins, strict=True))), wide.dtype)
         for tap, window in taps(self.block, self.strides, self.dilations, windows):
-            padded[:, :, *window] += columns[(slice(None), slice(None), *tap)]
+            place: Any = (slice(None), slice(None), *tap)
+            padded[:, :, *window] += columns[place]
         kept = tuple(slice(a, a + d) for d, (a, _) in zip(self.image, margins, strict=True))
         return (np.ascontiguousarray(padded[:, :, *kept]).astype(x.dtype),)
 

@@ -59,7 +59,7 @@ class Einsum(Op):
         for array, term in zip(arrays, self.terms, strict=True):
             operands += [widened(array), list(term)]
         with np.errstate(all="ignore"):
-            y = np.einsum(*operands, list(self.output), optimize="greedy" if len(arrays) > 2 else False)  # type: ignore[call-overload]
+            y = np.einsum(*operands, list(self.output), optimize="greedy" if len(arrays) > 2 else False)
         return (np.array(y).astype(arrays[0].dtype),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:

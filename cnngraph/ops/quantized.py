@@ -384,7 +384,7 @@ class QGemm(Op):
         acc = exact_product(left, right)
         if c is not None:
             acc = acc + c
-        factor = np.float32(self.alpha) * single(inputs[1]).astype(np.float32) * np.asarray(_columns(inputs[4])).astype(np.float32)
+        factor: Any = np.float32(self.alpha) * single(inputs[1]).astype(np.float32) * np.asarray(_columns(inputs[4])).astype(np.float32)
         if self.to is DType.F32:
             return ((acc.astype(np.float32) * factor).astype(np.float32),)
         factor = factor / single(inputs[7]).astype(np.float32)

@@ -78,7 +78,8 @@ def _integral(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _erf(x: Any) -> Any:
     """erf; NumPy has none, and the standard library's is for one number."""
-    return np.frompyfunc(math.erf, 1, 1)(np.asarray(x, np.float64)).astype(x.dtype)
+    values: Any = np.frompyfunc(math.erf, 1, 1)(np.asarray(x, np.float64))
+    return np.asarray(values).astype(x.dtype)
 
 
 def _celu(x: Any, alpha: float) -> Any:

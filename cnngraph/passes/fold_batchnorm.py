@@ -1,10 +1,11 @@
-"""Fold a per-channel affine ``z = y*s + t`` into the weights of a neighbouring Conv or Dense.
+"""Fold a per-channel affine ``z = y*s + t`` into the weights of a neighbouring Conv, ConvTranspose or Dense.
 
 Backward, y = conv(x, w) + b:   z = conv(x, w*s[m]) + (b*s + t)           (s, t by output channel m)
 Forward,  y = conv(x*s + t, w) + b = conv(x, w*s[c]) + (b + sum_{c,k} w*t[c])   (s, t by input channel c)
 
 Forward is exact only where every tap sees a real pixel: a convolution without padding, or a dense layer, also behind a
-Reshape that flattens [N, C, ...] to [N, C*...], where s and t repeat for every pixel. An affine is a BatchNorm with constant
+Reshape that flattens [N, C, ...] to [N, C*...], where s and t repeat for every pixel. A ConvTranspose
+is folded backward only: the taps that meet in a pixel differ from pixel to pixel. An affine is a BatchNorm with constant
 parameters, or an Elementwise add, sub, mul or div by a constant per channel. All arithmetic is float64, rounded once.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import per_image
-from cnngraph.ops import BatchNorm, Conv, Dense, Elementwise, Reshape
+from cnngraph.ops import BatchNorm, Conv, ConvTranspose, Dense, Elementwise, Reshape
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.lower_batchnorm import affine
 from cnngraph.passes.rewrite import channel_vector, erase_unused, only_user, other_reader, replace
@@ -55,7 +56,7 @@ class FoldBatchNorm(Pass):
 
     def _backward(self, graph: Graph, node: Node, source: Value, s: np.ndarray, t: np.ndarray) -> str | None:
         conv = source.producer
-        if conv is None or not isinstance(conv.op, (Conv, Dense)):
+        if conv is None or not isinstance(conv.op, (Conv, ConvTranspose, Dense)):
             return f"its input comes from {conv.op.name if conv else 'a graph input'}, not from a convolution"
         if only_user(graph, source) is not node:
             return f"the result of {conv.label} is also {other_reader(graph, source, node)}"
@@ -63,8 +64,7 @@ class FoldBatchNorm(Pass):
         if weights is None or conv.op.epilogue is not None:
             return "the weights are not constant"
         w, b = weights
-        by_output = s.reshape(-1, *(1,) * (w.ndim - 1)) if isinstance(conv.op, Conv) else s
-        _rebuild(graph, conv, node, w * by_output, b * s + t, (*conv.origin, *node.origin))
+        _rebuild(graph, conv, node, _scaled(conv, w, s), b * s + t, (*conv.origin, *node.origin))
         return None
 
     def _forward(self, graph: Graph, node: Node, source: Value, s: np.ndarray, t: np.ndarray) -> str | None:
@@ -129,13 +129,25 @@ def _affine_of(node: Node) -> tuple[Value, np.ndarray, np.ndarray] | None:
 
 
 def _constant_weights(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
-    """Weights and bias (zeros if absent) of a Conv or Dense in float64, or None if they are not constant."""
+    """Weights and bias (zeros if absent) of a Conv, ConvTranspose or Dense in float64, or None if they are not constant."""
     w, b = node.input(1).data, node.inputs[2]
     if w is None or (b is not None and b.data is None):
         return None
     outputs = w.shape[0] if isinstance(node.op, Conv) else w.shape[1]
+    if isinstance(node.op, ConvTranspose):
+        outputs *= node.op.group
     bias = np.zeros(outputs) if b is None or b.data is None else b.data.astype(np.float64)
     return w.astype(np.float64), bias
+
+
+def _scaled(layer: Node, w: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """The weights of ``layer`` times a number per output channel."""
+    if isinstance(layer.op, Conv):
+        return w * s.reshape(-1, *(1,) * (w.ndim - 1))
+    if isinstance(layer.op, ConvTranspose):  # [C, M/group, *kernel], the input channels of a group together
+        by_group = s.reshape(layer.op.group, 1, -1, *(1,) * (w.ndim - 2))
+        return (w.reshape(layer.op.group, -1, *w.shape[1:]) * by_group).reshape(w.shape)
+    return w * s
 
 
 def _rebuild(graph: Graph, layer: Node, at: Node, w: np.ndarray, b: np.ndarray, origin: tuple[str, ...]) -> None:

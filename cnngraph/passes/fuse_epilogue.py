@@ -1,4 +1,4 @@
-"""Conv or Dense followed by an element-wise chain => one node with an epilogue, computed in registers before the store.
+"""Conv, ConvTranspose or Dense followed by an element-wise chain => one node with an epilogue, computed in registers before the store.
 
 elementwise(conv(x), r...) => conv'(x, r...): bias, activation and residual addition cost no pass over memory. The fused node takes
 the place of the element-wise one, where all operands exist. Of two convolutions that meet in an addition, the later one takes it.
@@ -12,10 +12,13 @@ from typing import ClassVar
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.kernels.operands import operand_kind
-from cnngraph.ops import Conv, Dense, Elementwise
+from cnngraph.ops import Conv, ConvTranspose, Dense, Elementwise
 from cnngraph.ops.expression import Expression
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
+
+LAYERS = (Conv, ConvTranspose, Dense)
+"""Operators with an epilogue: inputs x, weights, bias or None, then its operands."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class FuseEpilogue(Pass):
         for node in graph.nodes:
             if not isinstance(node.op, Elementwise):
                 continue
-            layers = [i for i, v in enumerate(node.inputs) if v is not None and v.producer and isinstance(v.producer.op, (Conv, Dense))]
+            layers = [i for i, v in enumerate(node.inputs) if v is not None and v.producer and isinstance(v.producer.op, LAYERS)]
             layers.sort(key=lambda i: -position[node.inputs[i].producer])  # type: ignore[union-attr, index]
             for index in layers:
                 fused, reason = self._fuse(graph, node, index)
@@ -50,7 +53,7 @@ class FuseEpilogue(Pass):
     def _fuse(self, graph: Graph, node: Node, index: int) -> tuple[Node | None, str]:
         value = node.input(index)
         layer = value.producer
-        assert layer is not None and isinstance(layer.op, (Conv, Dense)) and isinstance(node.op, Elementwise)
+        assert layer is not None and isinstance(layer.op, LAYERS) and isinstance(node.op, Elementwise)
         if only_user(graph, value) is not node:
             return None, f"the result of {layer.label} is also {other_reader(graph, value, node)}"
         if value.type != node.output.type:

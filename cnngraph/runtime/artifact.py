@@ -37,8 +37,9 @@ from cnngraph.runtime.program import ProgramData
 
 if TYPE_CHECKING:
     from cnngraph.runtime.session import Program
+    from cnngraph.runtime.tailed import TailedProgram
 
-MAGIC, VERSION = b"CNNGRAPH", 1
+MAGIC, VERSION = b"CNNGRAPH", 2
 _HEADER = struct.Struct("<8sIIQQQQQ32s")
 _HEADER_BYTES, _PAGE = 128, 4096
 _MAX_MANIFEST = 1 << 30
@@ -173,8 +174,8 @@ def _map(file: BinaryIO, offset: int, nbytes: int) -> np.ndarray:
     return np.frombuffer(mapped, np.uint8)[lead:]
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, verify_weights: bool = False) -> Program:
-    """Load a compiled program; needs neither Numba nor onnx.
+def load(path: str | os.PathLike[str], *, threads: int | None = None, verify_weights: bool = False) -> Program | TailedProgram:
+    """Load a compiled program; needs neither Numba nor, unless it has a tail, onnx.
 
     Args:
         path: a file that :meth:`Program.save` wrote.
@@ -195,4 +196,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, verify_wei
             f"'{printable(os.fspath(path))}' is compiled for {printable(data.isa)}, which needs CPU features that this machine lacks: "
             + ", ".join(map(printable, missing))
         )
-    return Program(data, threads=threads)
+    program = Program(data, threads=threads)
+    if data.tail is None:
+        return program
+    from cnngraph.eager.tail import decode
+    from cnngraph.runtime.tailed import TailedProgram
+
+    return TailedProgram(program, decode(data.tail))

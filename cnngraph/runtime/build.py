@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cnngraph.eager import tail
 from cnngraph.errors import InternalError, printable
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import Dim, Sym, TensorType, per_image
@@ -180,6 +181,7 @@ def build_program(
             arena=plan.arena, static_bytes=plan.static_bytes, scratch=plan.scratch, copies=copies, isa=target.isa,
             required=backend.required_features(target), threads=options.threads,
             report=_report(calls, plan, records, rejections, selections, steps),
+            tail=None if graph.tail is None else tail.encode(graph.tail),
         )
     )  # fmt: skip
 

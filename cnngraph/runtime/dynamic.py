@@ -1,4 +1,7 @@
-"""A program whose input shapes are fixed only when it runs: one compilation for each new shape, kept for the next run."""
+"""A program whose input shapes are fixed only when it runs: one compilation for each new shape, kept for the next run.
+
+Where shapes depend on the contents of small inputs (a target size, say), the contents are part of what is compiled for.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import numpy as np
 from cnngraph.errors import CnngraphError, InvalidInputError, UsageError, printable
 from cnngraph.runtime.program import TensorSpec
 from cnngraph.runtime.session import KernelInfo, Program
+from cnngraph.runtime.tailed import TailedProgram
 
 if TYPE_CHECKING:
     from cnngraph.options import CompileOptions
@@ -23,9 +27,10 @@ MAX_VARIANTS = 8
 """Compiled shapes that are kept; the least recently used goes first."""
 
 Shapes = dict[str, tuple[int | None, ...]]
-Build = Callable[..., Program]
+Runnable = Program | TailedProgram
+Build = Callable[..., Runnable]
 Declared = tuple[str, Sequence[int | str | None] | None]
-_Key = tuple[int | None, tuple[tuple[str, tuple[int | None, ...]], ...]]
+_Key = tuple[int | None, tuple[tuple[str, tuple[int | None, ...]], ...], tuple[tuple[str, bytes], ...]]
 
 
 class DynamicProgram:
@@ -40,39 +45,54 @@ class DynamicProgram:
 
     def __init__(
         self, declared: Mapping[str, Declared], outputs: Mapping[str, Declared | None], build: Build, *,
-        symbolic_batch: bool = True, threads: int | None = None,
+        symbolic_batch: bool = True, threads: int | None = None, contents: Sequence[str] = (), direct: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Create one from declared inputs and outputs, name to (dtype, dimensions).
 
-        ``build(shapes, batch)`` compiles for ``shapes`` (None: a free leading dimension) and a batch, None if it stays symbolic.
+        ``build(shapes, batch, contents)`` compiles for ``shapes`` (None: a free leading dimension), a batch, None if it stays
+        symbolic, and known arrays for the inputs that ``contents`` names. Inputs named in ``direct`` are no tensors of numbers.
         """
         self.inputs = [TensorSpec(name, dtype, _shown(dims)) for name, (dtype, dims) in declared.items()]
+        self.inputs += [TensorSpec(name, "", ("?",)) for name in direct]
+        self._direct = frozenset(direct)
         self.threads = threads
         self._declared = {name: None if dims is None else tuple(dims) for name, (_, dims) in declared.items()}
         self._outputs = dict(outputs)
         self._build = build
         self._symbolic = symbolic_batch
-        self._variants: OrderedDict[_Key, Program] = OrderedDict()
+        self._contents = list(contents)
+        self._variants: OrderedDict[_Key, Runnable] = OrderedDict()
         self._lock = threading.Lock()
-        self._latest: Program | None = None
+        self._latest: Runnable | None = None
 
     @staticmethod
     def of(
-        source: Any, error: Exception, build: Build, options: CompileOptions, shapes: Mapping[str, Sequence[Any]] | None = None
+        source: Any,
+        error: Exception,
+        build: Build,
+        options: CompileOptions,
+        shapes: Mapping[str, Sequence[Any]] | None = None,
+        known: Mapping[str, np.ndarray] | None = None,
     ) -> DynamicProgram:
-        """For the model ``source``, whose import with ``shapes`` raised ``error`` (free dimensions, or no symbolic batch)."""
-        from cnngraph.frontend.errors import FreeDimensionsError
+        """For the model ``source``, whose import with ``shapes`` raised ``error``; inputs in ``known`` are none any more."""
+        from cnngraph.frontend.errors import BatchNotSymbolicError, ContentsNeededError
         from cnngraph.frontend.reader import read_model
-        from cnngraph.frontend.signature import declared_type
+        from cnngraph.frontend.signature import declared_type, is_direct
 
         model, _ = read_model(source, options.limits)
-        constants = {tensor.name for tensor in model.graph.initializer}
+        constants = {tensor.name for tensor in model.graph.initializer} | set(known or ())
         declared: dict[str, Declared] = {}
+        direct: list[str] = []
         for info in model.graph.input:
-            if info.name not in constants:
+            if info.name in constants:
+                continue
+            if is_direct(info):
+                direct.append(info.name)
+            else:
                 dtype, dims = declared_type(info)
                 declared[info.name] = (dtype.value, (shapes or {}).get(info.name, dims))
-        symbolic = isinstance(error, FreeDimensionsError)
+        symbolic = not isinstance(error, BatchNotSymbolicError)
+        contents = error.inputs if isinstance(error, ContentsNeededError) else ()
         outputs: dict[str, Declared | None] = {}
         for info in model.graph.output:
             try:
@@ -80,7 +100,7 @@ class DynamicProgram:
                 outputs[info.name] = (dtype.value, dims)
             except CnngraphError:  # an output need not declare a type
                 outputs[info.name] = None
-        return DynamicProgram(declared, outputs, build, symbolic_batch=symbolic, threads=options.threads)
+        return DynamicProgram(declared, outputs, build, symbolic_batch=symbolic, threads=options.threads, contents=contents, direct=direct)
 
     @property
     def outputs(self) -> list[TensorSpec]:
@@ -112,7 +132,12 @@ class DynamicProgram:
         self, feeds: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
     ) -> dict[str, np.ndarray]:
         """The same as :meth:`Program.run`; compiles first if these shapes are new."""
-        return self.variant(feeds or {}).run(feeds, outputs, threads=threads or self.threads)
+        program = self.variant(feeds or {})
+        return program.run(self._remaining(feeds or {}), outputs, threads=threads or self.threads)
+
+    def _remaining(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What a variant is still fed: its known contents are constants."""
+        return {name: array for name, array in feeds.items() if name not in self._contents}
 
     def __call__(self, feeds: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """The same as :meth:`run`."""
@@ -120,7 +145,8 @@ class DynamicProgram:
 
     def profile(self, feeds: Mapping[str, np.ndarray], repeat: int = 5) -> list[dict[str, Any]]:
         """The same as :meth:`Program.profile`."""
-        return self.variant(feeds).profile(feeds, repeat)
+        program = self.variant(feeds)
+        return program.profile(self._remaining(feeds), repeat)
 
     def memory_report(self) -> dict[str, Any]:
         """Memory of the variant used last."""
@@ -134,7 +160,7 @@ class DynamicProgram:
         """
         raise UsageError("the input shapes are free; compile with shapes=... to save the program")
 
-    def variant(self, feeds: Mapping[str, np.ndarray]) -> Program:
+    def variant(self, feeds: Mapping[str, np.ndarray]) -> Runnable:
         """The program for the shapes of ``feeds``, compiled if there is none yet."""
         with self._lock:
             key = self._key(feeds)
@@ -146,23 +172,28 @@ class DynamicProgram:
                 self._variants.popitem(last=False)
         return program
 
-    def _compile(self, key: _Key, feeds: Mapping[str, np.ndarray]) -> tuple[_Key, Program]:
-        from cnngraph.frontend.errors import BatchNotSymbolicError
+    def _compile(self, key: _Key, feeds: Mapping[str, np.ndarray]) -> tuple[_Key, Runnable]:
+        from cnngraph.frontend.errors import BatchNotSymbolicError, ContentsNeededError
 
-        batch, shapes = key
-        logger.info("compiling for input shapes %s", {name: np.shape(feeds[name]) for name, _ in shapes})
-        try:
-            return key, self._build(dict(shapes), batch)
-        except BatchNotSymbolicError:
-            if not self._symbolic:
-                raise
-        self._symbolic = False  # from now on the batch is part of every key
-        self._variants.clear()
-        batch, shapes = key = self._key(feeds)
-        return key, self._build(dict(shapes), batch)
+        while True:
+            batch, shapes, contents = key
+            logger.info("compiling for input shapes %s", {name: np.shape(feeds[name]) for name, _ in shapes})
+            try:
+                return key, self._build(dict(shapes), batch, {name: np.asarray(feeds[name]) for name, _ in contents})
+            except BatchNotSymbolicError:
+                if not self._symbolic:
+                    raise
+                self._symbolic = False  # from now on the batch is part of every key
+            except ContentsNeededError as error:
+                more = [name for name in error.inputs if name not in self._contents]
+                if not more:
+                    raise
+                self._contents += more  # and so are these contents
+            self._variants.clear()
+            key = self._key(feeds)
 
     def _key(self, feeds: Mapping[str, np.ndarray]) -> _Key:
-        unknown = [name for name in feeds if name not in self._declared]
+        unknown = [name for name in feeds if name not in self._declared and name not in self._direct]
         if unknown:
             known = ", ".join(map(printable, self._declared)) or "none"
             raise InvalidInputError(f"no input is called {printable(str(unknown[0]))}; there is {known}")
@@ -186,9 +217,10 @@ class DynamicProgram:
                     shapes.append((name, (None, *shape[1:])))
             else:
                 shapes.append((name, shape))
-        return batch, tuple(shapes)
+        contents = tuple((name, np.asarray(feeds[name]).tobytes()) for name in self._contents)
+        return batch, tuple(shapes), contents
 
-    def _last(self, what: str) -> Program:
+    def _last(self, what: str) -> Runnable:
         if self._latest is None:
             raise UsageError(f"{what} depend on the input shapes, which are free; run the program once, or compile with shapes=...")
         return self._latest

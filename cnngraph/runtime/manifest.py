@@ -40,7 +40,7 @@ def encode_program(data: ProgramData) -> dict[str, Any]:
         "copies": [[index, _ref_out(ref)] for index, ref in data.copies],
         "kernels": [{"name": k.name, "symbol": k.symbol, "source": k.source} for k in (*data.kernels, data.driver)],
         "arena": data.arena, "static": data.static_bytes, "scratch": data.scratch,
-        "isa": data.isa, "required": list(data.required), "threads": data.threads, "report": data.report,
+        "isa": data.isa, "required": list(data.required), "threads": data.threads, "report": data.report, "tail": data.tail,
     }  # fmt: skip
 
 
@@ -112,8 +112,13 @@ class _Reader:
             static_bytes=self._sizes[STATIC], scratch=self._sizes[SCRATCH],
             copies=[(_int(i, 0, len(self._outputs)), self._ref(r)) for i, r in manifest["copies"]], isa=_text(manifest["isa"]),
             required=tuple(_text(f) for f in manifest["required"]),
-            threads=None if threads is None else _int(threads, 1, MAX_THREADS + 1), report=manifest["report"],
+            threads=None if threads is None else _int(threads, 1, MAX_THREADS + 1), report=manifest["report"], tail=self._tail(),
         )  # fmt: skip
+
+    def _tail(self) -> dict[str, Any] | None:
+        tail = self._manifest["tail"]
+        _require(tail is None or isinstance(tail, dict), "the tail is no object")
+        return cast("dict[str, Any] | None", tail)
 
     def _spec(self, data: Any) -> TensorSpec:
         name, dtype, shape = data

@@ -100,6 +100,7 @@ class ProgramData:
         isa, required: instruction set of the code, and the host features (in LLVM's spelling) that it needs.
         threads: default of a run, None for what the process may use.
         report: what the compiler did: lists and dicts of numbers and strings.
+        tail: what follows the compiled part, as data (:mod:`cnngraph.eager.tail`), or None.
     """
 
     inputs: list[TensorSpec]
@@ -116,3 +117,4 @@ class ProgramData:
     required: tuple[str, ...] = ()
     threads: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    tail: dict[str, Any] | None = None

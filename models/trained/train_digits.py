@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from cnngraph_models.builder import Builder
+from cnngraph_models.builder import Builder, Tensor
 from cnngraph_models.digits import SIDE, preprocess
 from cnngraph_models.small import lenet5
 
@@ -153,7 +153,9 @@ def lenet(seed: int) -> onnx.ModelProto:
     """LeNet-5 with a softmax and a free batch."""
     builder = Builder("digits_lenet", seed=seed, transposed_dense=True)
     x = builder.input("input", (1, SIDE, SIDE), 0.0, 1.0)
-    builder.output(builder.softmax(lenet5(builder, x), name="softmax"), "probabilities")
+    logits = lenet5(builder, x)
+    assert isinstance(logits, Tensor)
+    builder.output(builder.softmax(logits, name="softmax"), "probabilities")
     return builder.finish()
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from cnngraph.eager.evaluate import Evaluator
 from cnngraph.frontend import import_model
+from cnngraph.frontend.bodies import Bodies
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.verify import verify
@@ -48,9 +50,15 @@ def model(
 
 
 def run(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The outputs of the verified graph by the operators' references."""
+    """The outputs of the verified graph, and of its tail, by the operators' references."""
     verify(graph, "import")
-    return interpret(graph, feeds)
+    tail = graph.tail
+    made = interpret(graph, {name: array for name, array in feeds.items() if name in dict(graph.inputs)})
+    if tail is None:
+        return made
+    values = {key: made[name] for key, name in tail.feeds.items()} | {key: feeds[name] for key, name in tail.direct.items()}
+    results = Evaluator(Bodies(tail.functions)).tail(tail, values | tail.constants, list(tail.outputs))
+    return {name: results[name] if name in results else made[name] for name in tail.order}
 
 
 def run_model(proto: onnx.ModelProto, **feeds: np.ndarray) -> np.ndarray:

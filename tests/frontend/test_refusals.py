@@ -131,11 +131,11 @@ def test_cycle_names_its_nodes() -> None:
 
 def test_everything_unsupported_is_listed_at_once() -> None:
     nodes = [
-        node("NonZero", "x", "a", "first"),
+        node("Momentous", "x", "a", "first"),
         node("Relu", "a", "b", "poisoned"),
         node("Fancy", "x", "c", "second", domain="com.example"),
         node("Frobnicate", "b", "d", "third"),
-        node("Cast", "x", "e", "fourth", to=TensorProto.FLOAT8E4M3FN),
+        node("Cast", "x", "e", "fourth", to=TensorProto.COMPLEX64),
         node("BatchNormalization", "x s s s s", "f g h i", "fifth"),
         node("Relu", "x", "y", "fine"),
     ]
@@ -145,23 +145,43 @@ def test_everything_unsupported_is_listed_at_once() -> None:
     assert list(problems) == ["first", "second", "third", "fourth", "fifth"]
     assert problems["second"][0] == "com.example::Fancy"
     assert "does not exist in operator set 13" in problems["third"][1]
-    assert "FLOAT8E4M3FN" in problems["fourth"][1]
+    assert "COMPLEX64" in problems["fourth"][1]
     for name in ("first", "com.example::Fancy", "third"):
         assert name in str(caught.value)
 
 
-def test_subgraphs_functions_and_sparse_tensors_are_unsupported() -> None:
-    branch = helper.make_graph([node("Relu", "x", "b")], "branch", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)])
-    proto = model([node("If", "c", "y", "choice", then_branch=branch, else_branch=branch)], IMAGE | {"c": (TensorProto.BOOL, [1])})
-    with pytest.raises(UnsupportedError, match="choice: If: this operator is not supported"):
-        import_model(proto)
-    proto = model([node("Mine", "x", "y", "call", domain="own")], IMAGE)
-    proto.functions.add(name="Mine", domain="own")
-    with pytest.raises(UnsupportedError, match="call: own::Mine: functions that a model defines"):
-        import_model(proto)
+def test_sparse_tensors_are_unsupported() -> None:
     proto = model([node("Add", "x s", "y")], IMAGE)
     proto.graph.sparse_initializer.add().values.name = "s"
     with pytest.raises(UnsupportedError, match="s: initializer: sparse"):
+        import_model(proto)
+
+
+def test_what_functions_and_branches_lack_is_listed_with_their_place() -> None:
+    branch = helper.make_graph(
+        [node("Odd", "x", "b", "inner")], "branch", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)]
+    )
+    nodes = [
+        node("Constant", "", "c", value_int=1),
+        node("Cast", "c", "t", to=TensorProto.BOOL),
+        node("If", "t", "z", "choice", then_branch=branch, else_branch=branch),
+        node("Mine", "x", "y", "call", domain="own"),
+    ]
+    proto = model(nodes, IMAGE, "y z")
+    proto.functions.add(name="Mine", domain="own", input=["a"], output=["b"]).node.add(op_type="Even", input=["a"], output=["b"])
+    proto.opset_import.add(domain="own", version=1)
+    with pytest.raises(UnsupportedError) as caught:
+        import_model(proto)
+    assert [(p.node, p.op) for p in caught.value.problems] == [("choice/inner", "Odd"), ("call/Even_0", "Even")]
+
+
+def test_function_that_calls_itself() -> None:
+    proto = model([node("Mine", "x", "y", "call", domain="own")], IMAGE)
+    proto.functions.add(name="Mine", domain="own", input=["a"], output=["b"]).node.add(
+        op_type="Mine", domain="own", input=["a"], output=["b"]
+    )
+    proto.opset_import.add(domain="own", version=1)
+    with pytest.raises(InvalidModelError, match="call itself"):
         import_model(proto)
 
 

@@ -99,7 +99,7 @@ def test_other_format_version(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[8] += 1
     path.write_bytes(data)
-    with pytest.raises(ArtifactError, match="format version is 2"):
+    with pytest.raises(ArtifactError, match="format version is 3"):
         cnngraph.load(path)
 
 
@@ -142,7 +142,9 @@ def forge(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     change(manifest)
     text = json.dumps(manifest).encode()
     at = -(-(start + len(text)) // 4096) * 4096
-    head = HEADER.pack(b"CNNGRAPH", 1, 0, start, len(text), at, len(weights), at + len(weights), hashlib.sha256(text).digest())
+    head = HEADER.pack(
+        b"CNNGRAPH", artifact.VERSION, 0, start, len(text), at, len(weights), at + len(weights), hashlib.sha256(text).digest()
+    )
     body = data[128:start] + text
     path.write_bytes(head + hashlib.sha256(head).digest() + bytes(8) + body + bytes(at - 128 - len(body)) + weights)
 

@@ -20,7 +20,7 @@ class Recorder:
         self.calls: list[tuple[Any, int | None]] = []
         self.symbolic = symbolic
 
-    def __call__(self, shapes: Any, batch: int | None = None) -> Any:
+    def __call__(self, shapes: Any, batch: int | None = None, contents: Any = None) -> Any:
         self.calls.append((shapes, batch))
         if not self.symbolic and batch is None:
             raise BatchNotSymbolicError("a node needs the batch")

@@ -37,9 +37,7 @@ def conv_transpose(ctx: NodeContext) -> Value:
     mode = ctx.attr_str("auto_pad", "NOTSET")
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         ctx.invalid(f"auto_pad is '{mode[:40]}', not NOTSET, VALID, SAME_UPPER or SAME_LOWER")
-    natural = tuple(
-        s * (e - 1) + p + d * (k - 1) + 1 for s, e, p, d, k in zip(strides, extents, extra, dilations, kernel, strict=True)
-    )
+    natural = tuple(s * (e - 1) + p + d * (k - 1) + 1 for s, e, p, d, k in zip(strides, extents, extra, dilations, kernel, strict=True))
     wanted: tuple[int, ...] | None = None
     if ctx.has("output_shape"):
         wanted = ctx.attr_ints("output_shape")
@@ -53,9 +51,8 @@ def conv_transpose(ctx: NodeContext) -> Value:
         begins = tuple(t // 2 if mode == "SAME_UPPER" else t - t // 2 for t in excess)
         out = wanted
     else:
-        if mode == "VALID":
-            if any(pads):
-                ctx.invalid(f"auto_pad VALID means no pads, but pads are {list(pads)}")
+        if mode == "VALID" and any(pads):
+            ctx.invalid(f"auto_pad VALID means no pads, but pads are {list(pads)}")
         begins = pads[:spatial]
         out = tuple(n - a - b for n, a, b in zip(natural, pads[:spatial], pads[spatial:], strict=True))
     if min(out) < 1 or min(extents) < 1:

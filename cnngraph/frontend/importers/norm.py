@@ -172,7 +172,7 @@ def rms_normalization(ctx: NodeContext) -> Value:
 
 @importer("com.microsoft::SkipLayerNormalization")
 def skip_layer_normalization(ctx: NodeContext) -> tuple[Value | None, ...]:
-    """onnxruntime's layer normalisation of ``x + skip (+ bias)`` over the last axis; the sum is its fourth output."""
+    """Onnxruntime's layer normalisation of ``x + skip (+ bias)`` over the last axis; the sum is its fourth output."""
     check_inputs(ctx, 3, 5)
     x, skip, scale, shift = ctx.value(0), ctx.value(1), ctx.value(2), ctx.optional(3)
     if not x.type.dtype.is_float or any(v is not None and v.type.dtype is not x.type.dtype for v in (skip, scale, shift, ctx.optional(4))):

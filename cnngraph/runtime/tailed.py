@@ -1,0 +1,118 @@
+"""A program with a tail: a compiled part, then nodes whose results' shapes depend on data, evaluated one by one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnngraph.eager.tail import Tail
+from cnngraph.errors import InvalidInputError, printable
+from cnngraph.runtime.program import TensorSpec
+from cnngraph.runtime.session import KernelInfo, Program
+
+if TYPE_CHECKING:
+    from cnngraph.eager.evaluate import Evaluator
+
+
+class TailedProgram:
+    """The same methods as :class:`~cnngraph.runtime.session.Program`.
+
+    Attributes:
+        inputs, outputs: dimensions that only a run can know read "?"; an unknown type is "".
+        program: the compiled part.
+        tail: the rest.
+    """
+
+    def __init__(self, program: Program, tail: Tail) -> None:
+        self.program = program
+        self.tail = tail
+        made = {spec.name: spec for spec in program.outputs}
+        self.inputs = [*program.inputs, *(TensorSpec(name, "", ("?",)) for name in tail.direct.values())]
+        self.outputs = [made[n] if n not in tail.outputs else TensorSpec(n, *tail.types.get(n, ("", ()))) for n in tail.order]
+        self.report: dict[str, Any] = {**program.report, "tail": [printable(step.label, 400) for step in tail.steps]}
+        self.threads = program.threads
+        self._evaluator: Evaluator | None = None
+
+    def run(
+        self, feeds: Mapping[str, Any] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> dict[str, Any]:
+        """Compute the network.
+
+        Args:
+            feeds: one array for every input; a list for a sequence, None for an empty optional, an object array for strings.
+            outputs: names of the outputs wanted, None for all.
+            threads: threads of the compiled part; the result's bits do not depend on it.
+
+        Returns:
+            Outputs by name, in the model's order: arrays, lists for sequences, None for empty optionals.
+
+        Raises:
+            InvalidInputError: as :meth:`Program.run`; or data that an operator of the tail cannot take, naming it.
+        """
+        feeds = feeds or {}
+        direct = set(self.tail.direct.values())
+        missing = [name for name in direct if name not in feeds]
+        if missing:
+            raise InvalidInputError(f"input {printable(missing[0])} is missing")
+        if outputs is not None:
+            unknown = [name for name in outputs if name not in self.tail.order]
+            if unknown:
+                raise InvalidInputError(
+                    f"no output is called {printable(unknown[0])}; there is {', '.join(map(printable, self.tail.order))}"
+                )
+        wanted = [name for name in self.tail.order if outputs is None or name in outputs]
+        made = self.program.run({name: array for name, array in feeds.items() if name not in direct}, threads=threads)
+        results = self._run_tail(made, feeds, [name for name in wanted if name in self.tail.outputs])
+        named = {name: results[name] if name in results else made[name] for name in wanted}
+        return named if outputs is None else {name: named[name] for name in outputs}
+
+    def _run_tail(self, made: Mapping[str, np.ndarray], feeds: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+        if not wanted:
+            return {}
+        if self._evaluator is None:
+            from cnngraph.eager.evaluate import Evaluator
+            from cnngraph.frontend.bodies import Bodies
+
+            self._evaluator = Evaluator(Bodies(self.tail.functions))
+        values = {key: made[name] for key, name in self.tail.feeds.items()}
+        values.update((key, feeds[name]) for key, name in self.tail.direct.items())
+        values.update(self.tail.constants)
+        return self._evaluator.tail(self.tail, values, wanted)
+
+    def __call__(self, feeds: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The same as :meth:`run`."""
+        return self.run(feeds)
+
+    def profile(self, feeds: Mapping[str, Any], repeat: int = 5) -> list[dict[str, Any]]:
+        """Time of every step of the compiled part on one thread, then of the tail as a whole."""
+        direct = set(self.tail.direct.values())
+        given = {name: array for name, array in feeds.items() if name not in direct}
+        rows = self.program.profile(given, repeat)
+        made, wanted, best = self.program.run(given), list(self.tail.outputs), float("inf")
+        for _ in range(repeat):
+            start = time.perf_counter()
+            self._run_tail(made, feeds, wanted)
+            best = min(best, time.perf_counter() - start)
+        return [*rows, {"kernel": "tail", "nodes": "+".join(step.label for step in self.tail.steps), "seconds": best}]
+
+    @property
+    def kernels(self) -> list[KernelInfo]:
+        """Every generated kernel of the compiled part."""
+        return self.program.kernels
+
+    @property
+    def data(self) -> Any:
+        """The compiled part as data."""
+        return self.program.data
+
+    def memory_report(self) -> dict[str, Any]:
+        """Memory of the compiled part."""
+        return self.program.memory_report()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write both parts to one file; loading the tail needs the onnx package."""
+        self.program.save(path)
