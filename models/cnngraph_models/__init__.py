@@ -12,13 +12,13 @@ from pathlib import Path
 import onnx
 
 from cnngraph.errors import UsageError, printable
-from cnngraph_models import alexnet, mobile, resnet, small
+from cnngraph_models import alexnet, dense_prediction, densenet, detection, efficientnet, inception, mobile, nasnet, resnet, small, special
 from cnngraph_models.builder import Batch, Builder, Fill, Tensor
 from cnngraph_models.catalog import NETWORKS, ModelInfo
 
 __all__ = ["ModelInfo", "build", "list_models", "trained_path"]
 
-_FAMILIES = (small, alexnet, resnet, mobile)
+_FAMILIES = (small, alexnet, resnet, mobile, inception, densenet, nasnet, efficientnet, dense_prediction, detection, special)
 _TRAINED = ("digits_lenet.onnx", "digits_test.npz")
 
 

@@ -332,6 +332,16 @@ class Builder:
         names = [x.name if isinstance(x, Tensor) else x for x in inputs]
         return self._add(op, names, name, tuple(shape), moments, rows, **attributes)
 
+    def top_k(self, x: Tensor, count: int, *, name: str) -> tuple[Tensor, Tensor]:
+        """The ``count`` largest elements along the last axis, and their int64 indices."""
+        shape = (*x.shape[:-1], count)
+        size = self.constant(f"{name}.count", np.array([count], np.int64))
+        values = self._add("TopK", [x.name, size], name, shape, x.moments)
+        indices = f"{name}.indices"
+        self._graph.node[-1].output.append(indices)
+        self._rows[indices] = values.rows
+        return values, Tensor(indices, shape, Moments(), values.rows)
+
     def constant(self, name: str, values: np.ndarray) -> str:
         """Store a tensor of float32 or int64 numbers; returns its name, which :meth:`node` takes as an input."""
         kind = TensorProto.FLOAT if values.dtype == np.float32 else TensorProto.INT64

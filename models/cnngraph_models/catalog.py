@@ -19,7 +19,7 @@ class ModelInfo:
         name: the name that :func:`cnngraph_models.build` takes.
         description: one line.
         input_shape: shape of the float32 input "input" without the batch, (C, H, W).
-        output_shape: shape of the output without the batch; "M" is an extent that the input decides.
+        output_shape: shape of the output without the batch, or without the number of detections where that is the first axis.
         output: name of the output: "probabilities" after a softmax or sigmoid, else "logits" or "features".
         input_range: the smallest and largest input value that the random weights are scaled for.
         more_outputs: names and shapes of further outputs.
@@ -29,14 +29,14 @@ class ModelInfo:
     name: str
     description: str
     input_shape: tuple[int, ...]
-    output_shape: tuple[int | str, ...] = (1000,)
+    output_shape: tuple[int, ...] = (1000,)
     output: str = "probabilities"
     input_range: tuple[float, float] = (-1.0, 1.0)
-    more_outputs: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
+    more_outputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     batch: int | None = None
 
     @property
-    def outputs(self) -> dict[str, tuple[int | str, ...]]:
+    def outputs(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all outputs by name."""
         return {self.output: self.output_shape, **dict(self.more_outputs)}
 

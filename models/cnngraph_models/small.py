@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cnngraph_models.builder import Builder, Tensor
-from cnngraph_models.catalog import ModelInfo, network
+from cnngraph_models.catalog import ModelInfo, add_network, network
 
 KERAS_EPSILON = 1e-3
 
@@ -23,6 +23,12 @@ def lenet5(b: Builder, x: Tensor) -> Tensor:
         x = b.dense(x, units, name=f"fc{index}")
         x = b.tanh(x, name=f"tanh{index}")
     return b.dense(x, 10, name="fc5")
+
+
+@network(ModelInfo("logistic_regression", "One dense layer and a softmax for 28x28 digits", (1, 28, 28), (10,)))
+def logistic_regression(b: Builder, x: Tensor) -> Tensor:
+    """A template of 28 x 28 weights a class."""
+    return b.softmax(b.dense(b.flatten(x, name="flatten"), 10, name="dense"), name="softmax")
 
 
 @network(
@@ -66,37 +72,41 @@ def residual_block(b: Builder, x: Tensor) -> Tensor:
     return b.add(branch, shortcut, name="add")
 
 
-@network(
-    ModelInfo(
-        "cifar_resnet29", "CIFAR-10 residual network of depth 29, pre-activation (Keras example, version 2, n=3)", (3, 32, 32), (10,)
-    ),
-    epsilon=KERAS_EPSILON,
-)
-def cifar_resnet29(b: Builder, x: Tensor) -> Tensor:
-    """Three stages of three bottlenecks: 64, 128 and 256 filters out."""
-    x = b.conv(x, 16, 3, pad=1, name="conv1")
-    x = b.relu(b.batch_norm(x, name="bn1"), name="relu1")
-    inner = 16
-    for stage in range(3):
-        outer = inner * 4 if stage == 0 else inner * 2
-        for block in range(3):
-            name = f"stage{stage + 1}_block{block + 1}"
-            stride = 2 if stage > 0 and block == 0 else 1
-            y = x
-            if stage > 0 or block > 0:
-                y = b.relu(b.batch_norm(y, name=f"{name}_bn1"), name=f"{name}_relu1")
-            y = b.conv(y, inner, 1, stride=stride, name=f"{name}_conv1")
-            y = b.relu(b.batch_norm(y, name=f"{name}_bn2"), name=f"{name}_relu2")
-            y = b.conv(y, inner, 3, pad=1, name=f"{name}_conv2")
-            y = b.relu(b.batch_norm(y, name=f"{name}_bn3"), name=f"{name}_relu3")
-            y = b.conv(y, outer, 1, name=f"{name}_conv3")
-            if block == 0:
-                x = b.conv(x, outer, 1, stride=stride, name=f"{name}_shortcut")
-            x = b.add(x, y, name=f"{name}_add")
-        inner = outer
-    x = b.relu(b.batch_norm(x, name="bn_last"), name="relu_last")
-    x = b.average_pool(x, 8, stride=8, name="pool")
-    return b.softmax(b.dense(b.flatten(x, name="flatten"), 10, name="dense"), name="softmax")
+def _cifar_resnet(depth: int) -> None:
+    """Pre-activation bottlenecks, ``depth`` = 9n + 2: three stages of n blocks with 64, 128 and 256 filters out."""
+    blocks = (depth - 2) // 9
+
+    def body(b: Builder, x: Tensor) -> Tensor:
+        x = b.conv(x, 16, 3, pad=1, name="conv1")
+        x = b.relu(b.batch_norm(x, name="bn1"), name="relu1")
+        inner = 16
+        for stage in range(3):
+            outer = inner * 4 if stage == 0 else inner * 2
+            for block in range(blocks):
+                name = f"stage{stage + 1}_block{block + 1}"
+                stride = 2 if stage > 0 and block == 0 else 1
+                y = x
+                if stage > 0 or block > 0:
+                    y = b.relu(b.batch_norm(y, name=f"{name}_bn1"), name=f"{name}_relu1")
+                y = b.conv(y, inner, 1, stride=stride, name=f"{name}_conv1")
+                y = b.relu(b.batch_norm(y, name=f"{name}_bn2"), name=f"{name}_relu2")
+                y = b.conv(y, inner, 3, pad=1, name=f"{name}_conv2")
+                y = b.relu(b.batch_norm(y, name=f"{name}_bn3"), name=f"{name}_relu3")
+                y = b.conv(y, outer, 1, name=f"{name}_conv3")
+                if block == 0:
+                    x = b.conv(x, outer, 1, stride=stride, name=f"{name}_shortcut")
+                x = b.add(x, y, name=f"{name}_add")
+            inner = outer
+        x = b.relu(b.batch_norm(x, name="bn_last"), name="relu_last")
+        x = b.average_pool(x, 8, stride=8, name="pool")
+        return b.softmax(b.dense(b.flatten(x, name="flatten"), 10, name="dense"), name="softmax")
+
+    text = f"CIFAR-10 residual network of depth {depth}, pre-activation (Keras example, version 2, n={blocks})"
+    add_network(ModelInfo(f"cifar_resnet{depth}", text, (3, 32, 32), (10,)), body, epsilon=KERAS_EPSILON)
+
+
+_cifar_resnet(29)
+_cifar_resnet(1001)
 
 
 @network(
