@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
+from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
 from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
 from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
 from cnngraph_cpu.templates.dense import DenseLayer
@@ -20,7 +21,7 @@ from cnngraph_cpu.templates.winograd_plan import Winograd
 TEMPLATES = {
     template.name: template
     for template in (
-        ConvDirect(), Winograd(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(), ReduceSpatial(), ReducePlain(),
+        ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(), ReduceSpatial(), ReducePlain(),
         SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(), ReorderKernel(), ConcatCopy(),
         GatherRows(), CopyStrided(), PadConstant(),
     )

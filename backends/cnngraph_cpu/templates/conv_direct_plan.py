@@ -209,8 +209,8 @@ class ConvDirect:
         if plain:
             table, used = np.zeros(tiles, np.int64), 1
         else:
-            table, used = _channel_blocks(g, tiles, tile.vectors * width, width, blocks)
-        packed = _pack_weights(weights, g, table, used, tiles, tile.vectors * width, cb if plain else width, plain)
+            table, used = channel_blocks(g, tiles, tile.vectors * width, width, blocks)
+        packed = pack_weights(weights, g, table, used, tiles, tile.vectors * width, cb if plain else width, plain)
         taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * cb, cb
         if merged:
             inner, taps_x = g.kernel[2] * cb, 1
@@ -264,7 +264,7 @@ class ConvDirect:
             "tile_weights": packed[0].size, "stride_d": g.stride[0], "dilation_d": g.dilation[0], "dilation_y": g.dilation[1],
             "pad_d": g.pad[0], "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": copied, "row_step": row_step,
             "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width, "block_rows": block_rows,
-            "tiles_per_group": _tiles_per_group(tiles, row_blocks), "SX": g.stride[2], "SY": g.stride[1], "CB": cb,
+            "tiles_per_group": tiles_per_group_of(tiles, row_blocks), "SX": g.stride[2], "SY": g.stride[1], "CB": cb,
         }  # fmt: skip
         arguments.update({name: Extent(value) for name, value in numbers.items()})
         arguments.update(operands)
@@ -279,7 +279,7 @@ def _channels_read(g: Geometry, target: Target) -> int:
     return min(g.channels, max(g.channels // g.group, target.width))
 
 
-def _channel_blocks(g: Geometry, tiles: int, tile_channels: int, width: int, blocks: int) -> tuple[np.ndarray, int]:
+def channel_blocks(g: Geometry, tiles: int, tile_channels: int, width: int, blocks: int) -> tuple[np.ndarray, int]:
     """First input-channel block of each output tile, and how many blocks every tile reads (the union of its groups)."""
     per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
     first, last = [], []
@@ -292,7 +292,7 @@ def _channel_blocks(g: Geometry, tiles: int, tile_channels: int, width: int, blo
     return np.minimum(np.array(first, np.int64), blocks - used), used
 
 
-def _pack_weights(
+def pack_weights(
     w: np.ndarray, g: Geometry, table: np.ndarray, used: int, tiles: int, tile_channels: int, cb: int, plain: bool
 ) -> np.ndarray:
     """``[tile][block][kd*kh][kw][channel in block][tile channel]``; a ragged last block is stored without its padding."""
@@ -345,7 +345,7 @@ def _even_blocks(tile: Tile, rows: int, fit: int) -> int:
     return min(fit, ceil_div(ceil_div(rows, count), tile.rows) * tile.rows)
 
 
-def _tiles_per_group(tiles: int, row_blocks: int) -> int:
+def tiles_per_group_of(tiles: int, row_blocks: int) -> int:
     """Channel tiles of a task: small enough that there are tasks for many threads, evenly divided where possible."""
     for groups in range(1, tiles + 1):
         if row_blocks * groups >= 16 and (row_blocks * groups % 4 == 0 or row_blocks * groups >= 48):
