@@ -21,8 +21,8 @@ from cnngraph_cpu.templates.winograd_plan import Winograd
 TEMPLATES = {
     template.name: template
     for template in (
-        ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(), ReduceSpatial(), ReducePlain(),
-        SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(), ReorderKernel(), ConcatCopy(),
-        GatherRows(), CopyStrided(), PadConstant(),
+        ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
+        ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
+        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(),
     )
 }  # fmt: skip
