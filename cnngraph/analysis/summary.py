@@ -19,7 +19,8 @@ Count = Literal["onnx", "keras", "folded"]
 
 CONVENTIONS: dict[Count, str] = {
     "onnx": "every element of every initialiser and Constant node, as stored in the file",
-    "keras": "weights and biases of layers as stored, four numbers a channel of each batch normalisation (mean and variance not trainable)",
+    "keras": "weights and biases of layers as stored, four numbers a channel of each batch normalisation (mean and variance not trainable, "
+    "a scale or bias that the graph fills with one number not counted), and numbers that are stored but never read (not trainable)",
     "folded": "batch normalisations folded into the layer before them, which gains a bias; two numbers a channel where that is impossible",
 }
 
@@ -219,6 +220,8 @@ class _Parameters:
         else:
             for index, node in enumerate(structure.nodes):
                 self._layer(index, node, folded=count == "folded")
+            if count == "keras":
+                self._unread()
 
     def _as_stored(self) -> None:
         for name, constant in self.structure.constants.items():
@@ -229,6 +232,12 @@ class _Parameters:
                 self.total[-1] += constant.elements
         for index, node in enumerate(self.structure.nodes):
             self.total[index] += self.structure.subgraph_elements(node)
+
+    def _unread(self) -> None:
+        """Numbers that a layer keeps for training alone, such as how many images a normalisation has seen, go to the last row."""
+        for tensor in self.structure.graph.initializer:
+            if self.total and tensor.name not in self.structure.consumers and tensor.name not in self.structure.outputs:
+                self._own(len(self.total) - 1, self.structure.constants[tensor.name], trains=False)
 
     def _layer(self, index: int, node: onnx.NodeProto, folded: bool) -> None:
         if node.op_type == "BatchNormalization":
@@ -244,7 +253,8 @@ class _Parameters:
         constants = [self.structure.operand(node, position) for position in (1, 2, 3, 4)]
         if not folded:
             for position, constant in enumerate(constants):
-                self._own(index, constant, trains=position < 2)
+                if constant is not None and not self._is_filled(constant.name):
+                    self._own(index, constant, trains=position < 2)
             return
         channels = max((constant.elements for constant in constants if constant is not None), default=0)
         source = self._folds_into(node) if all(constants) else None
@@ -277,6 +287,11 @@ class _Parameters:
         self._seen.add(constant.name)
         self.total[index] += constant.elements
         self.trainable[index] += constant.elements if trains else 0
+
+    def _is_filled(self, name: str) -> bool:
+        """Whether the graph makes the tensor by repeating one number."""
+        source = self.structure.producer.get(name)
+        return source is not None and self.structure.nodes[source].op_type == "ConstantOfShape"
 
 
 def _row(

@@ -89,7 +89,9 @@ def center_crop(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return picture[top : top + size[0], left : left + size[1]]
 
 
-def resize(picture: object, size: tuple[int, int], filter: str = "bilinear", box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+def resize(
+    picture: object, size: tuple[int, int], filter: str = "bilinear", box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
     """Resize as Pillow's ``Image.resize``: bit for bit its result for 8-bit grey and RGB pictures.
 
     Args:
@@ -105,6 +107,7 @@ def resize(picture: object, size: tuple[int, int], filter: str = "bilinear", box
         UsageError: for something that is no picture, a size below 1, an unknown filter or a box that is not inside the picture.
     """
     pixels = _pixels(picture)
+    flat = np.ndim(np.asarray(picture)) == 2
     height, width = pixels.shape[:2]
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
     if filter not in _FILTERS and filter != "nearest":
@@ -116,7 +119,7 @@ def resize(picture: object, size: tuple[int, int], filter: str = "bilinear", box
             pixels = np.take(pixels, _nearest(count, low, high), axis)
         elif (count, low, high) != (pixels.shape[axis], 0, count):
             pixels = _resample(pixels, axis, count, low, high, filter)
-    return pixels.reshape(*size, *np.shape(picture)[2:])
+    return pixels[:, :, 0] if flat else pixels
 
 
 def _pixels(picture: object) -> np.ndarray:

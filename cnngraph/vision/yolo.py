@@ -21,7 +21,7 @@ def decode_v1(grid: np.ndarray, boxes: int = 2) -> tuple[np.ndarray, np.ndarray]
     """Boxes and scores of YOLO version 1.
 
     Args:
-        grid: (5 * boxes + classes, rows, columns). A cell holds x, y, w, h and confidence of each box, then one probability for each class:
+        grid: (rows, columns, 5 * boxes + classes). A cell holds x, y, w, h and confidence of each box, then one probability for each class:
             x and y are relative to the cell's corner and size, w and h to the image, the confidence is that of any object.
         boxes: boxes a cell.
 
@@ -33,15 +33,14 @@ def decode_v1(grid: np.ndarray, boxes: int = 2) -> tuple[np.ndarray, np.ndarray]
         UsageError: if the grid has another shape.
     """
     grid = np.asarray(grid)
-    if grid.ndim != 3 or len(grid) <= 5 * boxes:
-        raise UsageError(f"a grid of {boxes} boxes a cell has the shape (5 * {boxes} + classes, rows, columns), not {grid.shape}")
-    rows, columns = grid.shape[1:]
-    cells = grid.transpose(1, 2, 0)
-    numbers = cells[..., : 5 * boxes].reshape(rows, columns, boxes, 5)
+    if grid.ndim != 3 or grid.shape[2] <= 5 * boxes:
+        raise UsageError(f"a grid of {boxes} boxes a cell has the shape (rows, columns, 5 * {boxes} + classes), not {grid.shape}")
+    rows, columns = grid.shape[:2]
+    numbers = grid[..., : 5 * boxes].reshape(rows, columns, boxes, 5)
     corner = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1)[:, :, None]
     centre = (numbers[..., :2] + corner) / np.array([columns, rows])
     found = center_to_corners(np.concatenate([centre, numbers[..., 2:4]], axis=-1).reshape(-1, 4).astype(grid.dtype))
-    scores = numbers[..., 4:] * cells[:, :, None, 5 * boxes :]
+    scores = numbers[..., 4:] * grid[:, :, None, 5 * boxes :]
     return found, scores.reshape(len(found), -1)
 
 

@@ -211,7 +211,7 @@ class Builder:
         gain = _RESIDUAL_GAMMA if residual else 1.0
         inputs = [
             x.name,
-            self._uniform(f"{name}.scale", channels, 0.5 * gain, 1.5 * gain) if scale else self._ones(channels),
+            self._uniform(f"{name}.scale", channels, 0.5 * gain, 1.5 * gain) if scale else self.filled(channels, 1.0),
             self._spread(f"{name}.bias", (channels,), 0.1),
             self._uniform(f"{name}.mean", channels, x.moments.mean - 0.5 * deviation, x.moments.mean + 0.5 * deviation),
             self._uniform(f"{name}.variance", channels, 0.5 * x.moments.variance, 1.5 * x.moments.variance),
@@ -357,6 +357,15 @@ class Builder:
         """Store ``count`` random float32 numbers in [low, high]; returns their name."""
         return self._uniform(name, count, low, high)
 
+    def filled(self, count: int, value: float) -> str:
+        """Let the graph make ``count`` times the float32 ``value``, which is not stored; returns the name."""
+        name = f"filled{count}_{value:g}"
+        if name not in self._names:
+            size = self.constant(f"{name}.size", np.array([count], np.int64))
+            one = helper.make_tensor("value", TensorProto.FLOAT, [1], [value])
+            self._add("ConstantOfShape", [size], name, (), Moments(value, 0.0), count, value=one)
+        return f"{name}.out"
+
     def _add(
         self,
         op: str,
@@ -377,15 +386,6 @@ class Builder:
             rows = self._rows.get(inputs[0])
         self._rows[f"{name}.out"] = rows
         return Tensor(f"{name}.out", shape, moments, rows)
-
-    def _ones(self, count: int) -> str:
-        """Name of ``count`` ones that the graph makes and does not store."""
-        name = f"ones{count}"
-        if name not in self._names:
-            size = self.constant(f"{name}.size", np.array([count], np.int64))
-            value = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
-            self._add("ConstantOfShape", [size], name, (), Moments(1.0, 0.0), count, value=value)
-        return f"{name}.out"
 
     def _spread(self, name: str, shape: tuple[int, ...], deviation: float) -> str:
         count = math.prod(shape)

@@ -43,7 +43,9 @@ def unet(b: Builder, x: Tensor) -> Tensor:
     return _unet(b, x, same=True, resize=False)
 
 
-@network(ModelInfo("unet_valid", "U-Net as published: valid convolutions, cropped skips (Ronneberger et al. 2015)", (1, 572, 572), (2, 388, 388)))
+@network(
+    ModelInfo("unet_valid", "U-Net as published: valid convolutions, cropped skips (Ronneberger et al. 2015)", (1, 572, 572), (2, 388, 388))
+)
 def unet_valid(b: Builder, x: Tensor) -> Tensor:
     """572 x 572 pixels in, 388 x 388 out."""
     return _unet(b, x, same=False, resize=False)
@@ -56,7 +58,8 @@ def unet_resize(b: Builder, x: Tensor) -> Tensor:
 
 
 @network(
-    ModelInfo("autoencoder", "Convolutional autoencoder: strided convolutions down, transposed ones up", (3, 90, 121), (3, 90, 121), "image", (0.0, 1.0))
+    ModelInfo("autoencoder", "Convolutional autoencoder: strided convolutions down, transposed ones up", (3, 90, 121), (3, 90, 121), "image",
+        (0.0, 1.0),)
 )  # fmt: skip
 def autoencoder(b: Builder, x: Tensor) -> Tensor:
     """Every size of image comes back as it was: the output padding of each step up makes up for the rounding of the step down."""
@@ -91,7 +94,16 @@ def autoencoder_latent2(b: Builder, x: Tensor) -> dict[str, Tensor]:
     return {"image": b.sigmoid(b.conv_transpose(x, 1, 2, stride=2, name="up2"), name="sigmoid"), "latent": latent}
 
 
-@network(ModelInfo("espcn", "ESPCN: threefold super-resolution of luma by DepthToSpace (Shi et al. 2016)", (1, 224, 224), (1, 672, 672), "image", (0.0, 1.0)))
+@network(
+    ModelInfo(
+        "espcn",
+        "ESPCN: threefold super-resolution of luma by DepthToSpace (Shi et al. 2016)",
+        (1, 224, 224),
+        (1, 672, 672),
+        "image",
+        (0.0, 1.0),
+    )
+)
 def espcn(b: Builder, x: Tensor) -> Tensor:
     """Four convolutions at the low resolution; the channels of the last become pixels."""
     for index, (filters, kernel) in enumerate(((64, 5), (64, 3), (32, 3)), 1):
@@ -101,7 +113,15 @@ def espcn(b: Builder, x: Tensor) -> Tensor:
     return b.node("DepthToSpace", [x], shape, name="depth_to_space", blocksize=3, mode="CRD")
 
 
-@network(ModelInfo("cyclegan", "CycleGAN generator: nine residual blocks, instance normalisation (Zhu et al. 2017)", (3, 256, 256), (3, 256, 256), "image"))
+@network(
+    ModelInfo(
+        "cyclegan",
+        "CycleGAN generator: nine residual blocks, instance normalisation (Zhu et al. 2017)",
+        (3, 256, 256),
+        (3, 256, 256),
+        "image",
+    )
+)
 def cyclegan(b: Builder, x: Tensor) -> Tensor:
     """Reflected borders, two strided convolutions down and two transposed ones up."""
 
@@ -126,7 +146,10 @@ def cyclegan(b: Builder, x: Tensor) -> Tensor:
     return b.tanh(reflected(x, 3, 7, "last"), name="tanh")
 
 
-@network(ModelInfo("pix2pix", "pix2pix generator: a U-Net of eight strided levels (Isola et al. 2016)", (3, 256, 256), (3, 256, 256), "image"), conv_bias=False)
+@network(
+    ModelInfo("pix2pix", "pix2pix generator: a U-Net of eight strided levels (Isola et al. 2016)", (3, 256, 256), (3, 256, 256), "image"),
+    conv_bias=False,
+)
 def pix2pix(b: Builder, x: Tensor) -> Tensor:
     """Down to one pixel; every level up reads the concatenation with its level down."""
     downs = [b.conv(x, 64, 4, stride=2, pad=1, name="down1")]

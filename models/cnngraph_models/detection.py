@@ -19,9 +19,13 @@ CLASSES = 80
 PROPOSALS = 32
 
 
-@network(ModelInfo("yolo_v1", "YOLO version 1: 24 convolutions, a 7x7 grid of 30 numbers (Redmon et al. 2015)", (3, 448, 448), (30, 7, 7), "grid"))
+@network(
+    ModelInfo(
+        "yolo_v1", "YOLO version 1: 24 convolutions, a 7x7 grid of 30 numbers (Redmon et al. 2015)", (3, 448, 448), (7, 7, 30), "grid"
+    )
+)
 def yolo_v1(b: Builder, x: Tensor) -> Tensor:
-    """For each cell two boxes of five numbers and twenty class scores; the grid's first axis is the number in the cell."""
+    """For each cell two boxes of five numbers, then twenty class scores."""
     count = 0
 
     def convs(y: Tensor, *layers: tuple[int, int]) -> Tensor:
@@ -39,7 +43,7 @@ def yolo_v1(b: Builder, x: Tensor) -> Tensor:
     x = convs(x, *((512, 1), (1024, 3)) * 2, (1024, 3), (1024, 3), (1024, 3), (1024, 3))
     x = leaky_relu(b, b.dense(b.flatten(x, name="flatten"), 4096, name="fc1"), name="fc1_act")
     x = b.dense(b.dropout(x, name="dropout"), 7 * 7 * 30, name="fc2")
-    return transpose(b, reshape(b, x, (7, 7, 30), name="cells"), (0, 3, 1, 2), name="grid")
+    return reshape(b, x, (7, 7, 30), name="cells")
 
 
 @network(
@@ -53,8 +57,7 @@ def yolo_v3(b: Builder, x: Tensor) -> Mapping[str, Tensor]:
     """The outputs have strides 32, 16 and 8; sigmoids and exponentials are left to decoding."""
 
     def conv(y: Tensor, filters: int, kernel: int, name: str, stride: int = 1, *, residual: bool = False) -> Tensor:
-        y = conv_bn(b, y, filters, kernel, stride=stride, pad=kernel // 2, act="leaky_relu", residual=residual, name=name)
-        return y
+        return conv_bn(b, y, filters, kernel, stride=stride, pad=kernel // 2, act="leaky_relu", residual=residual, name=name)
 
     x = conv(x, 32, 3, "stem")
     routes = []
@@ -182,12 +185,16 @@ def mask_rcnn(b: Builder, x: Tensor) -> None:
     real = channels(b, classes, 1, 1 + CLASSES, name="real_classes")
     best = b.node("ReduceMax", [real], (), name="best_score", moments=Moments(), axes=[1], keepdims=0)
     label = b.node("ArgMax", [real], (), name="best_label", moments=Moments(), axis=1, keepdims=0)
-    one = b.node("Reshape", [boxes, b.constant("nms.boxes", np.array([1, PROPOSALS, 4], np.int64))], (PROPOSALS, 4), name="nms_boxes", rows=1)
-    score = b.node("Reshape", [best, b.constant("nms.scores", np.array([1, 1, PROPOSALS], np.int64))], (1, PROPOSALS), name="nms_scores", rows=1)
+    one = b.node(
+        "Reshape", [boxes, b.constant("nms.boxes", np.array([1, PROPOSALS, 4], np.int64))], (PROPOSALS, 4), name="nms_boxes", rows=1
+    )
+    score = b.node(
+        "Reshape", [best, b.constant("nms.scores", np.array([1, 1, PROPOSALS], np.int64))], (1, PROPOSALS), name="nms_scores", rows=1
+    )
     limits = [b.constant("nms.most", np.array([PROPOSALS], np.int64)), b.constant("nms.iou", np.array([0.5], np.float32))]
     kept = b.node("NonMaxSuppression", [one, score, *limits], (3,), name="nms")
-    index = b.node("Gather", [kept, b.constant("nms.column", np.array(2, np.int64))], (), name="nms_index", axis=1)
+    survivors = b.node("Gather", [kept, b.constant("nms.column", np.array(2, np.int64))], (), name="nms_index", axis=1)
     for label_name, value in (("boxes", boxes), ("scores", best), ("labels", label), ("masks", masks)):
-        result = b.node("Gather", [value, index], value.shape, name=f"kept_{label_name}", axis=0)
+        result = b.node("Gather", [value, survivors], value.shape, name=f"kept_{label_name}", axis=0)
         kind = TensorProto.INT64 if label_name == "labels" else TensorProto.FLOAT
         b.output(result, label_name, data_type=kind, shape=("M", *value.shape))

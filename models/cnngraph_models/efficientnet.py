@@ -31,10 +31,12 @@ def round_filters(filters: float, divisor: int = 8) -> int:
 def _normalize(b: Builder, x: Tensor) -> Tensor:
     """Pixels of 0 to 255 to about -2 to 2: the preprocessing that these networks contain."""
     x = b.scale(x, 1 / 255, name="rescaling")
-    mean = b.constant("normalization.mean", np.array(_MEAN, np.float32).reshape(3, 1, 1))
-    deviation = b.constant("normalization.deviation", np.sqrt(np.array(_VARIANCE)).astype(np.float32).reshape(3, 1, 1))
-    x = b.node("Sub", [x, mean], x.shape, name="normalization_mean")
-    return b.node("Div", [x, deviation], x.shape, name="normalization_scale", moments=Moments(0.2, 1.6))
+    mean = b.constant("normalization.mean", np.array(_MEAN, np.float32))
+    variance = b.constant("normalization.variance", np.array(_VARIANCE, np.float32))
+    # Keras also stores how many images the statistics are of. No node reads that, but Keras counts it.
+    b.constant("normalization.count", np.array(1.0, np.float32))
+    inputs: list[Tensor | str] = [x, b.filled(3, 1.0), b.filled(3, 0.0), mean, variance]
+    return b.node("BatchNormalization", inputs, x.shape, name="normalization", moments=Moments(0.2, 1.6), epsilon=0.0)
 
 
 def _register(index: int, width: float, depth: float, side: int) -> None:

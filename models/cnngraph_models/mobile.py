@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cnngraph_models.builder import Builder, Padding, Tensor
 from cnngraph_models.catalog import ModelInfo, add_network, network
-from cnngraph_models.layers import activation, channel_shuffle, channels, classifier, conv_bn, squeeze_excite
 from cnngraph_models.efficientnet import round_filters
+from cnngraph_models.layers import activation, channel_shuffle, channels, classifier, conv_bn, squeeze_excite
 from cnngraph_models.small import KERAS_EPSILON
 
 

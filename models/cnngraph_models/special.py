@@ -19,7 +19,9 @@ def _audio(name: str, text: str, tracks: int) -> None:
         x = b.flatten(b.global_average_pool(x, name="avg_pool"), name="flatten")
         return b.dense(x, 35, name="fc")
 
-    info = ModelInfo(name, f"M5, one-dimensional convolutions over {text} of sound, 35 words (Dai et al. 2016)", (tracks, 8000), (35,), "logits")
+    info = ModelInfo(
+        name, f"M5, one-dimensional convolutions over {text} of sound, 35 words (Dai et al. 2016)", (tracks, 8000), (35,), "logits"
+    )
     add_network(info, body, transposed_dense=True)
 
 
@@ -52,7 +54,16 @@ def mobile_facenet(b: Builder, x: Tensor) -> Tensor:
     return l2_normalize(b, b.flatten(x, name="flatten"), name="normalize")
 
 
-@network(ModelInfo("capsnet", "Capsule network for 28x28 digits, three routing rounds unrolled (Sabour et al. 2017)", (1, 28, 28), (10,), "lengths", (0.0, 1.0)))
+@network(
+    ModelInfo(
+        "capsnet",
+        "Capsule network for 28x28 digits, three routing rounds unrolled (Sabour et al. 2017)",
+        (1, 28, 28),
+        (10,),
+        "lengths",
+        (0.0, 1.0),
+    )
+)
 def capsnet(b: Builder, x: Tensor) -> Tensor:
     """1,152 capsules of 8 numbers vote for 10 capsules of 16; the length of each is the presence of its digit."""
     digits, inner, outer = 10, 8, 16
@@ -98,14 +109,23 @@ def _squash(b: Builder, x: Tensor, axis: int, name: str) -> Tensor:
 
 
 def dct_filters(size: int = 8) -> np.ndarray:
-    """The orthonormal two-dimensional cosine transform of a block as filters, float64 of shape (size^2, 1, size, size), row frequency first."""
+    """The orthonormal two-dimensional cosine transform of a block as filters, float64 (size^2, 1, size, size), row frequency first."""
     places = np.arange(size)
     basis = np.cos((2 * places[None, :] + 1) * places[:, None] * np.pi / (2 * size)) * np.sqrt(2 / size)
     basis[0] /= np.sqrt(2)
     return np.einsum("uy,vx->uvyx", basis, basis).reshape(size * size, 1, size, size)
 
 
-@network(ModelInfo("jpeg_dct", "The 8x8 block cosine transform of JPEG as one convolution", (1, 224, 224), (64, 28, 28), "coefficients", (-128.0, 127.0)))
+@network(
+    ModelInfo(
+        "jpeg_dct",
+        "The 8x8 block cosine transform of JPEG as one convolution",
+        (1, 224, 224),
+        (64, 28, 28),
+        "coefficients",
+        (-128.0, 127.0),
+    )
+)
 def jpeg_dct(b: Builder, x: Tensor) -> Tensor:
     """64 fixed filters with stride 8; ``resnet50_dct`` reads the result."""
     return b.conv(x, 64, 8, stride=8, bias=False, weights=dct_filters(), name="dct")
