@@ -15,6 +15,7 @@ from cnngraph_cpu.templates.matmul import MatMulPlain
 from cnngraph_cpu.templates.pool import PoolBlocked
 from cnngraph_cpu.templates.reduce import ReduceSpatial
 from cnngraph_cpu.templates.reduce_plain import ReducePlain
+from cnngraph_cpu.templates.resize import ResizeRows
 from cnngraph_cpu.templates.softmax import SoftmaxPlain
 from cnngraph_cpu.templates.winograd_plan import Winograd
 
@@ -23,6 +24,6 @@ TEMPLATES = {
     for template in (
         ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
-        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(),
+        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(),
     )
 }  # fmt: skip
