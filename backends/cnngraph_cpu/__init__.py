@@ -20,11 +20,11 @@ class CpuBackend:
 
     name = "cpu"
 
-    def target(self, isa: str | None) -> Target:
-        """The target called ``isa``, or the best of this machine; UsageError if there is none."""
+    def target(self, isa: str | None, *, integers: bool = False) -> Target:
+        """The target called ``isa``, or the best of this machine (for 8-bit arithmetic); UsageError if there is none."""
         from cnngraph_cpu.target import resolve
 
-        return resolve(isa)
+        return resolve(isa, integers=integers)
 
     def templates(self) -> Sequence[Template]:
         """Every kernel family."""

@@ -368,6 +368,7 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
 def primitives(isa: str) -> dict[str, Any]:
     """Everything generated source may name, for one instruction set."""
     from cnngraph_cpu.functions import derived
+    from cnngraph_cpu.simd_int import integer_primitives
     from cnngraph_cpu.trigonometric import half_pi_reduction
 
     target = ISAS[isa].target
@@ -378,4 +379,5 @@ def primitives(isa: str) -> dict[str, Any]:
         scalar_exp=_unary_scalar("exp"), scalar_log=_unary_scalar("log"), scalar_sqrt=_unary_scalar("sqrt"),
     )  # fmt: skip
     table.update(derived(table))
+    table.update(integer_primitives(isa))
     return table

@@ -21,8 +21,12 @@ from typing import Any
 
 from cnngraph.kernels.specialize import operand_parameters, parameters, specialize
 from cnngraph.kernels.template import KernelSource, KernelSpec
+from cnngraph_cpu.target import ISAS
 
-_POINTERS = {"F32Pointer": "pointer_argument", "I64Pointer": "int_pointer_argument"}
+_POINTERS = {
+    "F32Pointer": "pointer_argument", "I64Pointer": "int_pointer_argument", "BytePointer": "byte_pointer_argument",
+    "I32Pointer": "word_pointer_argument",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,7 @@ def all_parameters(code: Code, spec: KernelSpec) -> list[tuple[str, str]]:
 def generate(spec: KernelSpec, code: Code, header: Sequence[str] = ()) -> KernelSource:
     """Source of the kernel for ``spec``. ``header`` lines are comments (already printable)."""
     name = kernel_name(spec)
-    width = {"avx512": 16, "avx2": 8, "sse4": 4, "neon": 4}[spec.isa]
-    constants: dict[str, Any] = {"W": width, **dict(spec.constants)}
+    constants: dict[str, Any] = {"W": ISAS[spec.isa].target.width, **dict(spec.constants)}
     body = specialize(code.function, constants, helpers=code.helpers, expression=spec.expression, operand_kinds=operand_kinds(spec))
     prologue = []
     used = {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name)}

@@ -28,6 +28,10 @@ _V4 = (*_V3, "avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512cd")
 
 ISAS: dict[str, IsaInfo] = {
     "avx512": IsaInfo(Target("avx512", 16, 32, has_fma=True), "x86-64-v4", "-prefer-256-bit", _V4),
+    "avx512vnni": IsaInfo(
+        Target("avx512vnni", 16, 32, has_fma=True, dot=True), "x86-64-v4", "-prefer-256-bit,+avx512vnni", (*_V4, "avx512vnni")
+    ),
+    "avx2vnni": IsaInfo(Target("avx2vnni", 8, 16, has_fma=True, dot=True), "x86-64-v3", "+avxvnni", (*_V3, "avxvnni")),
     "avx2": IsaInfo(Target("avx2", 8, 16, has_fma=True), "x86-64-v3", "", _V3),
     "sse4": IsaInfo(Target("sse4", 4, 16, has_fma=False), "x86-64-v2", "", _V2),
     "neon": IsaInfo(Target("neon", 4, 32, has_fma=True), "generic", "+neon", ("neon",)),
@@ -42,13 +46,13 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
 
 
-def available() -> list[str]:
-    """Instruction sets this machine can run, best first."""
-    return [name for name, info in ISAS.items() if set(info.required) <= host_features()]
+def available(dot: bool = False) -> list[str]:
+    """Instruction sets this machine can run, best first; with ``dot`` also those that add only dot products of bytes."""
+    return [name for name, info in ISAS.items() if set(info.required) <= host_features() and (dot or not info.target.dot)]
 
 
-def resolve(isa: str | None) -> Target:
-    """The target called ``isa``, or the best this machine runs.
+def resolve(isa: str | None, *, integers: bool = False) -> Target:
+    """The target called ``isa``, or the best this machine runs; for ``integers``, with dot products of bytes if it has them.
 
     Raises:
         UsageError: no such instruction set, or none of ours runs here.
@@ -60,4 +64,8 @@ def resolve(isa: str | None) -> Target:
     names = available()
     if not names:
         raise UsageError("this CPU has none of the instruction sets " + ", ".join(ISAS))
-    return ISAS[names[0]].target
+    best = ISAS[names[0]].target
+    if integers:
+        dots = [ISAS[name].target for name in available(dot=True) if ISAS[name].target.dot and ISAS[name].target.width == best.width]
+        return dots[0] if dots else best
+    return best

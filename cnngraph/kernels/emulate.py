@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cnngraph.kernels.emulate_int import integer_primitives
 from cnngraph.kernels.specialize import VECTOR_NAMES
 from cnngraph.ops.scalar import FUNCTIONS
 
@@ -114,6 +115,7 @@ def run(source: str, name: str, arguments: Sequence[Any], width: int, threads: i
     tree.body = [s for s in tree.body if isinstance(s, ast.FunctionDef)]  # without the import of compiled primitives
     code = compile(tree, f"<{name}>", "exec")
     values = [EmulatedPointer(a) if isinstance(a, np.ndarray) else a if isinstance(a, EmulatedPointer) else int(a) for a in arguments]
+    table.update(integer_primitives(width))
     table["pointer_argument"] = lambda args, i: args[i]
     table["int_pointer_argument"] = lambda args, i: args[i]
     table["int_argument"] = lambda args, i: args[i]

@@ -24,11 +24,12 @@ class Target:
     """A CPU instruction set as the kernel templates see it.
 
     Attributes:
-        isa: "avx512", "avx2", "sse4" or "neon".
+        isa: "avx512", "avx2", "sse4" or "neon"; "avx512vnni" or "avx2vnni" with dot products of bytes.
         width: 32-bit lanes of one vector, which is also the channel block of the blocked layout.
         registers: architectural vector registers.
         l1, l2: bytes of a core's data cache and private cache assumed by tilings. Constants of the target,
             not of the machine that compiles, so that the code does not depend on it.
+        dot: whether one instruction adds the products of four bytes (VNNI).
     """
 
     isa: str
@@ -37,6 +38,7 @@ class Target:
     has_fma: bool
     l1: int = 32 * 1024
     l2: int = 1024 * 1024
+    dot: bool = False
 
 
 # Run-time arguments of a kernel call -----------------------------------------------------------------------------
@@ -178,8 +180,8 @@ class Backend(Protocol):
 
     name: str
 
-    def target(self, isa: str | None) -> Target:
-        """The target for an instruction set name, or the best one of this machine for None."""
+    def target(self, isa: str | None, *, integers: bool = False) -> Target:
+        """The target for an instruction set name, or the best one of this machine for None, for 8-bit ``integers`` if so."""
         ...
 
     def templates(self) -> Sequence[Template]:
