@@ -21,6 +21,7 @@ from cnngraph.ops.indexing import (
     TopK,
     Trilu,
 )
+from cnngraph.ops.logic import Bits, Predicate, Where
 from cnngraph.ops.losses import NLLLoss
 from cnngraph.ops.math import Cumulative, Det, Einsum
 from cnngraph.ops.movement import Concat, Expand, Gather, Identity, Pad, Reorder, Reshape, Shape, Slice, Transpose
@@ -47,6 +48,7 @@ __all__ = [
     "ArgReduce",
     "BatchNorm",
     "BitCast",
+    "Bits",
     "Cast",
     "Col2Im",
     "Concat",
@@ -79,6 +81,7 @@ __all__ = [
     "Op",
     "Pad",
     "Pool",
+    "Predicate",
     "QGemm",
     "QLinearAveragePool",
     "QLinearBinary",
@@ -103,4 +106,5 @@ __all__ = [
     "TopK",
     "Transpose",
     "Trilu",
+    "Where",
 ]

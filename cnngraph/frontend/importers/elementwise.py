@@ -22,6 +22,23 @@ _PLAIN_UNARY = {
     "Log": "log",
     "Abs": "abs",
     "Neg": "neg",
+    "Reciprocal": "reciprocal",
+    "Sign": "sign",
+    "Floor": "floor",
+    "Ceil": "ceil",
+    "Round": "round",
+    "Sin": "sin",
+    "Cos": "cos",
+    "Tan": "tan",
+    "Asin": "asin",
+    "Acos": "acos",
+    "Atan": "atan",
+    "Sinh": "sinh",
+    "Cosh": "cosh",
+    "Asinh": "asinh",
+    "Acosh": "acosh",
+    "Atanh": "atanh",
+    "Erf": "erf",
 }
 
 # attribute names and defaults, in the order of the function's parameters
@@ -30,6 +47,9 @@ _PARAMETRIC: dict[str, tuple[str, tuple[tuple[str, float], ...]]] = {
     "Elu": ("elu", (("alpha", 1.0),)),
     "Selu": ("selu", (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875))),
     "HardSigmoid": ("hard_sigmoid", (("alpha", 0.2), ("beta", 0.5))),
+    "Celu": ("celu", (("alpha", 1.0),)),
+    "ThresholdedRelu": ("thresholded_relu", (("alpha", 1.0),)),
+    "Shrink": ("shrink", (("lambd", 0.5), ("bias", 0.0))),
 }
 
 
@@ -45,6 +65,64 @@ def parametric(ctx: NodeContext) -> Value:
     function, parameters = _PARAMETRIC[ctx.op]
     params = tuple(ctx.attr_float(name, default) for name, default in parameters)
     return ctx.emit(Elementwise(Expression.of(function, 1, params)), ctx.value(0))
+
+
+ERF_GELU = Expression(
+    1,
+    (
+        Instr("scale", (0,), (0.5**0.5,)),
+        Instr("erf", (1,)),
+        Instr("shift", (2,), (1.0,)),
+        Instr("mul", (0, 3)),
+        Instr("scale", (4,), (0.5,)),
+    ),
+)
+TANH_GELU = Expression(
+    1,
+    (
+        Instr("mul", (0, 0)),
+        Instr("scale", (1,), (0.044715,)),
+        Instr("shift", (2,), (1.0,)),
+        Instr("mul", (0, 3)),
+        Instr("scale", (4,), ((2 / np.pi) ** 0.5,)),
+        Instr("tanh", (5,)),
+        Instr("shift", (6,), (1.0,)),
+        Instr("mul", (0, 7)),
+        Instr("scale", (8,), (0.5,)),
+    ),
+)
+
+
+def swish(alpha: float) -> Expression:
+    """``x * sigmoid(alpha * x)``."""
+    return Expression(1, (Instr("scale", (0,), (alpha,)), Instr("sigmoid", (1,)), Instr("mul", (0, 2))))
+
+
+@importer("Gelu")
+def gelu(ctx: NodeContext) -> Value:
+    """``x * Phi(x)`` by the error function, or its approximation by tanh (Hendrycks and Gimpel 2016)."""
+    approximate = ctx.attr_str("approximate", "none")
+    if approximate not in ("none", "tanh"):
+        ctx.invalid(f"approximate '{approximate}' must be none or tanh")
+    return ctx.emit(Elementwise(TANH_GELU if approximate == "tanh" else ERF_GELU), ctx.value(0))
+
+
+@importer("Swish")
+def swish_node(ctx: NodeContext) -> Value:
+    """``x * sigmoid(alpha * x)`` (Ramachandran et al. 2017)."""
+    return ctx.emit(Elementwise(swish(ctx.attr_float("alpha", 1.0))), ctx.value(0))
+
+
+@importer("Mish")
+def mish(ctx: NodeContext) -> Value:
+    """``x * tanh(softplus(x))`` (Misra 2019)."""
+    return ctx.emit(Elementwise(Expression(1, (Instr("softplus", (0,)), Instr("tanh", (1,)), Instr("mul", (0, 2))))), ctx.value(0))
+
+
+@importer("Softsign")
+def softsign(ctx: NodeContext) -> Value:
+    """``x / (1 + |x|)``."""
+    return ctx.emit(Elementwise(Expression(1, (Instr("abs", (0,)), Instr("shift", (1,), (1.0,)), Instr("div", (0, 2))))), ctx.value(0))
 
 
 @importer("PRelu")

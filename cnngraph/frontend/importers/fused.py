@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cnngraph.frontend.context import NodeContext
+from cnngraph.frontend.importers.elementwise import ERF_GELU, TANH_GELU, swish
 from cnngraph.frontend.importers.nn import conv, gemm
 from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
@@ -105,3 +106,15 @@ def fused_matmul(ctx: NodeContext) -> Value:
     alpha = ctx.attr_float("alpha", 1.0)
     product = ctx.emit(MatMul(), *operands)
     return product if alpha == 1.0 else ctx.emit(Elementwise(Expression.of("scale", 1, (alpha,))), product)
+
+
+@importer("com.microsoft::Gelu", "com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu")
+def contrib_gelu(ctx: NodeContext) -> Value:
+    """Gelu of x, or of x plus a bias; FastGelu by tanh, QuickGelu ``x * sigmoid(alpha * x)``."""
+    check_inputs(ctx, 2 if ctx.op.endswith("BiasGelu") else 1, 1 if ctx.op.endswith(("::Gelu", "QuickGelu")) else 2)
+    x = ctx.value(0)
+    if ctx.present(1):
+        x = ctx.emit(Elementwise(Expression.of("add", 2)), x, ctx.value(1))
+    if ctx.op.endswith("QuickGelu"):
+        return ctx.emit(Elementwise(swish(ctx.attr_float("alpha", 1.702))), x)
+    return ctx.emit(Elementwise(TANH_GELU if ctx.op.endswith("FastGelu") else ERF_GELU), x)

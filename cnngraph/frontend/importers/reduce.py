@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.importers.movement import given_axes, resolved_axes
 from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
-from cnngraph.ir.types import DType, numel
-from cnngraph.ops import Cast, Elementwise, Expression, Identity, Instr, Reduce, Reshape, Softmax
+from cnngraph.ir.types import DType, numel, static
+from cnngraph.ops import ArgReduce, Cast, Elementwise, Expression, Identity, Instr, OneHot, Reduce, Reshape, Softmax
 from cnngraph.ops.base import normalize_axis
 
 _KINDS = {
@@ -93,26 +95,33 @@ def global_pool(ctx: NodeContext) -> Value:
     return ctx.emit(Reduce(kind, tuple(range(2, x.type.rank)), True), x)
 
 
-@importer("Softmax", "LogSoftmax", since=13)
+def _along(ctx: NodeContext, x: Value, axis: int) -> Value:
+    """Softmax, its logarithm, or 1 at the first largest element and 0 elsewhere."""
+    if ctx.op != "Hardmax":
+        return ctx.emit(Softmax(axis, ctx.op == "LogSoftmax"), x)
+    extent = static((x.type.shape[axis],))[0]
+    largest = ctx.emit(ArgReduce("max", axis, keepdims=False), x)
+    return ctx.emit(OneHot(extent, axis), largest, ctx.constant(np.array([0, 1], x.type.dtype.numpy)))
+
+
+@importer("Softmax", "LogSoftmax", "Hardmax", since=13)
 def softmax(ctx: NodeContext) -> Value:
     """Along one axis, by default the last."""
     x = ctx.value(0)
-    axis = normalize_axis(ctx.attr_int("axis", -1), x.type.rank)
-    return ctx.emit(Softmax(axis, ctx.op == "LogSoftmax"), x)
+    return _along(ctx, x, normalize_axis(ctx.attr_int("axis", -1), x.type.rank))
 
 
-@importer("Softmax", "LogSoftmax", until=12)
+@importer("Softmax", "LogSoftmax", "Hardmax", until=12)
 def softmax_flattened(ctx: NodeContext) -> Value:
     """Over all axes from ``axis`` (default 1) on, as if they were one."""
     x = ctx.value(0)
-    shape, log = x.type.shape, ctx.op == "LogSoftmax"
-    axis = ctx.attr_int("axis", 1)
+    shape, axis = x.type.shape, ctx.attr_int("axis", 1)
     if axis == x.type.rank:
         flat = ctx.emit(Reshape((*shape, 1)), x)
-        return ctx.emit(Reshape(shape), ctx.emit(Softmax(axis, log), flat))
+        return ctx.emit(Reshape(shape), _along(ctx, flat, axis))
     axis = normalize_axis(axis, x.type.rank)
     extended = [i for i in range(axis, len(shape)) if shape[i] != 1] or [axis]
     if len(extended) == 1:
-        return ctx.emit(Softmax(extended[0], log), x)
+        return _along(ctx, x, extended[0])
     flat = ctx.emit(Reshape((numel(shape[:axis]), numel(shape[axis:]))), x)
-    return ctx.emit(Reshape(shape), ctx.emit(Softmax(1, log), flat))
+    return ctx.emit(Reshape(shape), _along(ctx, flat, 1))
