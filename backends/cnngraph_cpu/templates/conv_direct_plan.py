@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -198,8 +198,10 @@ class ConvDirect:
         x, y = node.input(0), node.output
         weights, bias = node.input(1).data, node.inputs[2]
         assert weights is not None
-        tile, small = choose_tile(g, target), _is_small(g)
         plain = x.type.layout.plain
+        if plain and g.pointwise:  # the rows copied to scratch are those of the image: its pixels may not be taken as one row
+            g = replace(g, pad_end=(0, 0, 1))
+        tile, small = choose_tile(g, target), _is_small(g)
         merged = plain and g.dilation[2] == 1
         in_place = not plain and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
         cb = g.channels if plain else width
