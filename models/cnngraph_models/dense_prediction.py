@@ -58,7 +58,7 @@ def unet_resize(b: Builder, x: Tensor) -> Tensor:
 
 
 @network(
-    ModelInfo("autoencoder", "Convolutional autoencoder: strided convolutions down, transposed ones up", (3, 90, 121), (3, 90, 121), "image",
+    ModelInfo("autoencoder", "Autoencoder: strided convolutions down, transposed ones up", (3, 90, 121), (3, 90, 121), "image",
         (0.0, 1.0),)
 )  # fmt: skip
 def autoencoder(b: Builder, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,23 +71,28 @@ def sigmoid(b: Builder, x: Tensor, *, name: str) -> Tensor:
 
 def swish(b: Builder, x: Tensor, *, name: str) -> Tensor:
     """``x * sigmoid(x)``, as Sigmoid and Mul."""
-    return multiply(b, x, b.sigmoid(x, name=f"{name}_sigmoid"), name=name, moments=Moments(0.21, 0.32))
+    return multiply(b, x, b.sigmoid(x, name=f"{name}_sigmoid"), name=name, moments=_spread_out(x).through(lambda v: v / (1 + math.exp(-v))))
 
 
 def hard_swish(b: Builder, x: Tensor, *, name: str) -> Tensor:
     """``x * clip(x / 6 + 1/2, 0, 1)``."""
-    return b.node("HardSwish", [x], x.shape, name=name, moments=Moments(0.17, 0.33))
+    return b.node("HardSwish", [x], x.shape, name=name, moments=_spread_out(x).through(lambda v: v * min(max(v / 6 + 0.5, 0.0), 1.0)))
+
+
+def _spread_out(x: Tensor) -> Moments:
+    """A quarter more variance than estimated: a swish's gain rises with the scale of its input, so any excess would grow with depth."""
+    return Moments(x.moments.mean, 1.25 * x.moments.variance)
 
 
 def leaky_relu(b: Builder, x: Tensor, *, name: str, alpha: float = 0.1) -> Tensor:
     """``x`` where positive, else ``alpha * x``."""
-    return b.node("LeakyRelu", [x], x.shape, name=name, moments=x.moments.rectified(), alpha=alpha)
+    return b.node("LeakyRelu", [x], x.shape, name=name, moments=x.moments.through(lambda v: max(v, alpha * v)), alpha=alpha)
 
 
 def prelu(b: Builder, x: Tensor, *, name: str) -> Tensor:
     """``x`` where positive, else ``x`` times a stored slope of its channel."""
     slope = b.constant(f"{name}.slope", np.full((x.shape[0], *(1 for _ in x.shape[1:])), 0.25, np.float32))
-    return b.node("PRelu", [x, slope], x.shape, name=name, moments=x.moments.rectified())
+    return b.node("PRelu", [x, slope], x.shape, name=name, moments=x.moments.through(lambda v: max(v, 0.25 * v)))
 
 
 _ACTIVATIONS = {
@@ -103,17 +109,22 @@ _ACTIVATIONS = {
 
 def multiply(b: Builder, x: Tensor, y: Tensor, *, name: str, moments: Moments | None = None) -> Tensor:
     """``x * y``, where y has the shape of x or ones for its spatial extents."""
-    scaled = moments or Moments(x.moments.mean * y.moments.mean, x.moments.second * y.moments.second)
+    mean = x.moments.mean * y.moments.mean
+    scaled = moments or Moments(mean, x.moments.second * y.moments.second - mean * mean)
     return b.node("Mul", [x, y], x.shape, name=name, moments=scaled)
 
 
 def squeeze_excite(b: Builder, x: Tensor, squeezed: int, *, name: str, act: str = "relu", gate: str = "Sigmoid") -> Tensor:
     """Scale each channel by a gate computed from the means of all channels (Hu et al. 2018)."""
     y = b.global_average_pool(x, name=f"{name}_squeeze")
+    # The channels differ more than the places of one channel do.
+    y = replace(y, moments=Moments(x.moments.mean, 0.6 * x.moments.variance))
     y = activation(b, b.conv(y, squeezed, 1, bias=True, name=f"{name}_reduce"), act, name=f"{name}_reduce_{act}")
+    # Small weights keep the gate where it is nearly linear; a gate of 0 or 1 would let errors of scale grow from block to block.
+    y = replace(y, moments=y.moments.scaled(4.0))
     y = b.conv(y, x.shape[0], 1, bias=True, name=f"{name}_expand")
     attributes: dict[str, Any] = {"alpha": 1 / 6, "beta": 0.5} if gate == "HardSigmoid" else {}
-    y = b.node(gate, [y], y.shape, name=f"{name}_gate", moments=Moments(0.5, 0.04), **attributes)
+    y = b.node(gate, [y], y.shape, name=f"{name}_gate", moments=Moments(0.5, 0.004), **attributes)
     return multiply(b, x, y, name=f"{name}_excite")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,17 @@ class Moments:
         density = math.exp(-0.5 * ratio * ratio) / math.sqrt(2.0 * math.pi)
         mean = self.mean * below + deviation * density
         second = (self.mean * self.mean + self.variance) * below + self.mean * deviation * density
+        return Moments(mean, max(second - mean * mean, 1e-6))
+
+    def through(self, function: Callable[[float], float]) -> Moments:
+        """The moments of ``function(x)`` for a normal x, by a sum over five deviations to each side."""
+        deviation = math.sqrt(self.variance)
+        places = [step / 8 for step in range(-40, 41)]
+        chances = [math.exp(-0.5 * place * place) for place in places]
+        values = [function(self.mean + deviation * place) for place in places]
+        total = sum(chances)
+        mean = sum(chance * value for chance, value in zip(chances, values, strict=True)) / total
+        second = sum(chance * value * value for chance, value in zip(chances, values, strict=True)) / total
         return Moments(mean, max(second - mean * mean, 1e-6))
 
 
