@@ -13,6 +13,7 @@ from cnngraph_cpu.templates.eltwise_strided import EltwiseStrided
 from cnngraph_cpu.templates.lrn import LocalResponse
 from cnngraph_cpu.templates.matmul import MatMulPlain
 from cnngraph_cpu.templates.pool import PoolBlocked
+from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.reduce import ReduceSpatial
 from cnngraph_cpu.templates.reduce_plain import ReducePlain
 from cnngraph_cpu.templates.resize import ResizeRows
@@ -25,5 +26,6 @@ TEMPLATES = {
         ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(),
+        QConv(),
     )
 }  # fmt: skip

@@ -27,10 +27,10 @@ _V3 = (*_V2, "avx2", "fma", "bmi2", "f16c")
 _V4 = (*_V3, "avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512cd")
 
 ISAS: dict[str, IsaInfo] = {
-    "avx512": IsaInfo(Target("avx512", 16, 32, has_fma=True), "x86-64-v4", "-prefer-256-bit", _V4),
     "avx512vnni": IsaInfo(
         Target("avx512vnni", 16, 32, has_fma=True, dot=True), "x86-64-v4", "-prefer-256-bit,+avx512vnni", (*_V4, "avx512vnni")
     ),
+    "avx512": IsaInfo(Target("avx512", 16, 32, has_fma=True), "x86-64-v4", "-prefer-256-bit", _V4),
     "avx2vnni": IsaInfo(Target("avx2vnni", 8, 16, has_fma=True, dot=True), "x86-64-v3", "+avxvnni", (*_V3, "avxvnni")),
     "avx2": IsaInfo(Target("avx2", 8, 16, has_fma=True), "x86-64-v3", "", _V3),
     "sse4": IsaInfo(Target("sse4", 4, 16, has_fma=False), "x86-64-v2", "", _V2),
