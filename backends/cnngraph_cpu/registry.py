@@ -10,6 +10,7 @@ from cnngraph_cpu.templates.dense import DenseLayer
 from cnngraph_cpu.templates.depthwise import Depthwise
 from cnngraph_cpu.templates.elementwise import EltwiseBlocked, EltwisePlain
 from cnngraph_cpu.templates.eltwise_strided import EltwiseStrided
+from cnngraph_cpu.templates.group_norm import GroupNormBlocked
 from cnngraph_cpu.templates.lrn import LocalResponse
 from cnngraph_cpu.templates.matmul import MatMulPlain
 from cnngraph_cpu.templates.pool import PoolBlocked
@@ -25,7 +26,7 @@ TEMPLATES = {
     for template in (
         ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
-        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(),
+        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(),
         QConv(),
     )
 }  # fmt: skip

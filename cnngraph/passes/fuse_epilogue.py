@@ -1,4 +1,4 @@
-"""Conv, ConvTranspose or Dense followed by an element-wise chain => one node with an epilogue, computed in registers before the store.
+"""A convolution, dense layer or normalisation followed by an element-wise chain => one node with an epilogue, computed in registers.
 
 elementwise(conv(x), r...) => conv'(x, r...): bias, activation and residual addition cost no pass over memory. The fused node takes
 the place of the element-wise one, where all operands exist. Of two convolutions that meet in an addition, the later one takes it.
@@ -14,11 +14,12 @@ from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.kernels.operands import operand_kind
 from cnngraph.ops import Conv, ConvTranspose, Dense, Elementwise
 from cnngraph.ops.expression import Expression
+from cnngraph.ops.group_norm import GroupNorm
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
 
-LAYERS = (Conv, ConvTranspose, Dense)
-"""Operators with an epilogue: inputs x, weights, bias or None, then its operands."""
+LAYERS = (Conv, ConvTranspose, Dense, GroupNorm)
+"""Operators with an epilogue: inputs x, weights (or a scale), bias or None, then its operands."""
 
 
 @dataclass(frozen=True)
