@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from cnngraph.eager.functions.objects import MOVES_STRINGS, encode_strings, is_strings
 from cnngraph.eager.registry import EAGER, Datum
 from cnngraph.eager.tail import Tail
 from cnngraph.errors import CnngraphError, InvalidInputError, InvalidModelError, UnsupportedError, printable
@@ -71,6 +72,10 @@ class Evaluator:
         if op in EAGER:
             made = EAGER[op](_Call(self, node, frame, label, op, inputs))
             return list(made) if isinstance(made, tuple) else [made]
+        if op == "Identity" and not isinstance(inputs[0], np.ndarray):
+            return [inputs[0]]
+        if op in MOVES_STRINGS and any(map(is_strings, inputs)):
+            return self._move_strings(node, frame, label, inputs)
         types = [None if x is None else _type(x) for x in inputs]
         if find_importer(op, opset) is None:
             known = self._contents(node, op, frame, label, inputs, types)
@@ -81,6 +86,15 @@ class Evaluator:
                 raise UnsupportedError("this operator is not supported")
             return self._call(node, frame, label, body, inputs)
         return self._tensors(node, op, frame, label, inputs, types)
+
+    def _move_strings(self, node: onnx.NodeProto, frame: Frame, label: str, inputs: Sequence[Datum]) -> list[Datum]:
+        """The outputs of an operator that moves strings; of those computed from strings, the ones of int64 numbers are strings again."""
+        coded, strings = encode_strings(list(inputs))
+        values = {name: value for name, value in zip(node.input, coded, strict=True) if name}
+        results = self._node(node, Frame(frame.opsets, values, frame.depth), label)
+        if node.op_type in ("Shape", "Size", "Equal"):
+            return results
+        return [r if r is None else strings[np.asarray(r)] for r in results]
 
     def _context(
         self, node: onnx.NodeProto, op: str, frame: Frame, label: str, inputs: Sequence[Datum], types: Sequence[TensorType | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Tail:
         order: names of all graph outputs in the model's order.
         types: graph output -> (dtype or "", dimensions) as the model declares them.
         functions: functions that the model defines.
+        inputs: names of all graph inputs in the model's order.
     """
 
     steps: tuple[TailStep, ...]
@@ -53,7 +54,8 @@ class Tail:
     outputs: dict[str, str]
     order: tuple[str, ...]
     types: dict[str, tuple[str, tuple[int | str, ...]]]
-    functions: tuple[onnx.FunctionProto, ...] = field(default=())
+    functions: tuple[onnx.FunctionProto, ...] = ()
+    inputs: tuple[str, ...] = ()
 
 
 def encode(tail: Tail) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def encode(tail: Tail) -> dict[str, Any]:
         "steps": [
             [_out(s.node), s.label, [list(o) for o in s.opsets], [list(o) for o in s.operands], list(s.results)] for s in tail.steps
         ],
-        "feeds": tail.feeds, "direct": tail.direct, "outputs": tail.outputs, "order": list(tail.order),
+        "feeds": tail.feeds, "direct": tail.direct, "outputs": tail.outputs, "order": list(tail.order), "inputs": list(tail.inputs),
         "types": {name: [dtype, list(dims)] for name, (dtype, dims) in tail.types.items()},
         "constants": {key: _out(onnx.numpy_helper.from_array(array)) for key, array in tail.constants.items()},
         "functions": [_out(f) for f in tail.functions],
@@ -81,7 +83,7 @@ def decode(data: dict[str, Any]) -> Tail:
             steps, dict(data["feeds"]), dict(data["direct"]),
             {key: onnx.numpy_helper.to_array(_in(onnx.TensorProto, text)) for key, text in data["constants"].items()},
             dict(data["outputs"]), tuple(data["order"]), {name: (t, tuple(dims)) for name, (t, dims) in data["types"].items()},
-            tuple(_in(onnx.FunctionProto, f) for f in data["functions"]),
+            tuple(_in(onnx.FunctionProto, f) for f in data["functions"]), tuple(map(str, data["inputs"])),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the tail is inconsistent: {type(error).__name__} {error}") from None

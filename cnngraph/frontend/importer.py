@@ -187,7 +187,7 @@ class _Importer:
             else:
                 dims = (declared[1] or ()) if declared else ()
                 types[name] = (declared[0].value if declared else "", tuple(d if isinstance(d, int) else "?" for d in dims))
-        self.graph.tail = self._nodes.tail.finish(self.graph, results, types)
+        self.graph.tail = self._nodes.tail.finish(self.graph, results, types, [text(info.name, "input name") for info in self._proto.input])
         heavy = self._nodes.tail.heavy()
         if heavy:
             shown = ", ".join(map(printable, heavy[:5])) + (", ..." if len(heavy) > 5 else "")

@@ -89,8 +89,9 @@ class NodeImporter:
                 absent.add(name)
         attributes = call_attributes(node.proto, function)
         raw = [_without(resolve_references(proto, attributes), absent) for proto in function.node]
-        self.nodes(raw_nodes(raw), inner, list(function.output[: len(node.outputs)]))
-        return [inner[name] for name in function.output[: len(node.outputs)]]
+        wanted = [name if outer else "" for name, outer in zip(function.output, node.outputs, strict=False)]
+        self.nodes(raw_nodes(raw), inner, list(filter(None, wanted)))
+        return [inner[name] if name else None for name in wanted]
 
     def initializer(self, proto: onnx.TensorProto, path: str = "") -> Known:
         """A stored tensor; strings are known to the tail only."""

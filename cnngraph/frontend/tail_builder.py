@@ -71,6 +71,7 @@ class TailBuilder:
         graph: Graph,
         results: Mapping[str, Tensor | Late],
         types: Mapping[str, tuple[str, tuple[int | str, ...]]],
+        inputs: Sequence[str],
     ) -> Tail | None:
         """Add the graph outputs to ``graph``: those that it computes itself, then what the tail needs.
 
@@ -102,9 +103,8 @@ class TailBuilder:
                 feeds[key] += "'"
             graph.add_output(feeds[key], value)
         direct = {key: name for key, name in self._direct.items() if key in needed}
-        return Tail(
-            tuple(reversed(steps)), feeds, direct, constants, outputs, tuple(results), dict(types), self._functions if steps else ()
-        )
+        functions = self._functions if steps else ()
+        return Tail(tuple(reversed(steps)), feeds, direct, constants, outputs, tuple(results), dict(types), functions, tuple(inputs))
 
     def heavy(self) -> list[str]:
         """Labels of the nodes that would deserve compiled code."""

@@ -96,6 +96,7 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         "store_bytes_partial": store_bytes_partial, "load_words": load_words, "store_words": store_words,
         "load_words_partial": load_words_partial, "store_words_partial": store_words_partial, "broadcast_word": broadcast_word,
         "splat_int": splat_int, "dot4": dot4, "round_between": round_between,
+        "fma_single": lambda a, b, c: (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(np.float32),
         "to_floats": lambda v: v.astype(np.float32),
         "float_bits": lambda v: v.view(np.float32),
         "add_int": lambda a, b: _wrap(a.astype(np.int64) + b),

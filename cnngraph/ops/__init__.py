@@ -37,14 +37,18 @@ from cnngraph.ops.quantized import (
 )
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool, QLinearSoftmax
 from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
+from cnngraph.ops.recurrent import Recurrent
 from cnngraph.ops.reduce import Reduce
 from cnngraph.ops.resize import Resize
 from cnngraph.ops.roi import MaxRoiPool, RoiAlign
+from cnngraph.ops.signal import DFT, STFT
 from cnngraph.ops.softmax import Softmax
 
 __all__ = [
+    "DFT",
     "LRN",
     "REGISTRY",
+    "STFT",
     "ArgReduce",
     "BatchNorm",
     "BitCast",
@@ -91,6 +95,7 @@ __all__ = [
     "QLinearSoftmax",
     "QLinearUnary",
     "QuantizeLinear",
+    "Recurrent",
     "Reduce",
     "Reorder",
     "Reshape",

@@ -36,7 +36,8 @@ def _shift_left(x: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _shift_right(x: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return np.where(count < 8 * x.itemsize, np.right_shift(x, np.minimum(count, x.dtype.type(8 * x.itemsize - 1))), 0).astype(x.dtype)
+    gone = np.where(x < 0, -1, 0)  # arithmetic for signed numbers
+    return np.where(count < 8 * x.itemsize, np.right_shift(x, np.minimum(count, x.dtype.type(8 * x.itemsize - 1))), gone).astype(x.dtype)
 
 
 BINARY: dict[str, tuple[int, Callable[..., Any]]] = {

@@ -127,7 +127,7 @@ def quantize(x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, to
     low, high = integer_range(to)
     zero = 0 if zero_point is None else zero_point.astype(np.int64)
     whole = np.rint(ratio.astype(np.float64))
-    whole = np.nan_to_num(whole, nan=low, posinf=2.0**40, neginf=-(2.0**40))
+    whole = np.nan_to_num(whole, nan=-(2.0**40), posinf=2.0**40, neginf=-(2.0**40))
     return np.clip(np.clip(whole, -(2.0**40), 2.0**40).astype(np.int64) + zero, low, high).astype(to.numpy)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from cnngraph.ops.common import broadcast, result
 from cnngraph.ops.quantized import integer_range, present, quantize, require_eight_bits, require_single, require_zero_point, single
 
 
-def add_quantized(a: np.ndarray, b: np.ndarray, p: dict[str, Any], to: DType) -> np.ndarray:
+def add_quantized(a: np.ndarray, b: np.ndarray, p: dict[str, Any], to: DType, bounds: tuple[int, int] | None = None) -> np.ndarray:
     """``saturate(rint(fma(a, ra, fma(b, rb, fixed))))`` with ``ra = a_scale / y_scale`` and so on, each step rounded to float32.
 
     ``p`` holds scales (float32) and zero points (float32) as ``a_scale``, ``a_zero``, ..., ``y_zero``.
@@ -22,7 +22,7 @@ def add_quantized(a: np.ndarray, b: np.ndarray, p: dict[str, Any], to: DType) ->
     ra, rb, fixed = add_parameters(p)
     inner: np.ndarray = (b.astype(np.float64) * np.float64(rb) + np.float64(fixed)).astype(np.float32)
     total = (a.astype(np.float64) * np.float64(ra) + inner.astype(np.float64)).astype(np.float32)
-    low, high = integer_range(to)
+    low, high = bounds or integer_range(to)
     return np.clip(np.nan_to_num(np.rint(total.astype(np.float64))), low, high).astype(np.int64).astype(to.numpy)
 
 
@@ -40,10 +40,13 @@ class QLinearBinary(Op):
     Attributes:
         kind: "add" (see :func:`add_quantized`) or "mul" (the product of ``a - a_zero`` and ``b - b_zero`` times
             ``a_scale * b_scale / y_scale``, plus the zero point, then rounded).
+        low, high: bounds of the result, for an activation before the quantisation; the type's own by default.
     """
 
     name: ClassVar[str] = "QLinearBinary"
     kind: str
+    low: int = -128
+    high: int = 255
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         require(len(inputs) == 8, f"QLinearBinary takes 8 inputs, got {len(inputs)}")
@@ -58,17 +61,25 @@ class QLinearBinary(Op):
             require_zero_point(inputs[i], a.dtype, "a")
         return (result(a.dtype, broadcast(a.shape, b.shape)),)
 
+    def bounds(self, to: DType) -> tuple[int, int]:
+        """Least and greatest result of the type ``to``."""
+        low, high = integer_range(to)
+        return max(low, self.low), min(high, self.high)
+
+    def parameters(self, inputs: Sequence[np.ndarray | None]) -> dict[str, Any]:
+        """Scales and zero points by name, as float32."""
+        names = {1: "a_scale", 2: "a_zero", 4: "b_scale", 5: "b_zero", 6: "y_scale", 7: "y_zero"}
+        return {name: single(inputs[i]).astype(np.float32) for i, name in names.items()}
+
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
         a, b = present(inputs, 0), present(inputs, 3)
-        names = {1: "a_scale", 2: "a_zero", 4: "b_scale", 5: "b_zero", 6: "y_scale", 7: "y_zero"}
-        p = {name: single(inputs[i]).astype(np.float32) for i, name in names.items()}
-        to = DType.of(a)
+        p, to = self.parameters(inputs), DType.of(a)
         if self.kind == "add":
-            return (add_quantized(a, b, p, to),)
+            return (add_quantized(a, b, p, to, self.bounds(to)),)
         product = (a.astype(np.int32) - p["a_zero"].astype(np.int32)) * (b.astype(np.int32) - p["b_zero"].astype(np.int32))
         factor = np.float32(p["a_scale"] * p["b_scale"]) / p["y_scale"]
         scaled = (product.astype(np.float32) * factor).astype(np.float32) + p["y_zero"]
-        low, high = integer_range(to)
+        low, high = self.bounds(to)
         return (np.clip(np.nan_to_num(np.rint(scaled.astype(np.float64))), low, high).astype(np.int64).astype(to.numpy),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:

@@ -50,13 +50,13 @@ class DynamicProgram:
         """Create one from declared inputs and outputs, name to (dtype, dimensions).
 
         ``build(shapes, batch, contents)`` compiles for ``shapes`` (None: a free leading dimension), a batch, None if it stays
-        symbolic, and known arrays for the inputs that ``contents`` names. Inputs named in ``direct`` are no tensors of numbers.
+        symbolic, and known arrays for the inputs that ``contents`` names. Inputs named in ``direct`` are no tensors of numbers; their
+        place among the others is kept.
         """
         self.inputs = [TensorSpec(name, dtype, _shown(dims)) for name, (dtype, dims) in declared.items()]
-        self.inputs += [TensorSpec(name, "", ("?",)) for name in direct]
         self._direct = frozenset(direct)
         self.threads = threads
-        self._declared = {name: None if dims is None else tuple(dims) for name, (_, dims) in declared.items()}
+        self._declared = {name: None if dims is None else tuple(dims) for name, (_, dims) in declared.items() if name not in direct}
         self._outputs = dict(outputs)
         self._build = build
         self._symbolic = symbolic_batch
@@ -88,6 +88,7 @@ class DynamicProgram:
                 continue
             if is_direct(info):
                 direct.append(info.name)
+                declared[info.name] = ("", ("?",))
             else:
                 dtype, dims = declared_type(info)
                 declared[info.name] = (dtype.value, (shapes or {}).get(info.name, dims))

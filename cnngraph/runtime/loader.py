@@ -20,7 +20,7 @@ from cnngraph.runtime.elf import undefined_symbols
 from cnngraph.runtime.program import Kernel
 
 _MATH = (
-    "exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sqrt", "tanh", "sin", "cos", "erf", "floor", "ceil", "rint", "round",
+    "exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sqrt", "tanh", "sin", "cos", "tan", "erf", "floor", "ceil", "rint", "round",
     "trunc", "fma", "fmod", "fmin", "fmax", "ldexp",
 )  # fmt: skip
 OFFERED = frozenset(("syscall", "sched_yield", "memcpy", "memmove", "memset", *_MATH, *(f"{name}f" for name in _MATH)))

@@ -140,7 +140,7 @@ class Program:
         for name, dtype, factors in self._input_rules:
             array = feeds[name]
             if not isinstance(array, np.ndarray):
-                array = np.asarray(array)
+                array = _as_array(name, array)
             if array.dtype != dtype:
                 raise InvalidInputError(f"input {printable(name)} must be {dtype.name}, got {array.dtype.name}")
             shape = array.shape
@@ -174,6 +174,13 @@ class Program:
     @staticmethod
     def _list(specs: Sequence[TensorSpec]) -> str:
         return ", ".join(printable(s.name) for s in specs) or "none"
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InvalidInputError(f"input {printable(name)} must be a tensor, got {type(value).__name__}") from None
 
 
 def _thread_count(threads: int) -> int:

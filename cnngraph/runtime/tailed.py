@@ -31,7 +31,8 @@ class TailedProgram:
         self.program = program
         self.tail = tail
         made = {spec.name: spec for spec in program.outputs}
-        self.inputs = [*program.inputs, *(TensorSpec(name, "", ("?",)) for name in tail.direct.values())]
+        specs = {spec.name: spec for spec in program.inputs} | {name: TensorSpec(name, "", ("?",)) for name in tail.direct.values()}
+        self.inputs = [specs[name] for name in tail.inputs if name in specs]
         self.outputs = [made[n] if n not in tail.outputs else TensorSpec(n, *tail.types.get(n, ("", ()))) for n in tail.order]
         self.report: dict[str, Any] = {**program.report, "tail": [printable(step.label, 400) for step in tail.steps]}
         self.threads = program.threads

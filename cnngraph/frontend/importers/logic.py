@@ -62,9 +62,9 @@ def bit_shift(ctx: NodeContext) -> Value:
 
 @importer("Mod")
 def mod(ctx: NodeContext) -> Value:
-    """Remainder with the divisor's sign, or with the dividend's if ``fmod``, which floats require."""
+    """Remainder with the divisor's sign, or with the dividend's if ``fmod``."""
     fmod = ctx.attr_bool("fmod", False)
-    if ctx.type(0).dtype.is_float and not fmod:
+    if ctx.type(0).dtype.is_float and not fmod and ctx.opset < 28:
         ctx.invalid("fmod must be 1 for floats")
     return ctx.emit(Bits("fmod" if fmod else "mod"), ctx.value(0), ctx.value(1))
 
