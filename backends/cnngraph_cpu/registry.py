@@ -19,6 +19,7 @@ from cnngraph_cpu.templates.reduce import ReduceSpatial
 from cnngraph_cpu.templates.reduce_plain import ReducePlain
 from cnngraph_cpu.templates.resize import ResizeRows
 from cnngraph_cpu.templates.softmax import SoftmaxPlain
+from cnngraph_cpu.templates.take import TakeRows
 from cnngraph_cpu.templates.winograd_plan import Winograd
 
 TEMPLATES = {
@@ -26,7 +27,7 @@ TEMPLATES = {
     for template in (
         ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
-        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(),
+        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         QConv(),
     )
 }  # fmt: skip
