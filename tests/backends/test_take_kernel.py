@@ -32,7 +32,7 @@ CASES = [
     pad((BATCH, 17, 6), (0, 0, 2, 0, 0, 5), "edge"),
     pad((BATCH, 16, 3, 4, 5), (0, 0, 1, 1, 1, 0, 0, 0, 2, 1), "reflect"),
     pad(IMAGE, (0, 0, 1, 2, 0, 0, 3, 1), "constant", -1.5),
-    pad(IMAGE, (0, 0, -1, 0, 0, 0, 0, 2), "constant", -3e38),
+    pad(IMAGE, (0, 0, -1, 0, 0, 0, 0, 2), "constant", -(2.0**100)),
     pad((BATCH, 16, 1, 1), (0, 0, 2, 0, 0, 0, 0, 3), "constant", 2.0),
     Case("take", Slice((0, 0, 1, 2), (1, 1, 1, 1), (BATCH, 19, 3, 4)), (IMAGE,), tolerance=0),
     Case("take", Slice((0, 0, 4, 6), (1, 1, -2, -1), (BATCH, 19, 3, 7)), (IMAGE,), tolerance=0),
