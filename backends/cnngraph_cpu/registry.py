@@ -5,6 +5,7 @@ from __future__ import annotations
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
 from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
+from cnngraph_cpu.templates.copy_bytes import ConcatBytes, ReorderBytes
 from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
 from cnngraph_cpu.templates.dense import DenseLayer
 from cnngraph_cpu.templates.depthwise import Depthwise
@@ -15,6 +16,10 @@ from cnngraph_cpu.templates.lrn import LocalResponse
 from cnngraph_cpu.templates.matmul import MatMulPlain
 from cnngraph_cpu.templates.pool import PoolBlocked
 from cnngraph_cpu.templates.qconv_plan import QConv
+from cnngraph_cpu.templates.qdense import QDense
+from cnngraph_cpu.templates.qdepthwise import QDepthwise
+from cnngraph_cpu.templates.qpointwise import Dequantize, Lookup, QBinary, Quantize
+from cnngraph_cpu.templates.qpool import QAverageImage, QPool
 from cnngraph_cpu.templates.reduce import ReduceSpatial
 from cnngraph_cpu.templates.reduce_plain import ReducePlain
 from cnngraph_cpu.templates.resize import ResizeRows
@@ -28,6 +33,7 @@ TEMPLATES = {
         ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
-        QConv(),
+        QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),
+        ReorderBytes(), ConcatBytes(),
     )
 }  # fmt: skip

@@ -271,8 +271,19 @@ def _arithmetic(isa: str, lanes: int) -> dict[str, Any]:
 
         return vector_type(float_type, float_type, float_type), codegen
 
+    @intrinsic
+    def fma_single(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            if ISAS[isa].target.has_fma:
+                return _call(builder, f"llvm.fma.v{lanes}f32", floats, *values)
+            wide = ir.VectorType(ir.DoubleType(), lanes)
+            a, b, c = (builder.fpext(v, wide) for v in values)
+            return builder.fptrunc(builder.fadd(builder.fmul(a, b), c), floats)
+
+        return float_type(float_type, float_type, float_type), codegen
+
     return {
-        "dot4": dot4, "to_floats": to_floats, "round_between": round_between, "float_bits": float_bits,
+        "dot4": dot4, "fma_single": fma_single, "to_floats": to_floats, "round_between": round_between, "float_bits": float_bits,
         "add_int": binary(lambda b, x, y: b.add(x, y)), "sub_int": binary(lambda b, x, y: b.sub(x, y)),
         "mul_int": binary(lambda b, x, y: b.mul(x, y)), "xor_int": binary(lambda b, x, y: b.xor(x, y)),
         "max_int": binary(lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y)),

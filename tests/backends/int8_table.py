@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnngraph.ir.types import BATCH, DType
+from cnngraph.ir.types import BATCH, DType, Layout
+from cnngraph.ops import Cast, Concat, Pool, Reorder
 from cnngraph.ops.expression import Expression, Instr
-from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
+from cnngraph.ops.quantized import DequantizeLinear, MatMulInteger, QGemm, QLinearMatMul, QuantizeLinear
+from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
+from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
 from tests.backends.int8_cases import Computed, IntCase
 
 Pair = tuple[int, int]
@@ -93,4 +96,123 @@ def integer_cases() -> list[IntCase]:
     ]  # fmt: skip
 
 
-ALL = {f"{i}-{case.template}-{case.op.name}": case for i, case in enumerate(conv_cases() + integer_cases())}
+def depthwise_cases() -> list[IntCase]:
+    """One filter a channel; the types, any zero point of the weights, epilogues."""
+    rng = np.random.default_rng(8)
+    same = (1, 1, 1, 1)
+    scale_bias = Expression(3, (Instr("mul", (0, 1)), Instr("add", (3, 2))))
+    given, small = Computed(DType.U8, (), np.array(77, np.uint8)), Computed(DType.F32, (), np.array(1e-4, F32))
+    x, w = Computed(DType.U8, (BATCH, 19, 7, 13)), integers(rng, DType.I8, 19, 1, 3, 3)
+    bias = rng.standard_normal((1, 19, 1, 1)).astype(F32)
+    return [
+        qconv((19, 7, 21), 19, (3, 3), pads=same, group=19, template="qdepthwise"),
+        qconv((32, 9, 12), 32, (3, 3), (2, 2), same, group=32, types="sss", zeros=(-7, 0, 5), template="qdepthwise"),
+        qconv((5, 9, 12), 5, (5, 7), (1, 2), (2, 3, 2, 3), (1, 1), 5, "uuu", zeros=(9, 200, 5), template="qdepthwise"),
+        qconv((18, 9, 12), 18, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), 18, "ssu", zeros=(9, 3, 5), bounds=(5, 80), template="qdepthwise"),
+        qconv((20, 30), 20, (3,), (1,), (1, 1), (1,), 20, template="qdepthwise"),
+        IntCase("qdepthwise", ConvInteger((3, 3), (2, 1), same, (1, 1), 19), (x, w, given, None)),
+        IntCase(
+            "qdepthwise", ConvInteger((3, 3), (1, 1), same, (1, 1), 19, DType.F32, scale_bias), (x, w, given, None, small, bias),
+            tolerance=1e-6,
+        ),
+    ]  # fmt: skip
+
+
+def qmatmul(rows: tuple[int, ...], depth: int, outputs: int, types: str, zeros: tuple[int, int, int], batch: int = 3) -> IntCase:
+    rng = np.random.default_rng(depth)
+    a, b, y = (TYPES[t] for t in types)
+    scales = (scalar(0.02), (rng.random(outputs) * 0.01 + 0.005).astype(F32), scalar(0.015 * np.sqrt(depth)))
+    z = [np.array(v, t.numpy) for v, t in zip(zeros, (a, b, y), strict=True)]
+    w_zero = np.full(outputs, zeros[1], b.numpy)
+    inputs = (Computed(a, (BATCH, *rows, depth)), scales[0], z[0], integers(rng, b, depth, outputs), scales[1], w_zero, scales[2], z[2])
+    return IntCase("qdense", QLinearMatMul(y), inputs, batch)
+
+
+def dense_cases() -> list[IntCase]:
+    """Matrix products: depths that are no multiple of four, ragged outputs, every result type."""
+    rng = np.random.default_rng(9)
+    u8, s8 = DType.U8, DType.I8
+    c = rng.integers(-5000, 5000, 33).astype(np.int32)
+    gemm = (Computed(u8, (BATCH, 37)), scalar(0.03), np.array(100, np.uint8), integers(rng, s8, 37, 33), scalar(0.02), None, c)
+    given = Computed(s8, (), np.array(-77, np.int8))
+    return [
+        qmatmul((), 64, 70, "usu", (7, 0, 100)),
+        qmatmul((4,), 31, 10, "sss", (7, 0, -3)),
+        qmatmul((), 3, 40, "uuu", (7, 100, 128), batch=1),
+        qmatmul((), 130, 21, "suu", (-7, 255, 128), batch=13),
+        IntCase("qdense", QGemm(u8), (*gemm, scalar(0.9), np.array(3, np.uint8)), 7),
+        IntCase("qdense", QGemm(DType.F32, 0.5), (*gemm, None, None), 2),
+        IntCase("qdense", MatMulInteger(), (Computed(s8, (BATCH, 5, 18)), integers(rng, s8, 18, 70), given, None)),
+        IntCase("qdense", MatMulInteger(), (Computed(u8, (BATCH, 18)), integers(rng, u8, 18, 6), None, np.array([60], np.uint8))),
+    ]  # fmt: skip
+
+
+def pointwise_cases() -> list[IntCase]:
+    """Quantisation and back, sums and products, tables, casts; odd sizes, no image axis."""
+    rng = np.random.default_rng(10)
+    u8, s8, f32 = DType.U8, DType.I8, DType.F32
+    cases = []
+    for shape in ((BATCH, 19, 5, 7), (BATCH, 37), (33,), (2, 3, 2500)):
+        ties = (rng.integers(-700, 700, [2 if not isinstance(d, int) else d for d in shape]) * 0.25).astype(F32)
+        given = Computed(s8, (), np.array(-9, np.int8))
+        cases += [
+            IntCase("quantize", QuantizeLinear(u8), (Computed(f32, shape), scalar(0.037), np.array(131, np.uint8))),
+            IntCase("quantize", QuantizeLinear(s8), (Computed(f32, shape, ties), Computed(f32, (), scalar(0.5)), given)),
+            IntCase("quantize", QuantizeLinear(u8), (Computed(f32, shape, ties), scalar(1e-30), None)),
+            IntCase("dequantize", DequantizeLinear(f32), (Computed(u8, shape), scalar(0.1), np.array([3], np.uint8))),
+            IntCase("dequantize", DequantizeLinear(f32), (Computed(s8, shape), Computed(f32, (), scalar(0.1)), given)),
+            IntCase("dequantize", DequantizeLinear(f32), (Computed(DType.I32, shape), scalar(0.1), None)),
+            IntCase("dequantize", Cast(f32), (Computed(DType.I32, shape),)),
+            IntCase("lookup", QLinearUnary("sigmoid"), (Computed(s8, shape), scalar(0.05), np.array(5, np.int8), scalar(1 / 256), np.array(-128, np.int8))),
+            IntCase("lookup", QLinearUnary("leaky_relu"), (Computed(u8, shape), scalar(0.05), np.array(128, np.uint8), scalar(0.04), None)),
+        ]  # fmt: skip
+        for kind, dtype, scales in (("add", u8, (0.1, 0.07, 0.15)), ("add", s8, (0.1, 0.03, 0.05)), ("mul", u8, (0.1, 0.07, 0.9)), ("mul", s8, (0.1, 0.1, 0.5))):  # fmt: skip
+            za, zb, zy = (np.array(v, dtype.numpy) for v in (3, 100, 27))
+            a, b, y = (scalar(v) for v in scales)
+            bounds = (0, 100) if dtype is u8 and kind == "add" else (-128, 255)
+            cases.append(IntCase("qbinary", QLinearBinary(kind, *bounds), (Computed(dtype, shape), a, za, Computed(dtype, shape), b, zb, y, zy)))
+    return cases
+
+
+def pool_cases() -> list[IntCase]:
+    """Maxima and averages, borders, ceil_mode, one and two axes."""
+    u8, s8 = DType.U8, DType.I8
+    cases = []
+    for dtype in (u8, s8):
+        x = Computed(dtype, (BATCH, 19, 9, 14))
+        p = (scalar(0.07), np.array(5, dtype.numpy), scalar(0.05), np.array(17, dtype.numpy))
+        cases += [
+            IntCase("qpool", Pool("max", (3, 3), (2, 2), (1,) * 4, (1, 1)), (x,)),
+            IntCase("qpool", Pool("max", (2, 3), (1, 1), (0, 2, 1, 2), (2, 2), True), (x,)),
+            IntCase("qpool", QLinearAveragePool((3, 2), (1, 1), (1, 0, 1, 1)), (x, *p)),
+            IntCase("qpool", QLinearAveragePool((2, 2), (2, 2), (0, 0, 0, 0), True, True), (x, *p)),
+            IntCase("qpool", QLinearAveragePool((3,), (2,), (1, 1)), (Computed(dtype, (BATCH, 35, 9)), *p)),
+            IntCase("qaverage_image", QLinearGlobalAveragePool(), (x, *p)),
+            IntCase("qaverage_image", QLinearGlobalAveragePool(), (Computed(dtype, (BATCH, 35, 3)), *p[:3], None)),
+        ]
+    return cases
+
+
+def movement_cases() -> list[IntCase]:
+    """Concatenation."""
+    u8 = DType.U8
+    return [
+        IntCase("concat_bytes", Concat(1), tuple(Computed(u8, (BATCH, c, 3, 5)) for c in (16, 32, 3))),
+        IntCase("concat_bytes", Concat(1), tuple(Computed(DType.I8, (BATCH, c, 4)) for c in (3, 5))),
+        IntCase("concat_bytes", Concat(3), tuple(Computed(u8, (BATCH, 3, 4, c)) for c in (5, 90, 1))),
+        IntCase("concat_bytes", Concat(0), (Computed(u8, (4, 3)), Computed(u8, (1, 3)))),
+    ]
+
+
+def reorder_cases(width: int) -> list[IntCase]:
+    """Into the blocks of ``width`` lanes."""
+    shapes = ((BATCH, 35, 5, 7), (BATCH, 3, 9), (BATCH, 32, 1, 1), (BATCH, 21), (1, 16, 40, 30))
+    return [IntCase("reorder_bytes", Reorder(Layout(width)), (Computed(DType.I8, shape),)) for shape in shapes]
+
+
+ALL = {
+    f"{i}-{case.template}-{case.op.name}": case
+    for i, case in enumerate(
+        conv_cases() + integer_cases() + depthwise_cases() + dense_cases() + pointwise_cases() + pool_cases() + movement_cases()
+    )
+}

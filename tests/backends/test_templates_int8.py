@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.backends.int8_cases import requests, run_emulated
-from tests.backends.int8_table import ALL
+from cnngraph.ir.types import PLAIN
+from cnngraph.kernels.template import LayoutRequest
+from cnngraph.ops import Reorder
+from cnngraph_cpu import backend
+from tests.backends.int8_cases import IntCase, requests, run_emulated
+from tests.backends.int8_table import ALL, reorder_cases
 
 ISAS = ("avx512vnni", "avx2", "sse4")
 
@@ -23,3 +27,12 @@ def test_threads_do_not_change_a_bit(name: str) -> None:
     for request in requests(ALL[name], "avx2"):
         one, four = (run_emulated(ALL[name], "avx2", request, threads=t) for t in (1, 4))
         assert all(np.array_equal(a, b) for a, b in zip(one, four, strict=True))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_reorder_to_and_from_blocks(isa: str) -> None:
+    for case in reorder_cases(backend.target(isa).width):
+        for request in requests(case, isa):
+            run_emulated(case, isa, request)
+            back = IntCase("reorder_bytes", Reorder(PLAIN), case.inputs)
+            run_emulated(back, isa, LayoutRequest(request.outputs, (PLAIN,)))

@@ -87,13 +87,17 @@ class QConv:
         refusal = refuse_layer(node, op)
         if refusal:
             return refusal
+        if op.group > 1 and signed_weights(layer_of(node).weights)[1] is not None:
+            return "grouped weights whose zero point leaves them outside a signed byte"
+        return self.refuse_shape(node)
+
+    def refuse_shape(self, node: Node) -> str | None:
+        """A refusal for reasons of shapes, of the epilogue, or of multipliers."""
         if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
             return "an extent is zero or depends on the batch"
         if not flat(geometry(node)):
             return "three spatial axes"
         layer = layer_of(node)
-        if op.group > 1 and signed_weights(layer.weights)[1] is not None:
-            return "grouped weights whose zero point leaves them outside a signed byte"
         return finite(layer) or refuse_epilogue(layer.operands, node.output.type)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:

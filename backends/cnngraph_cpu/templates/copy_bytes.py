@@ -1,0 +1,148 @@
+"""Movement of 8-bit tensors: between plain and blocked layouts, concatenation, and copies through strides (Transpose, Slice, Expand)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import PLAIN, Dim, DType, numel, per_image
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.ops import Concat, Reorder
+from cnngraph_cpu.language import (
+    BytePointer,
+    byte_pointer_argument,
+    get_byte,
+    int_argument,
+    load_bytes,
+    put_byte,
+    store_bytes,
+)
+from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates.common import blocked
+from cnngraph_cpu.templates.copy import ConcatCopy
+from cnngraph_cpu.templates.quantized import EIGHT
+
+W = TO_BLOCKED = 0
+_PIXELS = 1024
+_SLICES = 4
+
+
+def reorder_bytes(
+    x: BytePointer, y: BytePointer, images: int, x_batch: int, y_batch: int, blocks: int, channels: int, pixels: int, chunk: int,
+    tid: int, threads: int,
+) -> None:  # fmt: skip
+    """[N, C, pixels] to or from [N, C/W, pixels, W]; padding lanes are left as they are."""
+    chunks = (pixels + chunk - 1) // chunk
+    tasks = images * blocks * chunks
+    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+        image = task // (blocks * chunks)
+        cb = task // chunks % blocks
+        first = task % chunks * chunk
+        stop = min(first + chunk, pixels)
+        count = min(W, channels - cb * W)
+        source = image * x_batch + cb * W * pixels
+        to = image * y_batch + cb * W * pixels
+        for p in range(first, stop):
+            for c in range(count):
+                if TO_BLOCKED:
+                    put_byte(y, to + p * W + c, get_byte(x, source + c * pixels + p))
+                else:
+                    put_byte(y, to + c * pixels + p, get_byte(x, source + p * W + c))
+
+
+class ReorderBytes:
+    """Between plain and blocked."""
+
+    name = "reorder_bytes"
+    reorders_arithmetic = False
+    code = Code(reorder_bytes, {}, "Reorder of bytes between the plain and the blocked layout.")
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses other operators, types, and other blocks than the target's."""
+        if not isinstance(node.op, Reorder):
+            return "not a reorder"
+        if node.input(0).type.dtype not in (*EIGHT, DType.BOOL):
+            return "not an 8-bit tensor"
+        if {node.input(0).type.layout, node.op.layout} != {PLAIN, blocked(target)}:
+            return "not between plain and this target's blocks"
+        if not all(isinstance(d, int) and d > 0 for d in node.input(0).type.shape[1:]):
+            return "an extent is zero or depends on the batch"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """As the node says."""
+        assert isinstance(node.op, Reorder)
+        return [LayoutRequest((node.input(0).type.layout,), (node.op.layout,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Elements moved."""
+        return 2.0 * per_image(node.output.type.physical_elements)
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """One task some pixels of a channel block of an image."""
+        x, y = node.input(0), node.output
+        channels = x.type.shape[1]
+        assert isinstance(channels, int)
+        arguments: dict[str, Argument] = {
+            "x": Pointer(x), "y": Pointer(y), "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x),
+            "y_batch": BatchStride(y), "blocks": Extent(-(-channels // target.width)), "channels": Extent(channels),
+            "pixels": Extent(numel(x.type.shape[2:])), "chunk": Extent(_PIXELS),
+        }  # fmt: skip
+        return KernelCall(KernelSpec(self.name, target.isa, (("TO_BLOCKED", int(not y.type.layout.plain)),)), arguments)
+
+
+def concat_bytes(y: BytePointer, images: int, y_batch: int, parts: int, slices: int, args: BytePointer, tid: int, threads: int) -> None:
+    """As ``concat`` of the module ``copy``: part p stands at arguments 5+4p."""
+    tasks = images * parts * slices
+    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+        image = task // (parts * slices)
+        p = task // slices % parts
+        x = byte_pointer_argument(args, 5 + 4 * p)
+        source = image * int_argument(args, 6 + 4 * p)
+        count = int_argument(args, 7 + 4 * p)
+        at = image * y_batch + int_argument(args, 8 + 4 * p)
+        step = (count // slices + W) // W * W
+        first = min(count, task % slices * step)
+        stop = min(count, first + step)
+        whole = first + (stop - first) // W * W
+        for i in range(first, whole, W):
+            store_bytes(y, at + i, load_bytes(x, source + i))
+        for i in range(whole, stop):
+            put_byte(y, at + i, get_byte(x, source + i))
+
+
+class ConcatBytes:
+    """Concatenation along any axis; along axis 1 it is left out where the parts can be written in place."""
+
+    name = "concat_bytes"
+    reorders_arithmetic = False
+    code = Code(concat_bytes, {}, "Concatenation of bytes by copying.")
+    _floats = ConcatCopy()
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses other types, empty tensors, and a batch that is not outside the axis."""
+        if not isinstance(node.op, Concat):
+            return "not a concatenation"
+        if node.output.type.dtype not in (*EIGHT, DType.BOOL):
+            return "not an 8-bit tensor"
+        if any(d == 0 for v in node.inputs if v is not None for d in v.type.shape):
+            return "an empty part"
+        if any(not isinstance(d, int) for d in node.output.type.shape[node.op.axis :]):
+            return "the batch is not outside the axis"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """As for float32."""
+        return self._floats.layouts(node, target)
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Elements copied."""
+        return per_image(node.output.type.physical_elements) / target.width
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """As for float32."""
+        call = self._floats.plan(node, target)
+        return KernelCall(KernelSpec(self.name, target.isa, ()), call.arguments)
+
+
+__all__ = ["ConcatBytes", "Dim", "ReorderBytes"]
