@@ -89,7 +89,7 @@ def class_activation_map(features: np.ndarray, weights: np.ndarray) -> np.ndarra
         weights: (C,), the dense layer's weights of the class.
 
     Returns:
-        (H, W); its mean plus the bias of the class is the class' logit.
+        (H, W); its mean plus the bias of the class is the class' logit. :func:`cnngraph.vision.resize` brings it to the image's size.
 
     Raises:
         UsageError: if there is not one weight a map.

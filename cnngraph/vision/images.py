@@ -1,6 +1,7 @@
 """Pictures as network inputs: resized, cropped, normalised and laid out; without Pillow, and equal to it bit for bit.
 
-A picture is a uint8 array (height, width, channels) or (height, width), or anything that NumPy converts to one, such as a Pillow image.
+A picture is a uint8 array (height, width, channels) or (height, width), or anything that NumPy converts to one, such as a Pillow image;
+:func:`resize` also takes float32, such as heat maps.
 """
 
 from __future__ import annotations
@@ -92,21 +93,21 @@ def center_crop(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize(
     picture: object, size: tuple[int, int], filter: str = "bilinear", box: tuple[float, float, float, float] | None = None
 ) -> np.ndarray:
-    """Resize as Pillow's ``Image.resize``: bit for bit its result for 8-bit grey and RGB pictures.
+    """Resize as Pillow's ``Image.resize``: bit for bit its result for 8-bit grey and RGB pictures, and for float32 ones (mode "F").
 
     Args:
-        picture: uint8 (H, W) or (H, W, C); the channels do not know of each other (Pillow multiplies colours by alpha before).
+        picture: uint8 or float32, (H, W) or (H, W, C); the channels do not know of each other (Pillow multiplies colours by alpha before).
         size: height and width of the result.
         filter: "bilinear", "bicubic", "lanczos" or "box", all smoothing when they shrink; or "nearest".
         box: the part of the picture to resize, (left, top, right, bottom); default: all of it.
 
     Returns:
-        uint8 (height, width) or (height, width, C).
+        (height, width) or (height, width, C) of the same type.
 
     Raises:
         UsageError: for something that is no picture, a size below 1, an unknown filter or a box that is not inside the picture.
     """
-    pixels = _pixels(picture)
+    pixels = _pixels(picture, np.uint8, np.float32)
     flat = np.ndim(np.asarray(picture)) == 2
     height, width = pixels.shape[:2]
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
@@ -122,10 +123,10 @@ def resize(
     return pixels[:, :, 0] if flat else pixels
 
 
-def _pixels(picture: object) -> np.ndarray:
-    """(H, W, C) uint8."""
+def _pixels(picture: object, *types: type) -> np.ndarray:
+    """(H, W, C) of one of the types, uint8 if none is given."""
     pixels = np.asarray(picture)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
+    if pixels.dtype not in (types or (np.uint8,)) or pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UsageError(f"a picture is uint8 of shape (height, width, channels), not {pixels.dtype} of shape {pixels.shape}")
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
@@ -145,25 +146,30 @@ def _nearest(count: int, low: float, high: float) -> np.ndarray:
 
 
 def _resample(pixels: np.ndarray, axis: int, count: int, low: float, high: float, filter: str) -> np.ndarray:
-    """Weighted sums along one axis, in fixed point, rounded to 8 bits."""
+    """Weighted sums along one axis: of uint8 in fixed point, rounded to 8 bits; of float32 in float64, rounded once."""
     starts, weights = _weights(pixels.shape[axis], count, low, high, filter)
+    fixed = pixels.dtype == np.uint8
+    if fixed:
+        weights = np.trunc(weights * (1 << _PRECISION) + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
     shape = [1] * pixels.ndim
     shape[axis] = count
-    total = np.full([count if i == axis else extent for i, extent in enumerate(pixels.shape)], 1 << (_PRECISION - 1), np.int32)
+    total = np.zeros([count if i == axis else extent for i, extent in enumerate(pixels.shape)], weights.dtype)
     for tap in range(weights.shape[1]):
         places = np.minimum(starts + tap, pixels.shape[axis] - 1)
-        total += np.take(pixels, places, axis).astype(np.int32) * weights[:, tap].reshape(shape)
-    return np.clip(total >> _PRECISION, 0, 255).astype(np.uint8)
+        total += np.take(pixels, places, axis).astype(weights.dtype) * weights[:, tap].reshape(shape)
+    if fixed:
+        return np.clip((total + (1 << (_PRECISION - 1))) >> _PRECISION, 0, 255).astype(np.uint8)
+    return total.astype(np.float32)
 
 
 def _weights(size: int, count: int, low: float, high: float, filter: str) -> tuple[np.ndarray, np.ndarray]:
-    """First pixel of every result, and its weights in fixed point, int32 (count, taps)."""
+    """First pixel of every result, and its weights, float64 (count, taps)."""
     shape, reach = _FILTERS[filter]
     scale = (high - low) / count
     stretch = max(scale, 1.0)
     support = reach * stretch
     starts = np.zeros(count, np.int64)
-    weights = np.zeros((count, math.ceil(support) * 2 + 1), np.int32)
+    weights = np.zeros((count, math.ceil(support) * 2 + 1))
     for index in range(count):
         centre = low + (index + 0.5) * scale
         first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), size)
@@ -171,8 +177,7 @@ def _weights(size: int, count: int, low: float, high: float, filter: str) -> tup
         total = sum(values)
         starts[index] = first
         for tap, value in enumerate(values):
-            share = value / total if total != 0 else value
-            weights[index, tap] = int((-0.5 if share < 0 else 0.5) + share * (1 << _PRECISION))
+            weights[index, tap] = value / total if total != 0 else value
     return starts, weights
 
 

@@ -41,6 +41,14 @@ def test_boxes_equal_pillow(filter: str) -> None:
         np.testing.assert_array_equal(resize(pixels, (31, 24), filter, box), np.asarray(expected))
 
 
+@pytest.mark.parametrize("filter", FILTERS)
+def test_heat_maps_equal_pillow(filter: str) -> None:
+    heat = np.random.default_rng(0).standard_normal((7, 9)).astype(np.float32)
+    for target in ((224, 200), (3, 4)):
+        expected = np.asarray(Image.fromarray(heat).resize(target[::-1], getattr(Image.Resampling, FILTERS[filter])))
+        np.testing.assert_array_equal(resize(heat, target, filter), expected)
+
+
 def test_torchvisions_pipeline() -> None:
     pixels = picture(300, 421)
     image = Image.fromarray(pixels).resize((int(256 * 421 / 300), 256), Image.Resampling.BILINEAR)
@@ -81,7 +89,9 @@ def test_grey_pictures_keep_their_rank() -> None:
 def test_wrong_arguments() -> None:
     pixels = picture(9, 8)
     with pytest.raises(UsageError, match="uint8"):
-        resize(pixels.astype(np.float32), (4, 4))
+        resize(pixels.astype(np.float64), (4, 4))
+    with pytest.raises(UsageError, match="uint8"):
+        preprocess(pixels.astype(np.float32), TORCHVISION)
     with pytest.raises(UsageError, match="filter"):
         resize(pixels, (4, 4), "cubic")
     for box in ((0, 0, 9, 9), (3, 3, 3, 4)):
