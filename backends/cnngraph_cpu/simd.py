@@ -100,6 +100,17 @@ def put(typingctx: Any, pointer: Any, offset: Any, value: Any) -> Any:
 
 
 @intrinsic
+def put_int(typingctx: Any, pointer: Any, offset: Any, value: Any) -> Any:
+    """Store an int64 scalar."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store(values[2], builder.gep(values[0], [values[1]]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, types.int64), codegen
+
+
+@intrinsic
 def to_float(typingctx: Any, value: Any) -> Any:
     """An integer or double as float32."""
 
@@ -375,7 +386,7 @@ def primitives(isa: str) -> dict[str, Any]:
     table = {**_memory(target.width), **_arithmetic(target.width, target.has_fma), **half_pi_reduction(target.width)}
     table.update(
         pointer_argument=pointer_argument, int_pointer_argument=int_pointer_argument, int_argument=int_argument,
-        get=get, get_int=get_int, put=put, to_float=to_float, advance=advance,
+        get=get, get_int=get_int, put=put, put_int=put_int, to_float=to_float, advance=advance,
         scalar_exp=_unary_scalar("exp"), scalar_log=_unary_scalar("log"), scalar_sqrt=_unary_scalar("sqrt"),
     )  # fmt: skip
     table.update(derived(table))
