@@ -96,7 +96,8 @@ def strategy(*ops: str) -> Callable[[Strategy], Strategy]:
 @cache
 def opsets(op: str) -> tuple[int, ...]:
     """The operator sets in which ``op`` is imported."""
-    return tuple(sorted({v for row in supported_ops() if row.op == op for v in range(row.since, row.until + 1)}))
+    listed = {v for row in supported_ops() if row.op == op for v in range(row.since, row.until + 1)}
+    return tuple(sorted(v for v in listed if "::" in op or not _schema(op, v).deprecated))
 
 
 @cache

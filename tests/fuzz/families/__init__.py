@@ -1,5 +1,5 @@
 """What draws the cases of each operator, a module for each family of operators."""
 
-from tests.fuzz.families import elementwise, indexing, movement
+from tests.fuzz.families import convolution, dense, elementwise, fused, indexing, movement, norm, quantized
 
-__all__ = ["elementwise", "indexing", "movement"]
+__all__ = ["convolution", "dense", "elementwise", "fused", "indexing", "movement", "norm", "quantized"]

@@ -144,8 +144,10 @@ def clip(d: Draw) -> Case:
     x = d.array(d.shape(0, 4, 0), dtype)
     if d.opset < 11:
         return d.case([x], **d.some(min=lambda: d.number(-3, 3), max=lambda: d.number(-3, 3)))
-    bounds = [np.array(d.pick(0, 1, -2, 3, 100) if dtype.range[0] < 0 else d.pick(0, 1, 5, 100), dtype.numpy) if d.flag(0.7) else None
-              for _ in range(2)] if not dtype.is_float else [d.array((), dtype, special=False) if d.flag(0.7) else None for _ in range(2)]  # fmt: skip
+    bounds: list[np.ndarray | None] = []
+    for _ in range(2):
+        small = d.pick(0, 1, 3, 100, -2) if dtype.is_float or dtype.range[0] < 0 else d.pick(0, 1, 3, 100)
+        bounds.append(np.array(small, dtype.numpy) if d.flag(0.7) else None)
     return d.case([x, *bounds])
 
 

@@ -57,7 +57,7 @@ def _axes_case(d: Draw, x: Array, axes: list[int] | None, since: int, **attribut
     if axes is None:
         return d.case([x], **attributes)
     if d.opset < since:
-        return d.case([x], axes=axes if d.opset >= 11 else [a for a in axes], **attributes)
+        return d.case([x], axes=axes, **attributes)
     return d.case([x, vector(axes)], constants=(1,), fixed=(1,), **attributes)
 
 
