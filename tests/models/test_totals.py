@@ -7,7 +7,7 @@ import math
 import pytest
 
 import cnngraph_models
-from cnngraph.analysis.summary import summarize
+from cnngraph.analysis.summary import Row, summarize
 
 KERAS = {
     "lenet5": 61_706, "keras_cnn_small": 1_199_882, "keras_cnn_same": 421_642, "alexnet": 60_965_224,
@@ -15,10 +15,18 @@ KERAS = {
     "vgg16": 138_357_544, "vgg19": 143_667_240, "residual_block": 21_504, "mini_xception": 721_857, "cifar_resnet29": 849_002,
     "resnet18": 11_703_912, "resnet34": 21_823_208, "resnet50": 25_636_712, "resnet101": 44_707_176, "resnet152": 60_419_944,
     "mobilenet_v2": 3_538_984, "squeezenet1_1": 1_235_496, "alexnet_bn_same": 62_383_848,
+    "resnet50_v2": 25_613_800, "resnet101_v2": 44_675_560, "resnet152_v2": 60_380_648, "xception": 22_910_480, "mobilenet": 4_253_864,
+    "inception_v3": 23_851_784, "inception_resnet_v2": 55_873_736,
+    "densenet121": 8_062_504, "densenet169": 14_307_880, "densenet201": 20_242_984, "nasnet_mobile": 5_326_716, "nasnet_large": 88_949_818,
+    "efficientnet_b0": 5_330_571, "efficientnet_b1": 7_856_239, "efficientnet_b2": 9_177_569, "efficientnet_b3": 12_320_535,
+    "efficientnet_b4": 19_466_823, "efficientnet_b5": 30_562_527, "efficientnet_b6": 43_265_143, "efficientnet_b7": 66_658_687,
+    "logistic_regression": 7_850, "squeezenet1_0": 1_248_424, "yolo_v1": 271_703_550, "yolo_v3": 62_001_757, "retinanet": 38_048_372,
+    "unet": 31_031_810, "unet_valid": 31_030_658, "capsnet": 6_804_224, "jpeg_dct": 4_096,
 }  # fmt: skip
 TRAINABLE = {
     "alexnet_bn": 25_680_936, "alexnet_bn_same": 62_381_096, "flowers17_alexnet": 21_881_681, "flowers17_vgg": 33_669_841,
-    "mini_xception": 718_849,
+    "mini_xception": 718_849, "inception_v3": 23_817_352, "mobilenet_v3_large": 5_483_032, "mobilenet_v3_small": 2_542_856,
+    "shufflenet_v2": 2_278_604, "audio_m5": 26_915, "pix2pix": 54_413_955,
     "resnet18_v1_5": 11_689_512, "resnet34_v1_5": 21_797_672, "resnet50_v1_5": 25_557_032, "resnet101_v1_5": 44_549_160,
     "resnet152_v1_5": 60_192_808,
 }  # fmt: skip
@@ -32,14 +40,19 @@ MACS = {
     "alexnet_bn_same": 1.135e9, "flowers17_alexnet": 0.508e9, "flowers17_vgg": 10.08e9, "vgg16": 15.47e9, "vgg19": 19.63e9,
     "residual_block": 19.2e6, "mini_xception": 0.383e9, "cifar_resnet29": 0.098e9, "resnet18": 1.814e9, "resnet34": 3.664e9,
     "resnet50": 3.858e9, "resnet101": 7.570e9, "resnet152": 11.282e9, "resnet50_v1_5": 4.089e9, "resnet101_v1_5": 7.801e9,
-    "resnet152_v1_5": 11.514e9, "mobilenet_v2": 0.301e9,
+    "resnet152_v1_5": 11.514e9, "mobilenet_v2": 0.301e9, "mobilenet": 0.569e9, "xception": 8.36e9, "inception_v3": 5.71e9,
+    "inception_resnet_v2": 13.16e9, "resnet50_v2": 3.48e9, "resnet101_v2": 7.19e9, "resnet152_v2": 10.91e9,
+    "densenet121": 2.83e9, "densenet169": 3.36e9, "densenet201": 4.29e9, "nasnet_mobile": 0.564e9, "nasnet_large": 23.78e9,
+    "efficientnet_b0": 0.386e9, "efficientnet_b1": 0.687e9, "efficientnet_b2": 0.994e9, "efficientnet_b3": 1.827e9,
+    "efficientnet_b4": 4.394e9, "efficientnet_b5": 10.27e9, "efficientnet_b6": 19.07e9, "efficientnet_b7": 37.75e9, "yolo_v1": 20.29e9,
 }  # fmt: skip
-DEPTH = {"vgg16": 16, "vgg19": 19, "resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152, "cifar_resnet29": 29}
+DEPTH = {"vgg16": 16, "vgg19": 19, "resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152, "cifar_resnet29": 29,
+         "cifar_resnet1001": 1001, "densenet121": 121, "densenet169": 169, "densenet201": 201, "googlenet": 22}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted({*KERAS, *TRAINABLE, *FOLDED, *MACS, *DEPTH}))
 def test_totals(name: str) -> None:
-    model = cnngraph_models.build(name, fill="zeros")
+    model = cnngraph_models.build(name, fill="none")
     keras = summarize(model, "keras")
     if name in KERAS:
         assert keras.params == KERAS[name]
@@ -66,7 +79,7 @@ LADDERS = {
 
 @pytest.mark.parametrize("name", LADDERS)
 def test_maps_of_convolutions_and_pools(name: str) -> None:
-    rows = summarize(cnngraph_models.build(name, fill="zeros")).rows
+    rows = summarize(cnngraph_models.build(name, fill="none")).rows
     maps = [row.output_shape for row in rows if row.type in ("Conv", "MaxPool", "AveragePool")]
     assert all(shape is not None and shape[0] is None and shape[2] == shape[3] for shape in maps)
     assert [shape[2] for shape in maps if shape is not None] == LADDERS[name]
@@ -89,3 +102,45 @@ def test_activations_of_alexnet() -> None:
         math.prod(tensor.dims) for tensor in cnngraph_models.build("alexnet", fill="zeros").graph.initializer if len(tensor.dims) > 1
     ]
     assert sum(weights) == 60_954_656
+
+
+def rows_of(name: str) -> dict[str, Row]:
+    return {row.name: row for row in summarize(cnngraph_models.build(name, fill="none"), "keras").rows}
+
+
+def test_details_of_inception() -> None:
+    rows = rows_of("inception_v3")
+    assert rows["predictions"].params == 2_049_000
+    assert rows["mixed10"].output_shape == (None, 2048, 8, 8)
+    # Each factorised 7x7 is a row and a column.
+    assert rows["mixed4_branch1_2_conv"].params == 128 * 128 * 7
+
+
+def test_googlenet_without_its_side_outputs() -> None:
+    rows = rows_of("googlenet")
+    assert sum(row.params for row in rows.values() if not row.name.startswith("side")) == 6_998_552
+    assert [name for name, row in rows.items() if row.type == "Softmax"] == ["side1_softmax", "side2_softmax", "softmax"]
+
+
+def test_separable_convolution() -> None:
+    rows = rows_of("mini_xception")
+    assert rows["block128_sep2_depthwise"].params + rows["block128_sep2_pointwise"].params == 17_536
+    sizes = [rows[f"block{filters}_add"].output_shape for filters in (32, 64, 128, 256, 512)]
+    assert [rows["conv1"].output_shape, *sizes] == [
+        (None, f, s, s) for f, s in ((32, 176), (32, 88), (64, 44), (128, 22), (256, 11), (512, 6))
+    ]
+
+
+def test_capsules() -> None:
+    rows = rows_of("capsnet")
+    assert rows["capsules"].output_shape == (None, 1152, 1, 1, 8)
+    assert rows["digits"].output_shape == (None, 10, 16)
+    assert sum(row.name.endswith("_softmax") for row in rows.values()) == 2, "the first of three rounds couples evenly"
+
+
+def test_retinanet_heads() -> None:
+    rows = rows_of("retinanet")
+    assert [rows[f"class_out_p{level}"].output_shape for level in range(3, 8)] == [(None, 720, s, s) for s in (64, 32, 16, 8, 4)]
+    assert rows["box_out_p7"].output_shape == (None, 36, 4, 4)
+    assert rows["class1_p3"].params == 256 * 256 * 9 + 256
+    assert rows["class1_p4"].params == 0, "the levels share their weights"
