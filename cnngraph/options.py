@@ -41,6 +41,8 @@ class CompileOptions:
         isa: instruction set of the generated code ("avx512", "avx2", "sse4"), None for the best of this machine.
         math: "f32" allows algorithms that reorder arithmetic (Winograd); "exact" is plain multiply-adds in a fixed order.
         threads: default number of threads of a run, None for what affinity and cgroup allow.
+        precision: "f32"; backends on tensor cores also have "tf32" and "f16".
+        allow_cpu_ops: whether operators without a kernel of a device may run on the CPU, with copies there and back.
         disabled_passes: names of optional passes to leave out.
         limits: bounds on what the model may ask for.
     """
@@ -49,12 +51,16 @@ class CompileOptions:
     isa: str | None = None
     math: str = "f32"
     threads: int | None = None
+    precision: str = "f32"
+    allow_cpu_ops: bool = False
     disabled_passes: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if self.math not in ("f32", "exact"):
             raise UsageError(f"math is {self.math!r}; choose f32 or exact")
+        if self.precision not in ("f32", "tf32", "f16"):
+            raise UsageError(f"precision is {self.precision!r}; choose f32, tf32 or f16")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads is {self.threads}; it must be at least 1")
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cnngraph.backends import get_backend
+from cnngraph.errors import UsageError
 from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError, import_model
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.verify import verify
-from cnngraph.kernels.template import ProgressCallback
+from cnngraph.kernels.template import DeviceBackend, ProgressCallback
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import Pass, PassContext, PassRecord, run_passes
 from cnngraph.passes.choose_layout import choose_layout
@@ -81,13 +82,21 @@ def compile_graph(
     """From an imported graph to a program that can run."""
     context = PassContext(max_fold_bytes=options.limits.max_fold_bytes)
     backend = get_backend(options.backend)
-    target = backend.target(options.isa)
+    device = backend if isinstance(backend, DeviceBackend) else None
+    if device is None and (options.precision != "f32" or options.allow_cpu_ops):
+        raise UsageError(f"precision {options.precision} and CPU operators are for backends on devices, not {options.backend!r}")
+    target = device.target_of(options) if device else backend.target(options.isa)
     templates = [t for t in backend.templates() if options.math == "f32" or not t.reorders_arithmetic]
 
     records = optimize(graph, options, context, after)
+    if device is not None:
+        device.adapt(graph, target)
+        verify(graph, "adapt")
     start = time.perf_counter()
     choice = choose_layout(graph, templates, target)
     verify(graph, "choose_layout")
+    if device is not None:
+        device.check(choice, options)
     records.append(_record(graph, "choose_layout", choice.reorders, start, after))
 
     start = time.perf_counter()

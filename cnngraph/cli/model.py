@@ -68,16 +68,21 @@ class Compilation:
     threads: int | None
     math: str
     shapes: Mapping[str, tuple[int | str | None, ...]]
+    precision: str = "f32"
+    allow_cpu_ops: bool = False
 
     def options(self, threads: int | None = None, **changes: Any) -> CompileOptions:
         """The same as :class:`CompileOptions`; ``threads`` overrides what the command line says."""
         from cnngraph.options import CompileOptions
 
-        return CompileOptions(backend=self.backend, isa=self.isa, math=self.math, threads=threads or self.threads, **changes)
+        return CompileOptions(
+            backend=self.backend, isa=self.isa, math=self.math, threads=threads or self.threads, precision=self.precision,
+            allow_cpu_ops=self.allow_cpu_ops, **changes,
+        )  # fmt: skip
 
 
 def compile_options(function: F, *, with_threads: bool = True) -> F:
-    """Add --backend, --isa, --threads, --math and --shape; the verb gets them as one argument ``how``.
+    """Add --backend, --isa, --precision, --allow-cpu-ops, --threads, --math and --shape; the verb gets them as one argument ``how``.
 
     ``with_threads=False`` leaves out --threads, for a verb with an option of that name of its own.
     """
@@ -85,7 +90,8 @@ def compile_options(function: F, *, with_threads: bool = True) -> F:
     @functools.wraps(function)
     def collect(*args: Any, backend: str, isa: str | None, math: str, shape: tuple[ShapeArgument, ...], **kwargs: Any) -> Any:
         threads = kwargs.pop("threads", None) if with_threads else None
-        return function(*args, how=Compilation(backend, isa, threads, math, dict(shape)), **kwargs)
+        precision, allow = kwargs.pop("precision"), kwargs.pop("allow_cpu_ops")
+        return function(*args, how=Compilation(backend, isa, threads, math, dict(shape), precision, allow), **kwargs)
 
     if with_threads:
         click.option("--threads", type=click.IntRange(min=1), help="Threads of a run; default: what affinity and cgroup allow.")(collect)
@@ -100,7 +106,21 @@ def compile_options(function: F, *, with_threads: bool = True) -> F:
             show_default=True,
             help="exact: no algorithm that reorders arithmetic (Winograd).",
         ),
-        click.option("--isa", metavar="NAME", help="Instruction set of the code (avx512, avx2, sse4); default: the best of this machine."),
+        click.option("--allow-cpu-ops", is_flag=True, help="Operators without a kernel of the device run on the CPU."),
+        click.option(
+            "--precision",
+            type=click.Choice(["f32", "tf32", "f16"]),
+            default="f32",
+            show_default=True,
+            help="tf32 and f16: tensor cores, for backends that have them.",
+        ),
+        click.option(
+            "--isa",
+            "--arch",
+            "isa",
+            metavar="NAME",
+            help="Instruction set of the code (avx512, avx2, sse4; sm_80, sm_90, sm_90a); default: the best of this machine, sm_90.",
+        ),
         click.option("--backend", default="cpu", show_default=True, metavar="NAME", help="An installed backend."),
     ):
         option(collect)

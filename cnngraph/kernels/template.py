@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import Dim, Layout
 from cnngraph.ops.expression import Expression
+
+if TYPE_CHECKING:
+    from cnngraph.ir.graph import Graph
+    from cnngraph.options import CompileOptions
+    from cnngraph.passes.choose_layout import LayoutChoice
+    from cnngraph.runtime.program import ProgramData
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,27 @@ class Backend(Protocol):
 
     def required_features(self, target: Target) -> tuple[str, ...]:
         """CPU features, as LLVM names them, without which the target's code must not run."""
+        ...
+
+
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """What a backend adds whose kernels do not run on the CPU."""
+
+    def target_of(self, options: CompileOptions) -> Target:
+        """The target that the options ask for."""
+        ...
+
+    def adapt(self, graph: Graph, target: Target) -> None:
+        """Rewrite an optimised graph for the target, e.g. for its element type."""
+        ...
+
+    def check(self, choice: LayoutChoice, options: CompileOptions) -> None:
+        """Refuse nodes that have no kernel; raises UnsupportedError."""
+        ...
+
+    def executor(self, data: ProgramData) -> Any:
+        """What runs a program: ``run`` and ``profile`` of :class:`cnngraph.runtime.execute.Executor`."""
         ...
 
 

@@ -181,7 +181,7 @@ def build_program(
             arena=plan.arena, static_bytes=plan.static_bytes, scratch=plan.scratch, copies=copies, isa=target.isa,
             required=backend.required_features(target), threads=options.threads,
             report=_report(calls, plan, records, rejections, selections, steps),
-            tail=None if graph.tail is None else tail.encode(graph.tail),
+            tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name,
         )
     )  # fmt: skip
 

@@ -41,6 +41,7 @@ def encode_program(data: ProgramData) -> dict[str, Any]:
         "kernels": [{"name": k.name, "symbol": k.symbol, "source": k.source} for k in (*data.kernels, data.driver)],
         "arena": data.arena, "static": data.static_bytes, "scratch": data.scratch,
         "isa": data.isa, "required": list(data.required), "threads": data.threads, "report": data.report, "tail": data.tail,
+        "backend": data.backend,
     }  # fmt: skip
 
 
@@ -113,6 +114,7 @@ class _Reader:
             copies=[(_int(i, 0, len(self._outputs)), self._ref(r)) for i, r in manifest["copies"]], isa=_text(manifest["isa"]),
             required=tuple(_text(f) for f in manifest["required"]),
             threads=None if threads is None else _int(threads, 1, MAX_THREADS + 1), report=manifest["report"], tail=self._tail(),
+            backend=_text(manifest.get("backend", "cpu")),
         )  # fmt: skip
 
     def _tail(self) -> dict[str, Any] | None:

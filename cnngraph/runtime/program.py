@@ -100,6 +100,7 @@ class ProgramData:
         isa, required: instruction set of the code, and the host features (in LLVM's spelling) that it needs.
         threads: default of a run, None for what the process may use.
         report: what the compiler did: lists and dicts of numbers and strings.
+        backend: name of the backend whose kernels these are.
         tail: what follows the compiled part, as data (:mod:`cnngraph.eager.tail`), or None.
     """
 
@@ -118,3 +119,4 @@ class ProgramData:
     threads: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
     tail: dict[str, Any] | None = None
+    backend: str = "cpu"

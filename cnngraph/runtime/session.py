@@ -51,7 +51,7 @@ class Program:
         self.report: dict[str, Any] = data.report
         self.threads = _thread_count(threads if threads is not None else data.threads or default_threads())
         self._cycles = float(data.report.get("cycles", ALONE_CYCLES))
-        self._executor = Executor(data)
+        self._executor = _executor(data)
         self._input_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.inputs]
         self._output_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.outputs]
         self._names = frozenset(s.name for s in data.inputs)
@@ -181,6 +181,19 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError:
         raise InvalidInputError(f"input {printable(name)} must be a tensor, got {type(value).__name__}") from None
+
+
+def _executor(data: ProgramData) -> Any:
+    """What runs a program: code of the CPU here, or what the program's backend says."""
+    if data.backend == "cpu":
+        return Executor(data)
+    from cnngraph.backends import get_backend
+    from cnngraph.kernels.template import DeviceBackend
+
+    backend = get_backend(data.backend)
+    if not isinstance(backend, DeviceBackend):
+        raise UsageError(f"backend {printable(data.backend)} runs no programs")
+    return backend.executor(data)
 
 
 def _thread_count(threads: int) -> int:
