@@ -29,6 +29,12 @@ def integer_range(dtype: DType) -> tuple[int, int]:
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
 
 
+def bounds_of(dtype: DType, low: int, high: int) -> tuple[Any, Any]:
+    """``low`` and ``high`` within the type's range, as numbers of the type."""
+    least, most = integer_range(dtype)
+    return dtype.numpy.type(max(least, low)), dtype.numpy.type(min(most, high))
+
+
 def is_integer(dtype: DType) -> bool:
     """Whether the type is an integer one of any width."""
     return dtype.value.startswith(("int", "uint"))
@@ -308,11 +314,13 @@ class QLinearMatMul(Op):
     """ONNX QLinearMatMul: ``a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero -> y`` of the type ``to``.
 
     Parameters of a are one number or one a row, those of b one number or one a column. Eight-bit integers multiply as integers;
-    small floats as float32.
+    small floats as float32. ``low`` and ``high`` bound an integer result; the type's own bounds by default.
     """
 
     name: ClassVar[str] = "QLinearMatMul"
     to: DType
+    low: int = -128
+    high: int = 255
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         require(len(inputs) == 8, f"QLinearMatMul takes 8 inputs, got {len(inputs)}")
@@ -336,7 +344,8 @@ class QLinearMatMul(Op):
             return (_to_small_float((product * factor).astype(np.float32), self.to, True),)
         left = a.astype(np.int32) - _wide(_rows(inputs[2], a.ndim))
         right = b.astype(np.int32) - _wide(_columns(inputs[5]))
-        return (np.asarray(requantize(np.asarray(exact_product(left, right)), factor, single(inputs[7]), self.to)),)
+        y = np.asarray(requantize(np.asarray(exact_product(left, right)), factor, single(inputs[7]), self.to))
+        return (np.asarray(np.clip(y, *bounds_of(self.to, self.low, self.high))),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         elements = per_image(numel(outputs[0].shape))
@@ -348,12 +357,14 @@ class QGemm(Op):
     """``a[M,K], a_scale, a_zero, b[K,N], b_scale, b_zero, c|None, y_scale|None, y_zero|None -> y`` (com.microsoft).
 
     The int32 sum ``(a - a_zero) @ (b - b_zero) + c`` is requantised by ``alpha * a_scale * b_scale / y_scale``, or, where ``to`` is
-    float32, multiplied by ``alpha * a_scale * b_scale``.
+    float32, multiplied by ``alpha * a_scale * b_scale``. ``low`` and ``high`` bound an integer result, as in :class:`QLinearMatMul`.
     """
 
     name: ClassVar[str] = "QGemm"
     to: DType
     alpha: float = 1.0
+    low: int = -128
+    high: int = 255
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         require(len(inputs) == 9, f"QGemm takes 9 inputs, got {len(inputs)}")
@@ -388,7 +399,8 @@ class QGemm(Op):
         if self.to is DType.F32:
             return ((acc.astype(np.float32) * factor).astype(np.float32),)
         factor = factor / single(inputs[7]).astype(np.float32)
-        return (requantize(acc, np.asarray(factor), single(inputs[8]), self.to),)
+        y = np.asarray(requantize(acc, np.asarray(factor), single(inputs[8]), self.to))
+        return (np.asarray(np.clip(y, *bounds_of(self.to, self.low, self.high))),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         elements = per_image(numel(outputs[0].shape))

@@ -11,6 +11,7 @@ import numpy as np
 from cnngraph.ir.types import DType, TensorType, numel, per_image
 from cnngraph.ops.base import Cost, Op, needed, require
 from cnngraph.ops.common import broadcast, result
+from cnngraph.ops.expression import Expression
 from cnngraph.ops.quantized import integer_range, present, quantize, require_eight_bits, require_single, require_zero_point, single
 
 
@@ -102,11 +103,15 @@ LOOKUPS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 """The functions of :class:`QLinearUnary`, from float32 to float32."""
 
 
-def lookup_table(kind: str, alpha: float, x_scale: Any, x_zero: Any, y_scale: Any, y_zero: Any, dtype: DType) -> np.ndarray:
-    """Results for the 256 numbers of ``dtype``, indexed by their bits as uint8."""
+def lookup_table(
+    function: Callable[[np.ndarray], np.ndarray], x_scale: Any, x_zero: Any, y_scale: Any, y_zero: Any, dtype: DType, to: DType
+) -> np.ndarray:
+    """Results of the type ``to`` for the 256 numbers of ``dtype``, indexed by their bits as uint8."""
     numbers = np.arange(256, dtype=np.uint8).view(dtype.numpy).astype(np.int32)
     wide = np.float32(x_scale) * (numbers - int(x_zero)).astype(np.float32)
-    return quantize(LOOKUPS[kind](wide, alpha).astype(np.float32), np.asarray(y_scale, np.float32), np.asarray(y_zero), dtype)
+    with np.errstate(all="ignore"):
+        results = function(wide).astype(np.float32)
+    return quantize(results, np.asarray(y_scale, np.float32), np.asarray(y_zero), to)
 
 
 @dataclass(frozen=True)
@@ -114,34 +119,44 @@ class QLinearUnary(Op):
     """A function of each quantised number: ``x, x_scale, x_zero, y_scale, y_zero -> y``, by a table of 256 results.
 
     Attributes:
-        kind: one of :data:`LOOKUPS`; "identity" requantises.
+        kind: one of :data:`LOOKUPS`; "identity" requantises; "expression" applies ``expression`` to the dequantised numbers.
         alpha: slope of leaky_relu for negative numbers.
+        expression: of one input.
+        to: type of y, that of x by default.
     """
 
     name: ClassVar[str] = "QLinearUnary"
     kind: str
     alpha: float = 0.01
+    expression: Expression | None = None
+    to: DType | None = None
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         require(len(inputs) == 5, f"QLinearUnary takes 5 inputs, got {len(inputs)}")
-        require(self.kind in LOOKUPS, f"unknown function {self.kind!r}")
+        require(self.kind in LOOKUPS or (self.kind == "expression" and self.expression is not None), f"unknown function {self.kind!r}")
         x = needed(inputs[0], "x")
         require_eight_bits(x, "x")
+        y = result(self.to or x.dtype, x.shape)
+        require_eight_bits(y, "y")
         for i in (1, 3):
             require_single(needed(inputs[i], "a scale"), "a scale")
-        for i in (2, 4):
+        for i, dtype, what in ((2, x.dtype, "x"), (4, y.dtype, "y")):
             require_single(inputs[i], "a zero point")
-            require_zero_point(inputs[i], x.dtype, "x")
-        return (result(x.dtype, x.shape),)
+            require_zero_point(inputs[i], dtype, what)
+        return (y,)
 
     def table(self, dtype: DType, parameters: tuple[np.ndarray | None, ...]) -> np.ndarray:
         """The 256 results for the inputs 1 to 4."""
-        x_scale, x_zero, y_scale, y_zero = (single(p) for p in parameters)
-        return lookup_table(self.kind, self.alpha, x_scale, x_zero, y_scale, y_zero, dtype)
+        return lookup_table(self._function, *(single(p) for p in parameters), dtype, self.to or dtype)
+
+    def _function(self, x: np.ndarray) -> np.ndarray:
+        if self.expression is not None:
+            return self.expression.evaluate([x])
+        return LOOKUPS[self.kind](x, self.alpha)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
         x = np.ascontiguousarray(present(inputs, 0))
-        return (self.table(DType.of(x), inputs[1:])[x.view(np.uint8)],)
+        return (self.table(DType.of(x), inputs[1:])[x.view(np.uint8)].reshape(np.shape(inputs[0])),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         return Cost(flops=per_image(numel(outputs[0].shape)))

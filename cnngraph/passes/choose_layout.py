@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cnngraph.analysis.rounding import keeps_order
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import PLAIN, Layout, per_image
 from cnngraph.kernels.template import LayoutRequest, Selection, Target, Template
@@ -77,8 +78,11 @@ def _pick(node: Node, templates: Sequence[Template], target: Target, choice: Lay
     selection = Selection(node, "alias" if isinstance(node.op, ALIASES) else "reference")
     best: Template | None = None
     if not isinstance(node.op, ALIASES):
+        rounding = keeps_order(node)
         for template in templates:
             refusal = template.accepts(node, target)
+            if refusal is None and template.reorders_arithmetic and rounding is not None:
+                refusal = f"{rounding.label} rounds the result to integers, so the order of arithmetic is kept"
             if refusal is not None:
                 selection.refused[template.name] = refusal
                 continue

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from cnngraph.analysis.rounding import rounded_later
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import per_image
 from cnngraph.ops import BatchNorm, Conv, ConvTranspose, Dense, Elementwise, Reshape
@@ -29,7 +30,8 @@ from cnngraph.passes.rewrite import channel_vector, erase_unused, only_user, oth
 class FoldBatchNorm(Pass):
     """affine(conv(x)) => conv'(x), and conv(affine(x)) => conv'(x) where no padding meets the affine.
 
-    Refuses: a convolution whose result has another reader, weights computed at run time, a padded convolution (forward).
+    Refuses: a convolution whose result has another reader, weights computed at run time, a padded convolution (forward), and
+    results that are rounded to integers afterwards.
     """
 
     name: ClassVar[str] = "fold_batchnorm"
@@ -44,6 +46,10 @@ class FoldBatchNorm(Pass):
             if found is None:
                 continue
             source, s, t = found
+            step = rounded_later(node.output)
+            if step is not None:
+                context.reject(self.name, node, f"{step.label} rounds the result to integers, so the order of arithmetic is kept")
+                continue
             reason = self._backward(graph, node, source, s, t)
             if reason is not None and isinstance(node.op, BatchNorm):
                 forward = self._forward(graph, node, source, s, t)
