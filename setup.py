@@ -2,12 +2,12 @@
 
 from setuptools import find_packages, setup
 
-ROOTS = {".": "cnngraph", "backends": "cnngraph_cpu", "models": "cnngraph_models"}
+ROOTS = {"cnngraph": ".", "cnngraph_cpu": "backends", "cnngraph_cuda": "backends", "cnngraph_models": "models"}
 TRAINED = "cnngraph_models.trained"
 
 packages: list[str] = []
 directories: dict[str, str] = {}
-for root, top in ROOTS.items():
+for top, root in ROOTS.items():
     packages += find_packages(root, include=[top, f"{top}.*"])
     directories[top] = top if root == "." else f"{root}/{top}"
 

@@ -1,0 +1,25 @@
+"""The kernel cache: the CPU backend's folder and files, with keys of GPU kernels."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+from cnngraph_cpu.cache import cache_dir, entries, load, prune, store, verify
+
+__all__ = ["cache_dir", "entries", "key", "load", "prune", "store", "verify"]
+
+
+@cache
+def _versions() -> str:
+    from importlib.metadata import version
+
+    return " ".join(f"{name} {version(name)}" for name in ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink"))
+
+
+def key(source: str, arch: str) -> str:
+    """Hash that names the entry of a kernel: its source, its architecture, the compiler's versions, and the intrinsics."""
+    from cnngraph_cuda.primitives import PRIMITIVES
+
+    text = "\0".join([source, arch, _versions(), repr(PRIMITIVES)])
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,84 @@
+"""Element types of a graph for a precision, and the refusal of nodes without a kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cnngraph.errors import CnngraphError, UnsupportedError, printable
+from cnngraph.ir.graph import Graph, Value
+from cnngraph.ir.types import DType
+from cnngraph.ops import Cast
+from cnngraph.passes.choose_layout import ALIASES, LayoutChoice
+
+
+def lower_precision(graph: Graph, dtype: DType) -> None:
+    """Compute in ``dtype`` what the graph computes in float32; inputs and outputs keep their types.
+
+    Raises:
+        UnsupportedError: a weight is too large for the type, or an operator does not take it.
+    """
+    if dtype is DType.F32:
+        return
+    for _, value in graph.inputs:
+        if value.type.dtype is DType.F32 and value.users:
+            first = graph.nodes[0]
+            readers = list(dict.fromkeys(value.users))
+            (cast,) = graph.add(Cast(dtype), [value], origin=readers[0].origin, before=first)
+            for reader in readers:
+                graph.rewire(reader, [cast if v is value else v for v in reader.inputs])
+    casts = {node for node in graph.nodes if isinstance(node.op, Cast) and node.input(0) in {v for _, v in graph.inputs}}
+    narrow: dict[Value, Value] = {}
+    wanted = {id(value): value.type.dtype for _, value in graph.outputs}
+    for node in graph.nodes:
+        if node in casts:
+            continue
+        inputs: list[Value | None] = []
+        for operand in node.inputs:
+            if operand is not None and operand.is_constant and operand.type.dtype is DType.F32:
+                if operand not in narrow:
+                    narrow[operand] = graph.constant(_narrowed(operand, dtype, node.label), operand.names)
+                inputs.append(narrow[operand])
+            else:
+                inputs.append(operand)
+        graph.rewire(node, inputs)
+        try:
+            types = node.op.infer(*(None if v is None else v.type for v in node.inputs))
+        except CnngraphError as error:
+            raise UnsupportedError(f"{node.op.name} ({printable(node.label, 200)}) does not compute in {dtype.value}: {error}") from None
+        for value, type_ in zip(node.outputs, types, strict=True):
+            graph.set_type(value, type_)
+    for index, (name, value) in enumerate(graph.outputs):
+        if value.type.dtype is not wanted[id(value)]:
+            origin = value.producer.origin if value.producer is not None else (name,)
+            (back,) = graph.add(Cast(wanted[id(value)]), [value], origin=origin)
+            back.names = value.names
+            graph.outputs[index] = (name, back)
+
+
+def _narrowed(value: Value, dtype: DType, label: str) -> np.ndarray:
+    assert value.data is not None
+    with np.errstate(over="ignore"):
+        out = value.data.astype(dtype.numpy)
+    if np.isinf(out.astype(np.float32)).sum() != np.isinf(value.data).sum():
+        raise UnsupportedError(f"a constant of {printable(label, 200)} is too large for {dtype.value}; compile in precision f32 or tf32")
+    return np.asarray(out)
+
+
+def refuse_missing(choice: LayoutChoice, allow: bool) -> None:
+    """Every node must have a kernel, or ``allow`` be set.
+
+    Raises:
+        UnsupportedError: naming each operator without one, with the reasons.
+    """
+    missing = [s for s in choice.selections if s.chosen == "reference" and not isinstance(s.node.op, ALIASES)]
+    if not missing or allow:
+        return
+    lines = []
+    for selection in missing[:20]:
+        op = selection.node.op.name
+        telling = {reason for reason in selection.refused.values() if not reason.startswith(("not ", "neither "))}
+        reasons = "; ".join(sorted(telling)) or "no kernel of this operator"
+        lines.append(f"{op} ({printable(selection.node.label, 100)}): {reasons}")
+    more = f"\n... and {len(missing) - 20} more" if len(missing) > 20 else ""
+    listed = "\n".join(lines)
+    raise UnsupportedError(f"{len(missing)} operators have no CUDA kernel; --allow-cpu-ops would compute them on the CPU:\n{listed}{more}")

@@ -1,0 +1,161 @@
+"""Every machine operation that generated kernels use, as data: name, PTX text, operands.
+
+The table has two readers: :mod:`cnngraph_cuda.intrinsics` makes Numba intrinsics of it, :mod:`cnngraph_cuda.emulate`
+gives every name its meaning on NumPy arrays. A test compares the two.
+
+Letters of operands: ``f`` float32, ``r`` 32-bit integer, ``p`` a pointer and an element offset (two arguments of the
+function, one 64-bit address in PTX). ``$0..`` in the text are the results, then the operands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One operation.
+
+    Attributes:
+        text: PTX.
+        outs: letters of the results; several results are a tuple.
+        ins: letters of the operands.
+        tied: letters of operands that are also results; they come first in the argument list and in the results.
+        volatile: not to be removed, duplicated or moved across other volatile ones.
+        memory: reads or writes memory that other operations see.
+        warp: all 32 lanes of a warp must execute it together.
+    """
+
+    text: str
+    outs: str = ""
+    ins: str = ""
+    tied: str = ""
+    volatile: bool = True
+    memory: bool = False
+    warp: bool = False
+
+    @property
+    def results(self) -> int:
+        """Number of results."""
+        return len(self.tied) + len(self.outs)
+
+    @property
+    def operands(self) -> int:
+        """Number of arguments of the function."""
+        return len(self.tied) + len(self.ins) + self.ins.count("p")
+
+
+def _unpack(kind: str, words: int) -> str:
+    """Words t0.. of two 16-bit floats each into results $0.. ."""
+    text = ""
+    for i in range(words):
+        text += f"mov.b32 {{h{2 * i}, h{2 * i + 1}}}, t{i}; "
+        for e in range(2):
+            if kind == "f16":
+                text += f"cvt.f32.f16 ${2 * i + e}, h{2 * i + e}; "
+            else:
+                text += f"mov.b32 ${2 * i + e}, {{z, h{2 * i + e}}}; "
+    return text
+
+
+def _load(kind: str, count: int) -> Primitive:
+    """``count`` numbers of type ``kind`` from global memory, as float32."""
+    if kind == "f32":
+        text = ""
+        for i in range(0, count, 4):
+            size = min(4, count - i)
+            names = ", ".join(f"${i + e}" for e in range(size))
+            vector = {1: "", 2: ".v2", 4: ".v4"}[size]
+            text += f"ld.global{vector}.f32 " + (f"{{{names}}}" if size > 1 else names) + f", [${count}+{4 * i}]; "
+        return Primitive(text, "f" * count, "p", memory=True)
+    if count == 1:
+        convert = "cvt.f32.f16 $0, h;" if kind == "f16" else "mov.b32 $0, {z, h};"
+        zero = "" if kind == "f16" else "mov.b16 z, 0; "
+        return Primitive(f"{{ .reg .b16 h, z; {zero}ld.global.b16 h, [$1]; {convert} }}", "f", "p", memory=True)
+    words = count // 2
+    names = ", ".join(f"t{i}" for i in range(words))
+    vector = {1: "", 2: ".v2", 4: ".v4"}[words]
+    target = f"{{{names}}}" if words > 1 else names
+    zero = "" if kind == "f16" else "mov.b16 z, 0; "
+    halves = ", ".join(f"h{i}" for i in range(count))
+    text = f"{{ .reg .b32 {names}; .reg .b16 {halves}, z; {zero}ld.global{vector}.b32 {target}, [${count}]; {_unpack(kind, words)}}}"
+    return Primitive(text, "f" * count, "p", memory=True)
+
+
+def _store(kind: str, count: int) -> Primitive:
+    """``count`` float32 numbers to global memory as type ``kind``, rounded to nearest even."""
+    if kind == "f32":
+        text = ""
+        for i in range(0, count, 4):
+            size = min(4, count - i)
+            names = ", ".join(f"${1 + i + e}" for e in range(size))
+            vector = {1: "", 2: ".v2", 4: ".v4"}[size]
+            text += f"st.global{vector}.f32 [$0+{4 * i}], " + (f"{{{names}}}" if size > 1 else names) + "; "
+        return Primitive(text, "", "p" + "f" * count, memory=True)
+    if count == 1:
+        return Primitive(f"{{ .reg .b16 h; cvt.rn.{kind}.f32 h, $1; st.global.b16 [$0], h; }}", "", "pf", memory=True)
+    words = count // 2
+    names = ", ".join(f"t{i}" for i in range(words))
+    vector = {1: "", 2: ".v2", 4: ".v4"}[words]
+    source = f"{{{names}}}" if words > 1 else names
+    pack = " ".join(f"cvt.rn.{kind}x2.f32 t{i}, ${2 * i + 2}, ${2 * i + 1};" for i in range(words))
+    return Primitive(f"{{ .reg .b32 {names}; {pack} st.global{vector}.b32 [$0], {source}; }}", "", "p" + "f" * count, memory=True)
+
+
+_MMA = "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$0, $1, $2, $3};"
+
+
+def _mma(shape: str, kind: str) -> Primitive:
+    return Primitive(f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {_MMA}", "", "rrrrrr", "ffff", warp=True)
+
+
+PRIMITIVES: dict[str, Primitive] = {
+    "thread": Primitive("mov.u32 $0, %tid.x;", "r", volatile=False),
+    "block_x": Primitive("mov.u32 $0, %ctaid.x;", "r", volatile=False),
+    "block_y": Primitive("mov.u32 $0, %ctaid.y;", "r", volatile=False),
+    "block_z": Primitive("mov.u32 $0, %ctaid.z;", "r", volatile=False),
+    # tensor cores: D += A B; A row-major 16xk, B column-major kx8
+    "mma_f16": _mma("m16n8k16", "f16"),
+    "mma_bf16": _mma("m16n8k16", "bf16"),
+    "mma_tf32": _mma("m16n8k8", "tf32"),
+    "round_tf32": Primitive("cvt.rna.tf32.f32 $0, $1;", "r", "r", volatile=False),
+    "ldmatrix": Primitive("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];", "rrrr", "r", memory=True, warp=True),
+    # asynchronous copies of 16 bytes from global to shared memory; the last operand counts the bytes read, the rest becomes zero
+    "cp_async16": Primitive("cp.async.cg.shared.global [$0], [$1], 16, $2;", "", "rpr", memory=True),
+    "cp_commit": Primitive("cp.async.commit_group;", memory=True),
+    "cp_wait0": Primitive("cp.async.wait_group 0;", memory=True),
+    "cp_wait1": Primitive("cp.async.wait_group 1;", memory=True),
+    "cp_wait2": Primitive("cp.async.wait_group 2;", memory=True),
+    "cp_wait3": Primitive("cp.async.wait_group 3;", memory=True),
+    # shared memory by byte address
+    "lds1": Primitive("ld.shared.f32 $0, [$1];", "f", "r", memory=True),
+    "lds4": Primitive("ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];", "ffff", "r", memory=True),
+    "sts1": Primitive("st.shared.f32 [$0], $1;", "", "rf", memory=True),
+    "sts2": Primitive("st.shared.v2.f32 [$0], {$1, $2};", "", "rff", memory=True),
+    "sts4": Primitive("st.shared.v4.f32 [$0], {$1, $2, $3, $4};", "", "rffff", memory=True),
+    "shuffle_xor": Primitive("shfl.sync.bfly.b32 $0, $1, $2, 31, 0xffffffff;", "f", "fr", warp=True),
+    # arithmetic; dot4 adds four products to a sum, one after the other
+    "dot4": Primitive(
+        "fma.rn.f32 $0, $1, $5, $0; fma.rn.f32 $0, $2, $6, $0; fma.rn.f32 $0, $3, $7, $0; fma.rn.f32 $0, $4, $8, $0;",
+        "",
+        "ffffffff",
+        "f",
+        volatile=False,
+    ),
+    "fma": Primitive("fma.rn.f32 $0, $1, $2, $3;", "f", "fff", volatile=False),
+    "maximum": Primitive("max.NaN.f32 $0, $1, $2;", "f", "ff", volatile=False),
+    "minimum": Primitive("min.NaN.f32 $0, $1, $2;", "f", "ff", volatile=False),
+    "floor": Primitive("cvt.rmi.f32.f32 $0, $1;", "f", "f", volatile=False),
+    "ceil": Primitive("cvt.rpi.f32.f32 $0, $1;", "f", "f", volatile=False),
+    "round_even": Primitive("cvt.rni.f32.f32 $0, $1;", "f", "f", volatile=False),
+    # counters in global memory, for blocks that share one result
+    "fence": Primitive("fence.acq_rel.gpu;", memory=True),
+    "count_up": Primitive("atom.global.inc.u32 $0, [$1], $2;", "r", "pr", memory=True),
+}
+for _kind in ("f32", "f16", "bf16"):
+    for _count in (1, 2, 4, 8):
+        PRIMITIVES[f"ld{_count}_{_kind}"] = _load(_kind, _count)
+        PRIMITIVES[f"st{_count}_{_kind}"] = _store(_kind, _count)
+
+INLINE = ("i32", "udiv", "umod", "below", "select", "both", "to_float", "as_float", "as_bits")
+"""Operations without PTX text of their own: conversions, unsigned arithmetic, choices, the barrier."""

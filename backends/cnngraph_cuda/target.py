@@ -1,0 +1,80 @@
+"""GPU architectures and precisions the backend generates code for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cnngraph.errors import UsageError
+from cnngraph.ir.types import DType
+from cnngraph.kernels.template import Target
+
+PRECISIONS = ("f32", "tf32", "f16")
+"""f32: multiply-adds in float32. tf32: float32 in memory, products on tensor cores with 10 bits of mantissa.
+f16: float16 in memory and on tensor cores, sums in float32."""
+
+SHARED_LIMITS = {
+    "sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_90a": 227, "sm_100": 227, "sm_120": 99,
+}  # fmt: skip
+"""KiB of shared memory one block may have, by architecture (CUDA C++ programming guide, compute capabilities)."""
+
+DEFAULT_ARCH = "sm_90"
+
+
+@dataclass(frozen=True)
+class CudaTarget(Target):
+    """An architecture, a precision, and the batch size that tiles are chosen for.
+
+    Attributes:
+        arch: "sm_80" and so on.
+        precision: one of :data:`PRECISIONS`.
+        shared: bytes of shared memory of one block.
+        multiprocessors: assumed by the choice of tiles; a constant of the target, not of the machine that compiles.
+        batch: images in flight that the choice of tiles assumes where the batch is symbolic.
+    """
+
+    arch: str = DEFAULT_ARCH
+    precision: str = "f32"
+    shared: int = 0
+    multiprocessors: int = 132
+    batch: int = 8
+
+    @property
+    def dtype(self) -> DType:
+        """Element type of activations in memory."""
+        return DType.F16 if self.precision == "f16" else DType.F32
+
+    @property
+    def lanes(self) -> int:
+        """Elements of one 16-byte access, which is also what the channels of a pixel are padded to."""
+        return 16 // self.dtype.itemsize
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability, e.g. (9, 0)."""
+        digits = "".join(c for c in self.arch if c.isdigit())
+        return int(digits[:-1]), int(digits[-1])
+
+
+def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTarget:
+    """The target for ``arch`` (None: ``sm_90``), written as ``sm_90`` or ``sm_90:f16`` or ``sm_90:f16:128``.
+
+    Raises:
+        UsageError: no such architecture, precision or batch size.
+    """
+    parts = (arch or DEFAULT_ARCH).split(":")
+    name = parts[0] or DEFAULT_ARCH
+    if len(parts) > 1 and parts[1]:
+        precision = parts[1]
+    if len(parts) > 2:
+        if not parts[2].isascii() or not parts[2].isdigit() or int(parts[2]) < 1:
+            raise UsageError(f"{parts[2]!r} is no batch size")
+        batch = int(parts[2])
+    if len(parts) > 3:
+        raise UsageError(f"{arch!r} is no architecture; write sm_90, sm_90:f16 or sm_90:f16:128")
+    if name not in SHARED_LIMITS:
+        raise UsageError(f"unknown GPU architecture {name!r}; choose one of {', '.join(SHARED_LIMITS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    return CudaTarget(
+        f"{name}:{precision}", 32, 255, has_fma=True, arch=name, precision=precision, shared=SHARED_LIMITS[name] * 1024, batch=batch
+    )

@@ -1,0 +1,145 @@
+"""What several templates share: channels-last layouts, launch words, epilogue operands, packing of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cnngraph.ir.graph import Node, Value
+from cnngraph.ir.types import PLAIN, Dim, DType, Layout, Sym, TensorType, round_up
+from cnngraph.kernels.operands import FULL, IMAGE_CHANNEL, PER_CHANNEL, operand_kind
+from cnngraph.kernels.template import Argument, BatchStride, Extent, Packed, Pointer, Target
+from cnngraph.ops.expression import Expression
+from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, TF32
+from cnngraph_cuda.target import CudaTarget
+
+LAUNCH = ("launch_units", "launch_per", "launch_y", "launch_z", "launch_threads", "launch_shared", "launch_span")
+"""The first arguments of every call, which the runtime takes for itself: the grid is ceil(units / per) x y x z blocks."""
+
+DATA_TYPES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
+
+
+def cuda(target: Target) -> CudaTarget:
+    """``target``, which is a GPU."""
+    assert isinstance(target, CudaTarget)
+    return target
+
+
+def lanes_of(dtype: DType) -> int:
+    """Elements of 16 bytes."""
+    return 16 // dtype.itemsize
+
+
+def channels_last(type_: TensorType) -> Layout:
+    """The layout [N, *spatial, C] of a tensor, channels padded to 16 bytes; row-major where that is the same thing."""
+    channels = type_.shape[1]
+    assert isinstance(channels, int)
+    lanes = lanes_of(type_.dtype)
+    if type_.rank == 2 and channels % lanes == 0:
+        return PLAIN
+    return Layout(round_up(max(channels, 2), lanes))
+
+
+def pitch(type_: TensorType) -> int:
+    """Elements between pixels of a channels-last tensor; of a matrix, between rows."""
+    if type_.layout.plain:
+        channels = type_.shape[1]
+        assert isinstance(channels, int)
+        return channels
+    return type_.layout.block
+
+
+def data_type(dtype: DType) -> int:
+    """The constant DT of a kernel on tensors of ``dtype``."""
+    return DATA_TYPES[dtype]
+
+
+def math_of(target: CudaTarget) -> int:
+    """The constant MATH of a precision."""
+    return {"f32": FMA, "tf32": TF32, "f16": HALF}[target.precision]
+
+
+def refuse_types(node: Node, target: Target) -> str | None:
+    """A refusal unless every tensor of the node has the target's data type and elements."""
+    wanted = cuda(target).dtype
+    for value in (*node.inputs, *node.outputs):
+        if value is None:
+            continue
+        if value.type.dtype is not wanted:
+            return f"{value.type.dtype.value} tensors have no kernel in precision {cuda(target).precision}"
+        if any(isinstance(d, int) and d == 0 for d in value.type.shape):
+            return "an empty tensor"
+    return None
+
+
+def refuse_epilogue(operands: Sequence[Value | None], output: TensorType) -> str | None:
+    """A refusal if an epilogue operand varies in a way no kernel loads."""
+    for operand in operands:
+        if operand is None or operand_kind(operand.type, output, constant=operand.is_constant) is None:
+            return f"epilogue operand {operand.type if operand else None} is not broadcast by scalar, channel or element"
+    return None
+
+
+def operand_layouts(operands: Sequence[Value | None], output: TensorType) -> tuple[Layout | None, ...]:
+    """Layouts an epilogue wants of its operands: channels-last, or any for numbers by scalar or channel."""
+    wanted: list[Layout | None] = []
+    for operand in operands:
+        assert operand is not None
+        kind = operand_kind(operand.type, output, constant=operand.is_constant)
+        wanted.append(channels_last(operand.type) if kind in (FULL, IMAGE_CHANNEL) else None)
+    return tuple(wanted)
+
+
+def floats(data: np.ndarray | None, count: int, padded: int) -> Packed:
+    """``count`` float32 numbers (or None: zeros), padded with zeros."""
+    out = np.zeros(padded, np.float32)
+    if data is not None:
+        out[:count] = np.broadcast_to(data.reshape(-1).astype(np.float32), (count,))
+    return Packed(out)
+
+
+def epilogue_arguments(
+    expression: Expression | None, operands: Sequence[Value | None], output: TensorType
+) -> tuple[list[tuple[str, int]], dict[str, Argument]]:
+    """Constants E0.. (operand kinds) of the specification, and the matching arguments in parameter order."""
+    constants: list[tuple[str, int]] = []
+    arguments: dict[str, Argument] = {}
+    if expression is None:
+        return constants, arguments
+    channels = output.shape[1] if output.rank > 1 else 1
+    assert isinstance(channels, int)
+    for i, operand in enumerate(operands):
+        assert operand is not None
+        kind = operand_kind(operand.type, output, constant=operand.is_constant)
+        assert kind is not None
+        constants.append((f"E{i}", kind))
+        if kind == PER_CHANNEL:
+            arguments[f"e{i}"] = floats(operand.data, channels, round_up(channels, 16))
+            continue
+        arguments[f"e{i}"] = Pointer(operand)
+        if kind in (FULL, IMAGE_CHANNEL):
+            arguments[f"e{i}_batch"] = BatchStride(operand)
+        if kind == FULL:
+            arguments[f"e{i}_pixel"] = Extent(pitch(operand.type))
+    return constants, arguments
+
+
+def launch(
+    units: Dim, per: int, threads: int, *, y: int = 1, z: int = 1, shared: int = 0, values: Sequence[Value | None] = ()
+) -> dict[str, Argument]:
+    """The launch words of a call; ``values`` are the tensors whose elements it counts in 32 bits."""
+    spans = [v.type.physical_elements for v in values if v is not None]
+    batched = max((d.scale for d in spans if isinstance(d, Sym)), default=0)
+    words: Mapping[str, Dim] = {
+        "launch_units": units, "launch_per": per, "launch_y": y, "launch_z": z, "launch_threads": threads, "launch_shared": shared,
+        "launch_span": Sym(batched) if batched else max((d for d in spans if isinstance(d, int)), default=0),
+    }  # fmt: skip
+    return {name: Extent(value) for name, value in words.items()}
+
+
+def round_tf32(data: np.ndarray) -> np.ndarray:
+    """float32 numbers to the nearest tf32, ties away from zero."""
+    bits = np.ascontiguousarray(data, np.float32).view(np.uint32)
+    special = (bits & 0x7F800000) == 0x7F800000
+    return np.where(special, bits, (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).astype(np.uint32).view(np.float32)

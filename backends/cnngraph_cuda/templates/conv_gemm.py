@@ -1,0 +1,214 @@
+"""Convolution as a matrix product: pixels x outputs, summed over taps and channels (implicit GEMM).
+
+A block of threads computes BM pixels times BN output channels; a warp WM times WN. Activations are channels-last, weights
+[output][tap][channel] with rows padded to whole tiles. The summed axis is walked in tiles of 128 bytes, eight chunks of 16 bytes;
+each thread copies the same chunk column of several rows, so that one (tap, channel) counter a thread serves all of them. Tiles
+pass through ST buffers in shared memory, filled by asynchronous copies that read nothing (zeros) where the window leaves the image. A chunk
+is stored at column ``chunk ^ (row & 7)``, which keeps copies and ldmatrix free of bank conflicts.
+
+MATH says how products are summed: on tensor cores (mma.sync in tf32, f16 or bf16), or by float32 multiply-adds, where a thread has
+WM/4 pixels times WN/8 outputs, four pixels and eight outputs apart, so that shared memory is read without conflicts.
+
+At the end the sums go through shared memory once more, so that bias, epilogue and store work on 16 bytes a thread.
+"""
+
+from __future__ import annotations
+
+from cnngraph_cuda.language import (
+    DataPointer,
+    F32Pointer,
+    add,
+    apply_epilogue,
+    below,
+    block_x,
+    block_y,
+    block_z,
+    both,
+    cp_async16,
+    cp_commit,
+    cp_wait,
+    dot4,
+    ldmatrix,
+    lds4,
+    load_floats,
+    mma,
+    registers,
+    round_tf32,
+    select,
+    shared_base,
+    store_vector,
+    sts1,
+    sts2,
+    sync,
+    thread,
+    unroll,
+)
+
+BM = BN = WM = WN = ST = THREADS = POINT = DT = MATH = VL = 0
+TF32 = 1
+
+
+def copy_tile(slot: int) -> None:
+    """Start copying the next tile of both matrices into the buffer at byte ``slot``, and step the counters."""
+    full = select(tap_row < taps_h, select(chunk < chunks, select(chunk == chunks - 1, last_bytes, 16), 0), 0)
+    if POINT:
+        step = chunk * (16 // (4 if DT == 0 else 2))
+    else:
+        step = (tap_row * dilation_h * width + tap_column * dilation_w) * x_pixel + chunk * (16 // (4 if DT == 0 else 2))
+    for i in unroll(BM * 8 // THREADS):
+        if POINT:
+            inside[i] = below(high[i], 1)
+        else:
+            inside[i] = both(below(high[i] + tap_row * dilation_h, height), below(wide[i] + tap_column * dilation_w, width))
+        cp_async16(to + slot + THREADS * 16 * i, x, select(inside[i], source[i] + step, 0), select(inside[i], full, 0))
+    for i in unroll(BN * 8 // THREADS):
+        cp_async16(to + slot + BM * 128 + THREADS * 16 * i, w, weight + THREADS // 8 * i * depth, 16)
+    weight = weight + 128 // (4 if DT == 0 else 2)
+    chunk = chunk + step_chunk
+    if POINT == 0:
+        over = select(chunk >= chunks, 1, 0)
+        chunk = chunk - over * chunks
+        tap_column = tap_column + step_column + over
+        beyond = select(tap_column >= taps_w, 1, 0)
+        tap_column = tap_column - beyond * taps_w
+        tap_row = tap_row + step_row + beyond
+
+
+def conv_gemm(
+    x: DataPointer, w: DataPointer, b: F32Pointer, y: DataPointer, rows: int, plane: int, out_width: int, outputs: int, x_batch: int,
+    x_pixel: int, x_group: int, y_batch: int, y_pixel: int, height: int, width: int, chunks: int, last_bytes: int, taps_h: int,
+    taps_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int, dilation_w: int, step_chunk: int,
+    step_column: int, step_row: int, depth: int, tiles: int, group_rows: int,
+) -> None:  # fmt: skip
+    """``y = epilogue(conv(x, w) + b)``. A plane is an image of the output; depth is the length of a row of weights."""
+    high = registers(BM * 8 // THREADS)
+    wide = registers(BM * 8 // THREADS)
+    source = registers(BM * 8 // THREADS)
+    inside = registers(BM * 8 // THREADS)
+    a_at = registers(4)
+    b_at = registers(4)
+    acc = registers(WM // 16, WN // 8, 4)
+    fa = registers(WM // 16, 4)
+    fb = registers(WN // 8, 2)
+    total = registers(WM // 4, WN // 8)
+    va = registers(WM // 4, 4)
+    vb = registers(WN // 8, 4)
+    v = registers(VL)
+    bias = registers(VL)
+
+    tid = thread()
+    lane = tid & 31
+    warp = tid >> 5
+    warp_m = warp % (BM // WM) * WM
+    warp_n = warp // (BM // WM) * WN
+    first_m = block_x() * BM
+    first_n = block_y() * BN
+    group = block_z()
+    base = shared_base()
+    row = tid >> 3
+    to = base + row * 128 + (((tid & 7) ^ (row & 7)) << 4)
+    for i in unroll(BM * 8 // THREADS):
+        m = first_m + row + THREADS // 8 * i
+        image = m // plane
+        pixel = m - image * plane
+        if POINT:
+            high[i] = select(m < rows, 0, 1)
+            source[i] = image * x_batch + pixel * x_pixel + group * x_group
+        else:
+            out_row = pixel // out_width
+            left = (pixel - out_row * out_width) * stride_w - pad_w
+            top = out_row * stride_h - pad_h
+            source[i] = image * x_batch + (top * width + left) * x_pixel + group * x_group
+            high[i] = select(m < rows, top, -1000000)
+            wide[i] = left
+    weight = (group * group_rows + first_n + row) * depth + (tid & 7) * (16 // (4 if DT == 0 else 2))
+    if POINT:
+        chunk = tid & 7
+        tap_row = 0
+    else:
+        chunk = (tid & 7) % chunks
+        tap_column = (tid & 7) // chunks
+        tap_row = tap_column // taps_w
+        tap_column = tap_column - tap_row * taps_w
+
+    if MATH:
+        for i in unroll(WM // 16):
+            for j in unroll(WN // 8):
+                for e in unroll(4):
+                    acc[i, j, e] = 0.0
+    else:
+        for i in unroll(WM // 4):
+            for j in unroll(WN // 8):
+                total[i, j] = 0.0
+    for s in unroll(ST - 1):
+        copy_tile(s * (BM + BN) * 128)
+        cp_commit()
+    if MATH:
+        for k in unroll(4):
+            a_at[k] = base + (warp_m + (lane & 15)) * 128 + ((((lane >> 4) + 2 * k) ^ (lane & 7)) << 4)
+            b_at[k] = base + BM * 128 + (warp_n + (lane & 7) + (lane >> 4 << 3)) * 128 + (((((lane >> 3) & 1) + 2 * k) ^ (lane & 7)) << 4)
+    else:
+        a_row = base + (warp_m + (lane >> 3)) * 128
+        b_row = base + BM * 128 + (warp_n + (lane & 7)) * 128
+    read = 0
+    write = (ST - 1) * (BM + BN) * 128
+    for tile in range(tiles):
+        cp_wait(ST - 2)
+        sync()
+        if tile + (ST - 1) < tiles:
+            copy_tile(write)
+        cp_commit()
+        if MATH:
+            for k in unroll(4):
+                for i in unroll(WM // 16):
+                    (*fa[i],) = ldmatrix(a_at[k] + read + i * 2048)
+                for j in unroll(WN // 16):
+                    fb[2 * j, 0], fb[2 * j, 1], fb[2 * j + 1, 0], fb[2 * j + 1, 1] = ldmatrix(b_at[k] + read + j * 2048)
+                if MATH == TF32:
+                    for i in unroll(WM // 16):
+                        for e in unroll(4):
+                            fa[i, e] = round_tf32(fa[i, e])
+                for i in unroll(WM // 16):
+                    for j in unroll(WN // 8):
+                        (*acc[i, j],) = mma(*acc[i, j], *fa[i], *fb[j])
+        else:
+            for k in range(8):
+                for i in unroll(WM // 4):
+                    (*va[i],) = lds4(a_row + read + i * 512 + ((k ^ (((lane >> 3) + 4 * i) & 7)) << 4))
+                for j in unroll(WN // 8):
+                    (*vb[j],) = lds4(b_row + read + j * 1024 + ((k ^ (lane & 7)) << 4))
+                for i in unroll(WM // 4):
+                    for j in unroll(WN // 8):
+                        total[i, j] = dot4(total[i, j], *va[i], *vb[j])
+        read = select(read == (ST - 1) * (BM + BN) * 128, 0, read + (BM + BN) * 128)
+        write = select(write == (ST - 1) * (BM + BN) * 128, 0, write + (BM + BN) * 128)
+
+    cp_wait(0)
+    sync()
+    if MATH:
+        for i in unroll(WM // 16):
+            for j in unroll(WN // 8):
+                at = base + ((warp_m + i * 16 + (lane >> 2)) * (BN + 8) + warp_n + j * 8 + (lane & 3) * 2) * 4
+                sts2(at, acc[i, j, 0], acc[i, j, 1])
+                sts2(at + 8 * (BN + 8) * 4, acc[i, j, 2], acc[i, j, 3])
+    else:
+        for i in unroll(WM // 4):
+            for j in unroll(WN // 8):
+                sts1(base + ((warp_m + (lane >> 3) + 4 * i) * (BN + 8) + warp_n + (lane & 7) + 8 * j) * 4, total[i, j])
+    sync()
+    column = tid % (BN // VL) * VL
+    channel = group * outputs + first_n + column
+    if first_n + column < outputs:
+        (*bias,) = load_floats(b, group * group_rows + first_n + column)
+        for part in range(BM * BN // (VL * THREADS)):
+            tile_row = tid // (BN // VL) + part * (THREADS * VL // BN)
+            m = first_m + tile_row
+            if m < rows:
+                image = m // plane
+                pixel = m - image * plane
+                for e in unroll(VL // 4):
+                    v[4 * e], v[4 * e + 1], v[4 * e + 2], v[4 * e + 3] = lds4(base + (tile_row * (BN + 8) + column + 4 * e) * 4)
+                for e in unroll(VL):
+                    v[e] = add(v[e], bias[e])
+                apply_epilogue(v, image, pixel, channel)
+                store_vector(y, image * y_batch + pixel * y_pixel + channel, *v)

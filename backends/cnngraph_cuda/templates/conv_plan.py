@@ -1,0 +1,216 @@
+"""Planning of implicit-GEMM convolutions and dense layers: tiles, packed weights, arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import Dim, bind_dim, ceil_div, numel, per_image, product, round_up, static
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.ops import Conv, Dense
+from cnngraph_cuda.source import FMA, TF32, Code
+from cnngraph_cuda.target import CudaTarget
+from cnngraph_cuda.templates.common import (
+    channels_last,
+    cuda,
+    data_type,
+    epilogue_arguments,
+    floats,
+    launch,
+    math_of,
+    operand_layouts,
+    pitch,
+    refuse_epilogue,
+    refuse_types,
+    round_tf32,
+)
+from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels x outputs of a block and of a warp, buffers, and the share of the peak rate assumed of it."""
+
+    bm: int
+    bn: int
+    wm: int
+    wn: int
+    stages: int
+    rate: float
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.bm // self.wm * (self.bn // self.wn) * 32
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory: the buffers, or the results that replace them at the end."""
+        return max(self.stages * (self.bm + self.bn) * 128, self.bm * (self.bn + 8) * 4)
+
+
+TENSOR_TILES = (
+    Tile(256, 128, 64, 64, 3, 1.0), Tile(128, 128, 64, 32, 3, 0.95), Tile(128, 64, 32, 32, 3, 0.8), Tile(64, 64, 32, 32, 3, 0.65),
+    Tile(64, 32, 32, 16, 3, 0.5),
+)  # fmt: skip
+FMA_TILES = (Tile(128, 128, 32, 64, 3, 1.0), Tile(64, 64, 32, 32, 3, 0.85), Tile(64, 32, 32, 16, 3, 0.6))
+
+
+def choose_tile(rows: int, outputs: int, groups: int, target: CudaTarget) -> Tile:
+    """The tile with the least estimated time: whole rounds of blocks on all multiprocessors."""
+
+    def time(tile: Tile) -> float:
+        blocks = ceil_div(rows, tile.bm) * ceil_div(outputs, tile.bn) * groups
+        return ceil_div(blocks, target.multiprocessors) * tile.bm * tile.bn / tile.rate
+
+    tiles = FMA_TILES if math_of(target) == FMA else TENSOR_TILES
+    return min((t for t in tiles if t.shared <= target.shared), key=time)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution or dense layer as the kernel sees it: two spatial axes, groups, taps."""
+
+    rows: Dim
+    plane: tuple[int, int]
+    image: tuple[int, int]
+    channels: int
+    outputs: int
+    groups: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether an output pixel reads the input pixel of the same number, and nothing else."""
+        return self.kernel == (1, 1) and self.strides == (1, 1) and self.plane == self.image and not any(self.pads)
+
+
+def _pair(values: Sequence[int], lead: int) -> tuple[int, int]:
+    return (lead, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def problem_of(node: Node) -> Problem:
+    """The problem of a Conv with one or two spatial axes, or of a Dense."""
+    op, x, y = node.op, node.input(0).type, node.output.type
+    if isinstance(op, Dense):
+        depth, columns = static(node.input(1).type.shape)
+        return Problem(x.shape[0], (1, 1), (1, 1), depth, columns, 1, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
+    assert isinstance(op, Conv)
+    one = len(op.kernel) == 1
+    pads = (0, op.pads[0], 0, op.pads[1]) if one else (op.pads[0], op.pads[1], op.pads[2], op.pads[3])
+    channels, outputs = x.shape[1], y.shape[1]
+    assert isinstance(channels, int) and isinstance(outputs, int)
+    plane = _pair(static(y.shape[2:]), 1)
+    rows = numel((y.shape[0], product(plane)))
+    return Problem(
+        rows, plane, _pair(static(x.shape[2:]), 1), channels // op.group, outputs // op.group, op.group,
+        _pair(op.kernel, 1), _pair(op.strides, 1), pads, _pair(op.dilations, 1),
+    )  # fmt: skip
+
+
+def pack_weights(weights: np.ndarray, groups: int, lanes: int, padded_rows: int, target: CudaTarget) -> np.ndarray:
+    """Weights ``[K, C/g, R, S]`` as ``[g * padded_rows, depth]``: taps outside, channels padded to 16 bytes, rows to 128 bytes."""
+    outputs, channels = weights.shape[:2]
+    taps = product(weights.shape[2:])
+    wide = round_up(channels, lanes)
+    depth = round_up(taps * wide, 8 * lanes)
+    ordered = np.zeros((outputs, taps, wide), np.float32)
+    ordered[:, :, :channels] = weights.reshape(outputs, channels, taps).transpose(0, 2, 1)
+    out = np.zeros((groups, padded_rows, depth), np.float32)
+    out[:, : outputs // groups, : taps * wide] = ordered.reshape(groups, outputs // groups, taps * wide)
+    if math_of(target) == TF32:
+        out = round_tf32(out)
+    return out.reshape(groups * padded_rows, depth).astype(target.dtype.numpy)
+
+
+class ConvGemm:
+    """Conv and Dense with constant weights as a matrix product."""
+
+    name = "conv_gemm"
+    reorders_arithmetic = False
+    code = Code(conv_gemm, {"copy_tile": copy_tile}, "Convolution as a matrix product of pixels x (taps, channels) and weights.")
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses three spatial axes, run-time weights, and groups of channels that are not whole 16-byte pieces."""
+        op = node.op
+        if not isinstance(op, (Conv, Dense)):
+            return "neither a convolution nor a dense layer"
+        refusal = refuse_types(node, target)
+        if refusal:
+            return refusal
+        bias = node.inputs[2]
+        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
+            return "the weights are computed at run time"
+        if isinstance(op, Conv):
+            if len(op.kernel) > 2:
+                return "three spatial axes"
+            lanes = cuda(target).lanes
+            problem = problem_of(node)
+            if problem.groups > 1 and (problem.channels % lanes or problem.outputs % lanes):
+                return f"groups of {problem.channels} to {problem.outputs} channels are not whole vectors of {lanes}"
+        return refuse_epilogue(node.inputs[3:], node.output.type)
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Channels last."""
+        rest = operand_layouts(node.inputs[3:], node.output.type)
+        return [LayoutRequest((channels_last(node.input(0).type), None, None, *rest), (channels_last(node.output.type),))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Multiply-adds with channels padded."""
+        problem = problem_of(node)
+        wide = round_up(problem.channels, cuda(target).lanes)
+        return per_image(problem.rows) * problem.groups * round_up(problem.outputs, 32) * wide * product(problem.kernel) / 512
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """Choose the tile and pack the weights for it."""
+        gpu, problem, op = cuda(target), problem_of(node), node.op
+        assert isinstance(op, (Conv, Dense))
+        x, y, bias = node.input(0), node.output, node.inputs[2]
+        weights = node.input(1).data
+        assert weights is not None
+        if isinstance(op, Dense):
+            weights = np.ascontiguousarray(weights.T)[:, :, None, None]
+        lanes = gpu.lanes
+        tile = choose_tile(bind_dim(problem.rows, gpu.batch), problem.outputs, problem.groups, gpu)
+        group_rows = round_up(problem.outputs, tile.bn)
+        packed = pack_weights(weights, problem.groups, lanes, group_rows, gpu)
+        chunks = ceil_div(problem.channels, lanes)
+        last = (problem.channels - (chunks - 1) * lanes) * gpu.dtype.itemsize
+        (taps_h, taps_w), columns = problem.kernel, 8 // chunks
+        biases = np.zeros((problem.groups, group_rows), np.float32)
+        if bias is not None and bias.data is not None:
+            biases[:, : problem.outputs] = bias.data.reshape(problem.groups, problem.outputs)
+        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type)
+        numbers: dict[str, Dim] = {
+            "rows": problem.rows, "plane": product(problem.plane), "out_width": problem.plane[1], "outputs": problem.outputs,
+        }  # fmt: skip
+        more: dict[str, Dim] = {
+            "height": problem.image[0], "width": problem.image[1], "chunks": chunks, "last_bytes": last, "taps_h": taps_h,
+            "taps_w": taps_w, "stride_h": problem.strides[0], "stride_w": problem.strides[1], "pad_h": problem.pads[0],
+            "pad_w": problem.pads[1], "dilation_h": problem.dilations[0], "dilation_w": problem.dilations[1],
+            "step_chunk": 8 if problem.pointwise else 8 % chunks, "step_column": columns % taps_w, "step_row": columns // taps_w,
+            "depth": packed.shape[1], "tiles": packed.shape[1] // (8 * lanes), "group_rows": group_rows,
+        }  # fmt: skip
+        arguments: dict[str, Argument] = {
+            **launch(
+                problem.rows, tile.bm, tile.threads, y=ceil_div(problem.outputs, tile.bn), z=problem.groups, shared=tile.shared,
+                values=(x, y, *node.inputs[3:]),
+            ),
+            "x": Pointer(x), "w": Packed(packed), "b": floats(biases, biases.size, biases.size), "y": Pointer(y),
+            **{k: Extent(v) for k, v in numbers.items()},
+            "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)), "x_group": Extent(problem.channels),
+            "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
+            **{k: Extent(v) for k, v in more.items()}, **operands,
+        }  # fmt: skip
+        constants = [
+            ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads),
+            ("POINT", int(problem.pointwise)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
+        ]  # fmt: skip
+        spec = KernelSpec(self.name, gpu.isa, tuple(constants), op.epilogue)
+        return KernelCall(spec, arguments, (f"{tile.bm}x{tile.bn} tiles of {tile.wm}x{tile.wn} a warp",))

@@ -1,0 +1,82 @@
+"""Convolutions and dense layers in the emulator against float64, under several orders of warps."""
+
+from __future__ import annotations
+
+import pytest
+
+from cnngraph.ops import Conv, Dense
+from cnngraph.ops.expression import Expression, Instr
+
+from .support import Net, compare
+
+CASES = {
+    "3x3": {"c": 8, "k": 24, "hw": (6, 5)},
+    "3x3_channels_5_to_19": {"c": 5, "k": 19, "hw": (6, 5)},
+    "1x1": {"c": 40, "k": 70, "kernel": (1, 1), "pad": 0, "hw": (5, 7)},
+    "1x1_stride_2": {"c": 16, "k": 16, "kernel": (1, 1), "pad": 0, "stride": 2, "hw": (7, 7)},
+    "7x7_stem": {"c": 3, "k": 16, "kernel": (7, 7), "pad": 3, "stride": 2, "hw": (13, 13)},
+    "5x3_dilated": {"c": 7, "k": 9, "kernel": (5, 3), "pad": 2, "dilation": 2, "hw": (9, 8)},
+    "groups": {"c": 16, "k": 32, "group": 2, "hw": (5, 5)},
+    "no_pad_long_sum": {"c": 70, "k": 8, "pad": 0, "hw": (4, 4)},
+    "one_channel": {"c": 1, "k": 1, "hw": (4, 6)},
+    "relu_residual": {"c": 8, "k": 12, "hw": (5, 5), "epilogue": "residual"},
+    "by_channel_and_image": {"c": 8, "k": 12, "hw": (4, 4), "epilogue": "channel"},
+}
+
+
+def network(c, k, hw, kernel=(3, 3), pad=1, stride=1, dilation=1, group=1, epilogue="", seed=0):
+    net = Net(c, *hw, seed=seed)
+    op = Conv(kernel, (stride,) * 2, (pad,) * 4, (dilation,) * 2, group)
+    weights = net.weights(k, c // group, *kernel, scale=0.3)
+    bias = net.weights(k)
+    if epilogue == "residual":
+        other = net.node(Conv((1, 1), (1, 1), (0,) * 4, (1, 1)), net.x, net.weights(k, c, 1, 1), None)
+        expression = Expression(2, (Instr("add", (0, 1)), Instr("relu", (2,))))
+        y = net.node(Conv(kernel, (stride,) * 2, (pad,) * 4, (dilation,) * 2, group, expression), net.x, weights, bias, other)
+    elif epilogue == "channel":
+        scale = net.add_input("s", net.x.type.__class__(net.x.type.dtype, (net.x.type.shape[0], k, 1, 1)))
+        expression = Expression(4, (Instr("mul", (0, 1)), Instr("mul", (4, 2)), Instr("add", (5, 3)), Instr("leaky_relu", (6,), (0.1,))))
+        op = Conv(kernel, (stride,) * 2, (pad,) * 4, (dilation,) * 2, group, expression)
+        y = net.node(op, net.x, weights, bias, net.weights(1, k, 1, 1), scale, net.weights(1))
+    else:
+        y = net.node(op, net.x, weights, bias)
+    net.add_output("y", y)
+    return net
+
+
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+@pytest.mark.parametrize("case", CASES)
+def test_conv(case, precision):
+    used = compare(network(**CASES[case]), isa=f"sm_90:{precision}", orders=("lockstep", "backward"))
+    assert "conv_gemm" in used
+
+
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+@pytest.mark.parametrize("batch", [16, 256])
+def test_larger_tiles(precision, batch):
+    net = network(c=32, k=130, hw=(8, 8), kernel=(1, 1), pad=0)
+    compare(net, isa=f"sm_90:{precision}:{batch * 64}", batch=batch // 16, orders=("lockstep", "shuffled"))
+
+
+def test_one_spatial_axis():
+    net = Net(6, 11)
+    y = net.node(Conv((3,), (2,), (1, 1), (1,)), net.x, net.weights(10, 6, 3), None)
+    net.add_output("y", y)
+    compare(net, isa="sm_90:f16")
+
+
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+@pytest.mark.parametrize("sizes", [(10, 3), (64, 40), (130, 9)])
+def test_dense(precision, sizes):
+    net = Net(sizes[0])
+    y = net.node(Dense(Expression.of("relu")), net.x, net.weights(*sizes, scale=0.2), net.weights(sizes[1]))
+    y = net.node(Dense(), y, net.weights(sizes[1], 7), None)
+    net.add_output("y", y)
+    compare(net, isa=f"sm_80:{precision}", batch=5)
+
+
+def test_activation_after_the_sum():
+    net = Net(8, 4, 4)
+    y = net.node(Conv((1, 1), (1, 1), (0,) * 4, (1, 1), 1, Expression.of("sigmoid")), net.x, net.weights(8, 8, 1, 1), None)
+    net.add_output("y", y)
+    compare(net, isa="sm_90:f16")
