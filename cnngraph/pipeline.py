@@ -21,6 +21,7 @@ from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDi
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.verify import verify
 from cnngraph.kernels.template import DeviceBackend, ProgressCallback
+from cnngraph.ops import ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import Pass, PassContext, PassRecord, run_passes
 from cnngraph.passes.choose_layout import choose_layout
@@ -29,7 +30,9 @@ from cnngraph.passes.fold_constants import FoldConstants
 from cnngraph.passes.fold_pad import FoldPad
 from cnngraph.passes.fuse_elementwise import FuseElementwise
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
+from cnngraph.passes.fuse_qdq import FuseQDQ
 from cnngraph.passes.lower_batchnorm import LowerBatchNorm
+from cnngraph.passes.lower_integers import LowerIntegers
 from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_reshapes import MergeReshapes
 from cnngraph.passes.plan_memory import plan_memory
@@ -45,17 +48,22 @@ if TYPE_CHECKING:
 
     from cnngraph.runtime.dynamic import DynamicProgram
 
+EIGHT_BIT_LAYERS = (ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul)
+"""Operators whose kernels gain from dot products of bytes."""
+
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 AfterPass = Callable[[Graph, PassRecord], None]
 
 CANONICAL: tuple[Pass, ...] = (
-    FoldConstants(),  # before everything: weights become constants, which the fusions ask for
+    FuseQDQ(),  # before constants fold, while weights still are integers
+    FoldConstants(),  # before the rest: weights become constants, which the fusions ask for
     RemoveIdentity(),  # so that patterns see a convolution's real reader
     MergeReshapes(),
     MergeCommon(),
     RemoveDead(),
 )
 FUSED: tuple[Pass, ...] = (
+    LowerIntegers(),  # before the epilogues, which an integer convolution to float32 takes up
     FoldPad(),
     FoldBatchNorm(),  # before the epilogues, which would stand between a convolution and its normalisation
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
@@ -89,6 +97,8 @@ def compile_graph(
     templates = [t for t in backend.templates() if options.math == "f32" or not t.reorders_arithmetic]
 
     records = optimize(graph, options, context, after)
+    if device is None and options.isa is None and any(type(node.op) in EIGHT_BIT_LAYERS for node in graph.nodes):
+        target = backend.target(None, integers=True)
     if device is not None:
         device.adapt(graph, target)
         verify(graph, "adapt")

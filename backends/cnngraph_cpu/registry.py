@@ -21,11 +21,13 @@ from cnngraph_cpu.templates.qdense import QDense
 from cnngraph_cpu.templates.qdepthwise import QDepthwise
 from cnngraph_cpu.templates.qpointwise import Dequantize, Lookup, QBinary, Quantize
 from cnngraph_cpu.templates.qpool import QAverageImage, QPool
+from cnngraph_cpu.templates.qrange import RangeKernel, RangeParametersKernel
 from cnngraph_cpu.templates.reduce import ReduceSpatial
 from cnngraph_cpu.templates.reduce_plain import ReducePlain
 from cnngraph_cpu.templates.resize import ResizeRows
 from cnngraph_cpu.templates.softmax import SoftmaxPlain
 from cnngraph_cpu.templates.take import TakeRows
+from cnngraph_cpu.templates.take_channels import TakeChannelsBlocked, TakeChannelsPlain
 from cnngraph_cpu.templates.winograd_plan import Winograd
 
 TEMPLATES = {
@@ -35,6 +37,6 @@ TEMPLATES = {
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),
-        ReorderBytes(), ConcatBytes(),
+        ReorderBytes(), ConcatBytes(), TakeChannelsBlocked(), TakeChannelsPlain(), RangeKernel(), RangeParametersKernel(),
     )
 }  # fmt: skip

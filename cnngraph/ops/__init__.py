@@ -37,6 +37,7 @@ from cnngraph.ops.quantized import (
 )
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool, QLinearSoftmax
 from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
+from cnngraph.ops.quantized_range import RangeOfParts, RangeParameters
 from cnngraph.ops.recurrent import Recurrent
 from cnngraph.ops.reduce import Reduce
 from cnngraph.ops.resize import Resize

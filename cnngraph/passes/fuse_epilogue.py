@@ -14,12 +14,13 @@ from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.kernels.operands import operand_kind
 from cnngraph.ops import Conv, ConvTranspose, Dense, Elementwise
 from cnngraph.ops.expression import Expression
+from cnngraph.ops.quantized_conv import ConvInteger
 from cnngraph.ops.group_norm import GroupNorm
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
 
-LAYERS = (Conv, ConvTranspose, Dense, GroupNorm)
-"""Operators with an epilogue: inputs x, weights (or a scale), bias or None, then its operands."""
+LAYERS = (Conv, ConvInteger, ConvTranspose, Dense, GroupNorm)
+"""Operators with an epilogue: inputs x, weights (or a scale), bias or None (an integer convolution: two zero points), then its operands."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class FuseEpilogue(Pass):
             if other is not None and operand_kind(other.type, value.type, constant=other.is_constant) is None:
                 return None, f"operand {other.type} varies in a way that no kernel loads in its epilogue"
         inner = layer.op.epilogue or Expression(1)
-        extra: list[Value | None] = [*layer.inputs[3:], *others]
+        head = 4 if isinstance(layer.op, ConvInteger) else 3
+        extra: list[Value | None] = [*layer.inputs[head:], *others]
         if len(extra) > self.max_operands:
             return None, f"{len(extra)} operands; an epilogue takes at most {self.max_operands}"
         # substitute() numbers the outer operands first; put the convolution's result first, then its old operands
@@ -73,6 +75,6 @@ class FuseEpilogue(Pass):
         order = [inner.inputs + i for i in range(outer)] + list(range(inner.inputs))
         expression = joined.select(order, joined.inputs)
         op = dataclasses.replace(layer.op, epilogue=expression)
-        fused = replace(graph, node, op, [*layer.inputs[:3], *extra], (*layer.origin, *node.origin))
+        fused = replace(graph, node, op, [*layer.inputs[:head], *extra], (*layer.origin, *node.origin))
         erase_unused(graph, layer)
         return fused, ""

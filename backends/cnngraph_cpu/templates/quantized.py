@@ -15,7 +15,7 @@ from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import DType, round_up
 from cnngraph.kernels.template import Argument, Extent, Packed, Pointer
 from cnngraph.ops.base import Op
-from cnngraph.ops.quantized import QGemm, QLinearMatMul, MatMulInteger, integer_range, multiplier
+from cnngraph.ops.quantized import MatMulInteger, QGemm, QLinearMatMul, bounds_of, multiplier
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 
 EIGHT = (DType.I8, DType.U8)
@@ -117,7 +117,8 @@ def layer_of(node: Node) -> Layer:
     columns = not isinstance(op, QLinearConv)
     centred = _centred(weights, w_zero, columns)
     channels = weights.shape[1] if columns else weights.shape[0]
-    output, factors, (low, high) = TO_BYTES, None, integer_range(op.to) if op.to in EIGHT else (0, 0)
+    output, factors = TO_BYTES, None
+    low, high = (int(v) for v in bounds_of(op.to, op.low, op.high)) if op.to in EIGHT else (0, 0)
     if isinstance(op, QGemm):
         y_scale, y_zero, bias = arrays[7], node.inputs[8], arrays[6]
         factors = np.float32(op.alpha) * x_scale.reshape(()).astype(np.float32) * w_scale.reshape(-1).astype(np.float32)
@@ -129,8 +130,6 @@ def layer_of(node: Node) -> Layer:
         y_scale, y_zero, bias = arrays[6], node.inputs[7], arrays[8] if isinstance(op, QLinearConv) else None
         assert y_scale is not None
         factors = multiplier(x_scale.reshape(()), w_scale.reshape(-1), y_scale.reshape(()))
-    if isinstance(op, QLinearConv):
-        low, high = op.bounds()
     factors = np.ascontiguousarray(np.broadcast_to(factors, (channels,)).astype(np.float32))
     if bias is not None:
         bias = np.broadcast_to(bias.reshape(-1).astype(np.int32), (channels,))

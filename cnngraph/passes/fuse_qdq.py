@@ -1,0 +1,404 @@
+"""DequantizeLinear, an operator, QuantizeLinear => the operator on integers.
+
+A model in the QDQ form says: dequantise, compute in float32, quantise. The integer operator that stands for it (QLinearConv and so
+on) computes exact sums of integers and multiplies them by one factor, which is what quantised models mean and what onnxruntime
+runs; the result may differ from the float evaluation by one quantisation step where the exact value lies half-way between two.
+A rewrite is made only where that is the only difference:
+
+* weights are constants of 8 bits, per tensor or per output channel; a bias is int32 in units of the input's scale times the weights';
+* a Relu or Clip before the quantisation becomes bounds of the integer result, which commute with rounding and saturation;
+* functions of one tensor become tables of the float results, maxima and movement act on the integers: both are exact.
+
+What is left in float32 is reported with the reason (:attr:`cnngraph.passes.base.PassContext.rejections`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.ir.types import DType
+from cnngraph.ops import Concat, Conv, Elementwise, MatMul, Pool, Reduce, Reshape, Slice, Transpose
+from cnngraph.ops.base import Op
+from cnngraph.ops.expression import Expression
+from cnngraph.ops.quantized import (
+    EIGHT_BITS,
+    DequantizeLinear,
+    QGemm,
+    QLinearMatMul,
+    QuantizeLinear,
+    integer_range,
+    quantize,
+)
+from cnngraph.ops.quantized_conv import QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
+from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
+from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.rewrite import only_user, other_reader
+
+_BIAS_TOLERANCE = 1e-5
+
+
+class _LeftFloatError(Exception):
+    """Why a group stays in float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Quantized:
+    """Integers, and the parameters (constants) that give them their meaning."""
+
+    value: Value
+    scale: Value
+    zero: Value | None
+
+    @property
+    def dtype(self) -> DType:
+        return self.value.type.dtype
+
+    def means(self, other: _Quantized) -> bool:
+        """Whether equal numbers mean the same as in ``other``."""
+        return self.dtype is other.dtype and _number(self.scale) == _number(other.scale) and _zero(self.zero) == _zero(other.zero)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """A quantisation and what it asks of the operator before it: parameters, bounds, and the nodes that vanish with it."""
+
+    graph: Graph
+    quantize: Node
+    y: _Quantized
+    root: Node
+    low: int
+    high: int
+    origin: tuple[str, ...]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether an activation bounds the result beyond its type's range."""
+        return (self.low, self.high) != integer_range(self.y.dtype)
+
+    def emit(self, op: Op, *inputs: Value | None) -> Value:
+        """A new node before the quantisation."""
+        return self.graph.add(op, inputs, origin=self.origin, before=self.quantize)[0]
+
+    def converted(self, x: _Quantized) -> Value:
+        """``x`` in the parameters of the result."""
+        if x.means(self.y):
+            return x.value
+        op = QLinearUnary("identity", to=self.y.dtype)
+        return self.emit(op, x.value, x.scale, x.zero, self.y.scale, self.y.zero)
+
+
+@dataclass(frozen=True)
+class FuseQDQ(Pass):
+    """quantize(op(dequantize(x)...)) => op on integers."""
+
+    name: ClassVar[str] = "fuse_qdq"
+
+    def run(self, graph: Graph, context: PassContext) -> int:
+        """Visit quantisations in graph order."""
+        changes = 0
+        for node in graph.nodes:
+            if node not in graph or not isinstance(node.op, QuantizeLinear):
+                continue
+            try:
+                result = self._fuse(graph, node)
+            except _LeftFloatError as error:
+                context.reject(self.name, node, str(error))
+                continue
+            if result is not None:
+                graph.replace_uses(node.output, result)
+                _erase_dead(graph, node)
+                changes += 1
+        return changes
+
+    def _fuse(self, graph: Graph, node: Node) -> Value | None:
+        op, value = node.op, node.input(0)
+        assert isinstance(op, QuantizeLinear)
+        if value.producer is None:
+            return None  # a graph input, or weights that constant folding will quantise
+        y = _parameters(node, node.output)
+        if y is None or op.precision is not DType.F32:
+            raise _LeftFloatError("the quantisation is not to 8 bits by one constant scale")
+        table = _function_of_one(graph, node)
+        if table is not None:
+            expression, x, origin = table
+            group = _Group(graph, node, y, node, 0, 0, origin)
+            if not expression.instrs:
+                return group.converted(x)
+            return group.emit(QLinearUnary("expression", 0.0, expression, y.dtype), x.value, x.scale, x.zero, y.scale, y.zero)
+        group = _peel(graph, node, y)
+        rewrite = _REWRITES.get(type(group.root.op))
+        if rewrite is None:
+            raise _LeftFloatError(f"{group.root.op.name} has no form on integers")
+        return rewrite(group)
+
+
+def _number(value: Value) -> float:
+    assert value.data is not None
+    return float(value.data.reshape(-1)[0])
+
+
+def _zero(value: Value | None) -> int:
+    return 0 if value is None else int(_number(value))
+
+
+def _is_single_constant(value: Value | None) -> bool:
+    return value is None or (value.data is not None and value.data.size == 1)
+
+
+def _parameters(node: Node, integers: Value) -> _Quantized | None:
+    """``integers`` with the parameters of a QuantizeLinear or DequantizeLinear node, if those are single constants for 8 bits."""
+    scale, zero = node.input(1), node.inputs[2]
+    if integers.type.dtype not in EIGHT_BITS or scale.type.dtype is not DType.F32:
+        return None
+    if not _is_single_constant(scale) or not _is_single_constant(zero) or not np.isfinite(_number(scale)) or _number(scale) <= 0:
+        return None
+    return _Quantized(integers, scale, zero)
+
+
+def _dequantized(value: Value) -> _Quantized:
+    """What ``value`` is dequantised from."""
+    node = value.producer
+    if node is None or not isinstance(node.op, DequantizeLinear) or node.op.to is not DType.F32:
+        raise _LeftFloatError(f"an operand is {node.op.name if node else 'a constant'}, not dequantised")
+    found = _parameters(node, node.input(0))
+    if found is None:
+        raise _LeftFloatError("an operand is not dequantised from 8 bits by one constant scale")
+    return found
+
+
+def _function_of_one(graph: Graph, node: Node) -> tuple[Expression, _Quantized, tuple[str, ...]] | None:
+    """The element-wise function of one dequantised tensor that ``node`` quantises, if that is all there is."""
+    expression, value, origin = Expression(1), node.input(0), node.origin
+    while value.producer is not None and isinstance(value.producer.op, Elementwise) and len(value.producer.inputs) == 1:
+        producer = value.producer
+        assert isinstance(producer.op, Elementwise)
+        if only_user(graph, value) is None:
+            return None
+        expression = expression.substitute(0, producer.op.expression) if expression.instrs else producer.op.expression
+        origin = (*producer.origin, *origin)
+        value = producer.input(0)
+    if value.producer is None or not isinstance(value.producer.op, DequantizeLinear):
+        return None
+    return expression, _dequantized(value), (*value.producer.origin, *origin)
+
+
+def _peel(graph: Graph, node: Node, y: _Quantized) -> _Group:
+    """The operator before the quantisation, activations before it turned into bounds of the result."""
+    low, high = integer_range(y.dtype)
+    value, origin, reader = node.input(0), node.origin, node
+    while True:
+        producer = value.producer
+        assert producer is not None
+        if only_user(graph, value) is not reader:
+            raise _LeftFloatError(f"the result of {producer.label} is also {other_reader(graph, value, reader)}")
+        origin = (*producer.origin, *origin)
+        interval = _interval(producer)
+        if interval is None:
+            return _Group(graph, node, y, producer, low, high, origin)
+        least, most = (int(v) for v in quantize(np.array(interval, np.float32), _array(y.scale), _array(y.zero), y.dtype))
+        low, high = min(max(least, low), high), max(min(most, high), low)
+        value, reader = producer.input(0), producer
+        if value.producer is None:
+            raise _LeftFloatError("nothing but an activation is quantised")
+
+
+def _array(value: Value | None) -> np.ndarray | None:
+    return None if value is None else value.data
+
+
+def _interval(node: Node) -> tuple[float, float] | None:
+    """The interval to which a Relu or Clip limits its input."""
+    if not isinstance(node.op, Elementwise) or len(node.inputs) != 1 or len(node.op.expression.instrs) != 1:
+        return None
+    (instr,) = node.op.expression.instrs
+    if instr.fn == "relu":
+        return 0.0, float("inf")
+    if instr.fn == "clip" and instr.params[0] <= instr.params[1]:
+        return instr.params[0], instr.params[1]
+    return None
+
+
+def _integers(value: Value) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Constant integers: given, or quantised from a constant."""
+    if value.data is not None:
+        return value.data, ()
+    node = value.producer
+    if node is None or not isinstance(node.op, QuantizeLinear) or any(v is not None and v.data is None for v in node.inputs):
+        return None
+    return node.op.reference(*(_array(v) for v in node.inputs))[0], node.origin
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    value: Value
+    scale: Value
+    zero: Value | None
+
+
+def _weights(group: _Group, value: Value, axis: int) -> _Weights:
+    """Constant 8-bit weights, per tensor or along ``axis``; a matrix may be transposed after its dequantisation."""
+    flip = value.producer is not None and isinstance(value.producer.op, Transpose) and value.producer.op.perm == (1, 0)
+    inner = value.producer.input(0) if flip and value.producer is not None else value
+    node = inner.producer
+    if node is None or not isinstance(node.op, DequantizeLinear) or node.op.to is not DType.F32:
+        raise _LeftFloatError("the weights are not dequantised")
+    found = _integers(node.input(0))
+    scale, zero = node.input(1), node.inputs[2]
+    if found is None or node.input(0).type.dtype not in EIGHT_BITS or scale.data is None or (zero is not None and zero.data is None):
+        raise _LeftFloatError("the weights are not constant 8-bit integers")
+    if node.op.block_size or scale.type.dtype is not DType.F32:
+        raise _LeftFloatError("the scales of the weights are by block, or not float32")
+    if scale.data.size != 1 and node.op.axis != (1 - axis if flip else axis):
+        raise _LeftFloatError("the scales of the weights are not along their output channels")
+    data = found[0].T if flip else found[0]
+    constant = node.input(0) if data is node.input(0).data else group.graph.constant(data)
+    return _Weights(constant, scale, zero)
+
+
+def _bias(group: _Group, value: Value | None, x: _Quantized, w: _Weights, channels: int) -> Value | None:
+    """A bias as int32 in units of x's scale times the weights'."""
+    if value is None:
+        return None
+    assert w.scale.data is not None
+    unit = np.float64(_number(x.scale)) * w.scale.data.reshape(-1).astype(np.float64)
+    node = value.producer
+    if node is None and value.data is not None and not value.data.any():
+        return None
+    if node is None or not isinstance(node.op, DequantizeLinear):
+        raise _LeftFloatError("the bias is float32, not int32 in units of the scales' product")
+    found, scale = _integers(node.input(0)), node.input(1).data
+    if found is None or node.input(0).type.dtype is not DType.I32 or scale is None or (node.inputs[2] is not None and _any(node.inputs[2])):
+        raise _LeftFloatError("the bias is not constant int32 without a zero point")
+    if not np.allclose(scale.reshape(-1).astype(np.float64), unit, rtol=_BIAS_TOLERANCE, atol=0.0):
+        raise _LeftFloatError("the scale of the bias is not the product of the input's and the weights'")
+    data = found[0].reshape(-1)
+    if data.size not in (1, channels):
+        raise _LeftFloatError("the bias is not one number a channel")
+    return group.graph.constant(np.ascontiguousarray(np.broadcast_to(data, (channels,))))
+
+
+def _any(value: Value | None) -> bool:
+    return value is not None and (value.data is None or bool(value.data.any()))
+
+
+def _conv(group: _Group) -> Value:
+    node, y = group.root, group.y
+    op = node.op
+    assert isinstance(op, Conv)
+    if op.epilogue is not None:
+        raise _LeftFloatError("the convolution has an epilogue")
+    x, w = _dequantized(node.input(0)), _weights(group, node.input(1), 0)
+    channels = w.value.type.shape[0]
+    assert isinstance(channels, int)
+    b = _bias(group, node.inputs[2], x, w, channels)
+    new = QLinearConv(op.kernel, op.strides, op.pads, op.dilations, op.group, y.dtype, group.low, group.high)
+    return group.emit(new, x.value, x.scale, x.zero, w.value, w.scale, w.zero, y.scale, y.zero, b)
+
+
+def _matmul(group: _Group, bias: Value | None = None) -> Value:
+    node, y = group.root, group.y
+    x, w = _dequantized(node.input(0)), _weights(group, node.input(1), 1)
+    if w.value.type.rank != 2:
+        raise _LeftFloatError("the weights are not a matrix")
+    columns = w.value.type.shape[1]
+    assert isinstance(columns, int)
+    if bias is None:
+        op = QLinearMatMul(y.dtype, group.low, group.high)
+        return group.emit(op, x.value, x.scale, _typed_zero(group, x), w.value, w.scale, _typed(group, w), y.scale, _typed_zero(group, y))
+    if x.value.type.rank != 2:
+        raise _LeftFloatError("a bias after a product of more than two axes")
+    c = _bias(group, bias, x, w, columns)
+    gemm = QGemm(y.dtype, 1.0, group.low, group.high)
+    return group.emit(gemm, x.value, x.scale, x.zero, w.value, w.scale, w.zero, c, y.scale, y.zero)
+
+
+def _typed_zero(group: _Group, q: _Quantized) -> Value:
+    return q.zero if q.zero is not None else group.graph.constant(np.zeros((), q.dtype.numpy))
+
+
+def _typed(group: _Group, w: _Weights) -> Value:
+    return w.zero if w.zero is not None else group.graph.constant(np.zeros((), w.value.type.dtype.numpy))
+
+
+def _elementwise(group: _Group) -> Value:
+    node, y = group.root, group.y
+    op = node.op
+    assert isinstance(op, Elementwise)
+    if len(op.expression.instrs) != 1 or op.expression.instrs[0].fn not in ("add", "mul") or len(node.inputs) != 2:
+        raise _LeftFloatError(f"{op.expression} has no form on integers")
+    kind = op.expression.instrs[0].fn
+    for i in (0, 1):
+        producer = node.input(i).producer
+        if kind == "add" and producer is not None and isinstance(producer.op, MatMul):
+            if only_user(group.graph, node.input(i)) is not node:
+                raise _LeftFloatError(f"the product is also {other_reader(group.graph, node.input(i), node)}")
+            inner = dataclasses.replace(group, root=producer, origin=(*producer.origin, *group.origin))
+            return _matmul(inner, node.input(1 - i))
+    a, b = _dequantized(node.input(0)), _dequantized(node.input(1))
+    if a.dtype is not b.dtype or a.dtype is not y.dtype:
+        raise _LeftFloatError("operands and result are not of one type")
+    if a.value.type.shape != b.value.type.shape:
+        raise _LeftFloatError(f"operands {a.value.type} and {b.value.type} differ in shape")
+    new = QLinearBinary(kind, group.low, group.high)
+    return group.emit(new, a.value, a.scale, a.zero, b.value, b.scale, b.zero, y.scale, y.zero)
+
+
+def _pool(group: _Group) -> Value:
+    node, y = group.root, group.y
+    op = node.op
+    assert isinstance(op, Pool)
+    x = _dequantized(node.input(0))
+    if group.bounded or op.indices:
+        raise _LeftFloatError("pooling with an activation, or with indices")
+    if op.kind == "max":
+        pooled = group.emit(op, x.value)
+        return group.converted(_Quantized(pooled, x.scale, x.zero))
+    if any(d != 1 for d in op.dilations) or op.ceil_mode or x.dtype is not y.dtype:
+        raise _LeftFloatError("an average with dilations or ceil_mode, or of another type than its result")
+    new = QLinearAveragePool(op.kernel, op.strides, op.pads, False, op.count_include_pad)
+    return group.emit(new, x.value, x.scale, x.zero, y.scale, y.zero)
+
+
+def _mean(group: _Group) -> Value:
+    node, y = group.root, group.y
+    op, rank = node.op, node.input(0).type.rank
+    assert isinstance(op, Reduce)
+    x = _dequantized(node.input(0))
+    if op.kind != "mean" or rank < 3 or op.axes != tuple(range(2, rank)) or group.bounded or x.dtype is not y.dtype:
+        raise _LeftFloatError(f"the reduction {op.kind} over axes {op.axes} has no form on integers")
+    pooled = group.emit(QLinearGlobalAveragePool(), x.value, x.scale, x.zero, y.scale, y.zero)
+    return pooled if op.keepdims else group.emit(Reshape(x.value.type.shape[:2]), pooled)
+
+
+def _movement(group: _Group) -> Value:
+    node = group.root
+    if group.bounded:
+        raise _LeftFloatError("an activation follows movement of data")
+    if isinstance(node.op, Concat):
+        parts = [group.converted(_dequantized(v)) for v in node.inputs if v is not None]
+        return group.emit(node.op, *parts)
+    x = _dequantized(node.input(0))
+    return group.emit(node.op, group.converted(x))
+
+
+_REWRITES: dict[type[Op], Callable[[_Group], Value]] = {
+    Conv: _conv, MatMul: _matmul, Elementwise: _elementwise, Pool: _pool, Reduce: _mean, Reshape: _movement, Transpose: _movement,
+    Slice: _movement, Concat: _movement,
+}  # fmt: skip
+
+
+def _erase_dead(graph: Graph, node: Node) -> None:
+    """Erase ``node`` and what was computed for it alone."""
+    if any(graph.is_used(value) for value in node.outputs):
+        return
+    producers = [v.producer for v in node.inputs if v is not None and v.producer is not None]
+    graph.erase(node)
+    for producer in dict.fromkeys(producers):
+        if producer in graph:
+            _erase_dead(graph, producer)
