@@ -294,6 +294,11 @@ def _concat(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content]
     return [Content.of(np.concatenate([c.array for c in contents], axis=ctx.attr_int("axis", 0)), contents[0].dtype)]
 
 
+def clamped_slice(start: int, end: int, step: int, extent: int) -> slice:
+    """What ONNX's Slice takes of an axis: a start before the axis means its first element, also where steps go backwards."""
+    return slice(max(start, -extent), None if step < 0 and end < -extent else end, step)
+
+
 @evaluator("Slice")
 def _slice(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
     data = _need(inputs, 0)
@@ -308,11 +313,7 @@ def _slice(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] 
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not -data.array.ndim <= axis < data.array.ndim or step == 0:
             raise ValueError(f"axis {axis} or step {step} is out of range")
-        low = start if start >= -data.array.shape[axis] else (None if step < 0 else 0)
-        if step < 0 and end < -data.array.shape[axis]:
-            index[axis] = slice(start, None, step) if start >= -data.array.shape[axis] else slice(0, 0)
-        else:
-            index[axis] = slice(low, end, step)
+        index[axis] = clamped_slice(start, end, step, data.array.shape[axis])
     return [Content.of(data.array[tuple(index)], data.dtype)]
 
 

@@ -37,6 +37,18 @@ def match_dim(a: Dim, b: Dim, what: str) -> Dim:
     raise InvalidModelError(f"{what}: {a} and {b} differ")
 
 
+def match_shape(a: Sequence[Dim], b: Sequence[Dim], what: str) -> None:
+    """Make sure that both are the same shape.
+
+    Raises:
+        SymbolicBatchError: they agree for some batch sizes only.
+        InvalidModelError: they never agree.
+    """
+    require(len(a) == len(b), f"{what}: {show(a)} and {show(b)} differ")
+    for one, other in zip(a, b, strict=True):
+        match_dim(one, other, what)
+
+
 def broadcast(*shapes: Shape) -> Shape:
     """NumPy's broadcast of the shapes; a symbolic dimension goes with 1 and with its equal only."""
     rank = max((len(s) for s in shapes), default=0)

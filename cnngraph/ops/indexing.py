@@ -10,7 +10,7 @@ import numpy as np
 from cnngraph.errors import InvalidInputError
 from cnngraph.ir.types import Dim, DType, Shape, Sym, TensorType
 from cnngraph.ops.base import Op, needed, require
-from cnngraph.ops.common import forbid_batch, match_dim, require_axis, result, same_dtype, show, widened
+from cnngraph.ops.common import forbid_batch, match_dim, match_shape, require_axis, result, same_dtype, show, widened
 
 REDUCTIONS = ("none", "add", "mul", "max", "min")
 _UFUNCS: dict[str, np.ufunc] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -141,7 +141,7 @@ class ScatterElements(Op):
         same_dtype([x, updates], "ScatterElements")
         _require_indices(indices, "ScatterElements")
         require(self.reduction in REDUCTIONS, f"unknown scatter reduction {self.reduction!r}")
-        require(indices.shape == updates.shape, f"ScatterElements: {show(indices.shape)} indices for {show(updates.shape)} updates")
+        match_shape(indices.shape, updates.shape, f"ScatterElements: {show(indices.shape)} indices for {show(updates.shape)} updates")
         _require_within(indices.shape, x.shape, self.axis, "ScatterElements")
         return (result(x.dtype, x.shape),)
 

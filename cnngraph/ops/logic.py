@@ -32,12 +32,12 @@ PREDICATES: dict[str, tuple[int, Callable[..., Any]]] = {
 
 
 def _shift_left(x: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return np.where(count < 8 * x.itemsize, np.left_shift(x, np.minimum(count, x.dtype.type(8 * x.itemsize - 1))), 0).astype(x.dtype)
+    return np.where(count < 8 * x.itemsize, np.left_shift(x, np.minimum(count, x.dtype.type(8 * x.itemsize - 1))), x.dtype.type(0))
 
 
 def _shift_right(x: np.ndarray, count: np.ndarray) -> np.ndarray:
-    gone = np.where(x < 0, -1, 0)  # arithmetic for signed numbers
-    return np.where(count < 8 * x.itemsize, np.right_shift(x, np.minimum(count, x.dtype.type(8 * x.itemsize - 1))), gone).astype(x.dtype)
+    gone = np.where(x < 0, -1, 0).astype(x.dtype)  # arithmetic for signed numbers; of x's type, because uint64 with int64 makes float64
+    return np.where(count < 8 * x.itemsize, np.right_shift(x, np.minimum(count, x.dtype.type(8 * x.itemsize - 1))), gone)
 
 
 BINARY: dict[str, tuple[int, Callable[..., Any]]] = {

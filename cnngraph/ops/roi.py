@@ -11,7 +11,7 @@ import numpy as np
 from cnngraph.errors import InvalidInputError
 from cnngraph.ir.types import DType, TensorType, static
 from cnngraph.ops.base import Cost, Op, needed, require
-from cnngraph.ops.common import forbid_batch, result, show, widened
+from cnngraph.ops.common import forbid_batch, match_shape, result, show, widened
 
 _MOST_SAMPLES = 1 << 20
 """Samples along one axis of one region; a region that asks for more is refused."""
@@ -61,7 +61,7 @@ class RoiAlign(Op):
         require(self.mode in ("avg", "max"), f"unknown mode {self.mode!r}")
         require(0 <= self.sampling <= _MOST_SAMPLES, f"{self.sampling} samples along each axis of a bin")
         require(images.dtype is DType.I64, f"image indices are {images.dtype.value}, not int64")
-        require(images.shape == rois.shape[:1], f"{show(images.shape)} image indices for regions {show(rois.shape)}")
+        match_shape(images.shape, rois.shape[:1], f"{show(images.shape)} image indices for regions {show(rois.shape)}")
         return (_pooled(x, rois, 4, self.height, self.width, "RoiAlign"),)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:

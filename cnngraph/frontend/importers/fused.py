@@ -9,7 +9,7 @@ from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
 from cnngraph.ir.types import DType
 from cnngraph.ops import Elementwise, Expression, MatMul, Transpose
-from cnngraph.ops.common import show
+from cnngraph.ops.common import match_shape
 
 _ACTIVATIONS: dict[str, tuple[str, tuple[float, ...]]] = {
     "Relu": ("relu", ()),
@@ -66,8 +66,7 @@ def fused_conv(ctx: NodeContext) -> Value:
     y = conv(ctx)
     if ctx.present(3):
         z = ctx.value(3)
-        if z.type.shape != y.type.shape:
-            ctx.invalid(f"Z {z.type} differs from the convolution's result {show(y.type.shape)}")
+        match_shape(z.type.shape, y.type.shape, "Z and the convolution's result")
         y = ctx.emit(Elementwise(Expression.of("add", 2)), y, z)
     return _activated(ctx, y, ctx.attr_floats("activation_params") if ctx.has("activation_params") else None)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cnngraph.frontend.contents import clamped_slice
 from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
@@ -213,18 +214,8 @@ def _slice_range(start: Dim, end: Dim, step: int, extent: Dim) -> tuple[int, int
         return 0, 1, extent
     if isinstance(end, Sym) or isinstance(start, Sym):
         raise SymbolicBatchError(f"slice {start}:{end} of an axis of {extent} depends on the batch size")
-    chosen = range(extent)[_bounded(start, extent, step) : _bounded_end(end, extent, step) : step]
+    chosen = range(extent)[clamped_slice(start, end, step, extent)]
     return (chosen.start, step, len(chosen)) if len(chosen) else (0, 1, 0)
-
-
-def _bounded(start: int, extent: int, step: int) -> int | None:
-    if start < -extent:
-        return 0 if step > 0 else -extent - 1
-    return start
-
-
-def _bounded_end(end: int, extent: int, step: int) -> int | None:
-    return None if step < 0 and end < -extent else end
 
 
 @importer("Pad")
