@@ -380,6 +380,7 @@ def primitives(isa: str) -> dict[str, Any]:
     """Everything generated source may name, for one instruction set."""
     from cnngraph_cpu.functions import derived
     from cnngraph_cpu.simd_int import integer_primitives
+    from cnngraph_cpu.simd_permute import permutations
     from cnngraph_cpu.trigonometric import half_pi_reduction
 
     target = ISAS[isa].target
@@ -391,4 +392,5 @@ def primitives(isa: str) -> dict[str, Any]:
     )  # fmt: skip
     table.update(derived(table))
     table.update(integer_primitives(isa))
+    table.update(permutations(target.width))
     return table

@@ -78,6 +78,7 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
         "get_int": lambda p, offset: int(get(p, offset)),
         "put": put,
         "put_int": put,
+        "permute": lambda v, order: v[order],
         "splat": lambda x: np.full(width, x, np.float32),
         "fma": lambda a, b, c: (a.astype(np.float64) * b + c).astype(np.float32),
         "to_float": np.float32,
