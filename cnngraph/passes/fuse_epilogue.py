@@ -58,6 +58,8 @@ class FuseEpilogue(Pass):
         assert layer is not None and isinstance(layer.op, LAYERS) and isinstance(node.op, Elementwise)
         if only_user(graph, value) is not node:
             return None, f"the result of {layer.label} is also {other_reader(graph, value, node)}"
+        if isinstance(layer.op, ConvInteger) and not value.type.dtype.is_float:
+            return None, "an epilogue computes floats, and the result is integers"
         if value.type != node.output.type:
             return None, f"it turns {value.type} into {node.output.type}"
         others = [v for i, v in enumerate(node.inputs) if i != index]
