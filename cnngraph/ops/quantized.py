@@ -14,7 +14,7 @@ import numpy as np
 
 from cnngraph.ir.types import DType, Shape, TensorType, numel, per_image
 from cnngraph.ops.base import Cost, Op, needed, require
-from cnngraph.ops.common import forbid_batch, require_broadcastable_to, result, show
+from cnngraph.ops.common import forbid_batch, match_shape, require_broadcastable_to, result, show
 
 EIGHT_BITS = (DType.I8, DType.U8)
 _FLOAT_BITS = 24
@@ -107,11 +107,11 @@ def _require_granularity(x: Shape, scale: Shape, axis: int, block: int) -> None:
         return
     require(0 <= axis < len(x), f"axis {axis} is outside {show(x)}")
     if not block:
-        require(scale == (x[axis],), f"the scale {show(scale)} suits neither the tensor {show(x)} nor its axis {axis}")
+        match_shape(scale, x[axis : axis + 1], f"the scale {show(scale)} suits neither the tensor {show(x)} nor its axis {axis}")
         return
     extent = forbid_batch(x[axis], "blocks along the batch axis")
     wanted = (*x[:axis], -(-extent // block), *x[axis + 1 :])
-    require(scale == wanted, f"the scale {show(scale)} is not {show(wanted)}, one number for each {block} along axis {axis}")
+    match_shape(scale, wanted, f"the scale {show(scale)} is not {show(wanted)}, one number for each {block} along axis {axis}")
 
 
 def spread(parameter: np.ndarray, shape: tuple[int, ...], axis: int, block: int) -> np.ndarray:
