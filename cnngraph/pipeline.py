@@ -39,6 +39,7 @@ from cnngraph.passes.plan_memory import plan_memory
 from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.remove_identity import RemoveIdentity
 from cnngraph.passes.select_kernels import select_kernels
+from cnngraph.passes.take_channels import TakeWholeChannels
 from cnngraph.runtime.build import build_program
 from cnngraph.runtime.session import Program
 from cnngraph.runtime.tailed import TailedProgram
@@ -69,6 +70,7 @@ FUSED: tuple[Pass, ...] = (
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
     FuseElementwise(),  # before the epilogues, so that x*sigmoid(x) is one reader of the convolution
     FuseEpilogue(),
+    TakeWholeChannels(),  # after the fusions, so that what reads and writes the moved channels is a kernel's node
     FoldConstants(),  # of the constants that the rewrites above have made
     RemoveDead(),
 )
