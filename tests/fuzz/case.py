@@ -37,6 +37,8 @@ class Case:
         tolerance: relative error allowed of float32 and float64 results (16-bit ones have their own, if larger).
         scaled: errors are relative to the largest number of the output, because a sum may cancel.
         steps: difference allowed of integers made by rounding floats.
+        absolute: error allowed of any float, for functions that onnxruntime or the kernels approximate.
+        single: float64 is compared like float32, because the operator may compute in that.
     """
 
     op: str
@@ -45,6 +47,8 @@ class Case:
     tolerance: float = 1e-5
     scaled: bool = False
     steps: int = 0
+    absolute: float = 1e-8
+    single: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[Array | None, ...] = ()
 
@@ -228,6 +232,8 @@ class Draw:
         tolerance: float = 1e-5,
         scaled: bool = False,
         steps: int = 0,
+        absolute: float = 1e-8,
+        single: bool = False,
         **attributes: Any,
     ) -> Case:
         """A model of one node, and at times of a few that follow.
@@ -240,6 +246,8 @@ class Draw:
             tolerance: see Case, also for the next two.
             scaled: see Case.
             steps: see Case.
+            absolute: see Case.
+            single: see Case.
             attributes: of the node; None leaves one out.
         """
         trailing = len(inputs)
@@ -254,7 +262,7 @@ class Draw:
         attributes = {k: v for k, v in attributes.items() if v is not None}
         model = build(self.op, self.opset, inputs, outputs, stored, self.free, attributes, set(fixed))
         feeds = {f"x{i}": a for i in present if i not in stored and (a := inputs[i]) is not None}
-        made = Case(self.op, model, feeds, tolerance, scaled, steps, attributes, tuple(inputs))
+        made = Case(self.op, model, feeds, tolerance, scaled, steps, absolute, single, attributes, tuple(inputs))
         return self._followed(made) if self.compiled and not steps else made
 
     def _followed(self, case: Case) -> Case:

@@ -14,6 +14,10 @@ RELATIVE = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Relative error allowed of types with few bits: two units in the last place."""
 
 
+LEAST = {"float16": 1e-6, "bfloat16": 1e-37, "float32": 1e-37}
+"""Difference allowed of the smallest numbers of a type."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """How two results disagree.
@@ -75,11 +79,12 @@ def _one(case: Case, got: Array, wanted: Array, any_type: bool) -> tuple[str, st
 
 def _wrong(case: Case, name: str, a: Array, b: Array) -> Array:
     """Where floats differ by more than the case allows."""
-    relative = max(case.tolerance, RELATIVE.get(name, 0.0))
+    double = name == "float64" and not case.single
+    relative = max(case.tolerance, RELATIVE.get(name, 0.0)) * (1e-4 if double else 1.0)
+    absolute = case.absolute * (1e-6 if double else 1.0) + LEAST.get(name, 0.0)
     finite = np.abs(b[np.isfinite(b)])
     size = np.maximum(np.abs(b), float(finite.max()) if case.scaled and finite.size else 0.0)
-    least = {"float16": 1e-6, "bfloat16": 1e-37, "float32": 1e-37}.get(name, 0.0)
-    near = np.abs(a - b) <= relative * size + max(least, relative * 1e-3 if name != "float64" else 0.0)
+    near = np.abs(a - b) <= relative * size + absolute
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     return np.asarray(~(same | (near & np.isfinite(a) & np.isfinite(b))))
 

@@ -167,7 +167,7 @@ def lrn(d: Draw) -> Case:
     x = d.floats((d.int(1, 2), d.int(1, 8), d.int(1, 4), d.int(1, 4)), d.dtype())
     return d.case(
         [x], size=2 * d.int(0, 3) + 1, tolerance=3e-5,
-        **d.some(alpha=lambda: d.number(0, 1), beta=lambda: d.number(0, 1), bias=lambda: d.number(1, 2)),
+        **d.some(alpha=lambda: d.number(0.125, 1), beta=lambda: d.number(0.125, 1), bias=lambda: d.number(1, 2)),
     )  # fmt: skip
 
 
@@ -237,7 +237,7 @@ def upsample(d: Draw) -> Case:
     x = d.array(shape, d.dtype(), -9, 9)
     if d.opset < 9:
         return d.case([x], mode=mode, scales=scales, tolerance=1e-4, scaled=True)
-    return d.case([x, vector(scales, np.float32)], constants=(1,), fixed=(1,), mode=mode, tolerance=1e-4, scaled=True)  # type: ignore[arg-type]
+    return d.case([x, np.array(scales, np.float32)], constants=(1,), fixed=(1,), mode=mode, tolerance=1e-4, scaled=True)
 
 
 @strategy("Resize")
@@ -254,7 +254,7 @@ def resize(d: Draw) -> Case:
     if mode != "nearest":
         scales[:2] = [1.0, 1.0]
     if d.opset < 11:
-        return d.case([x, vector(scales, np.float32)], constants=(1,), fixed=(1,), mode=mode, tolerance=1e-4, scaled=True)  # type: ignore[arg-type]
+        return d.case([x, np.array(scales, np.float32)], constants=(1,), fixed=(1,), mode=mode, tolerance=1e-4, scaled=True)
     transforms = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize"]
     transforms += ["half_pixel_symmetric"] if d.opset >= 19 else []
     transforms += ["tf_half_pixel_for_nn"] if d.opset < 13 and mode == "nearest" else []
@@ -280,11 +280,13 @@ def resize(d: Draw) -> Case:
     if transform == "tf_crop_and_resize":
         starts = [0.0 if i < 2 else d.pick(0.0, 0.25, -0.125) for i in chosen]
         ends = [1.0 if i < 2 else d.pick(1.0, 0.75, 1.125) for i in chosen]
-        roi = vector(starts + ends, np.float32)  # type: ignore[arg-type]
+        roi = np.array(starts + ends, np.float32)
         given |= d.some(extrapolation_value=lambda: d.number(-1, 1))
     elif d.opset < 13:
         roi = np.zeros(0, np.float32)
-    factors = vector([scales[i] for i in chosen], np.float32) if scales is not None else (np.zeros(0, np.float32) if d.opset < 13 else None)  # type: ignore[arg-type]
+    factors: Array | None = np.zeros(0, np.float32) if d.opset < 13 else None
+    if scales is not None:
+        factors = np.array([scales[i] for i in chosen], np.float32)
     return d.case([x, roi, factors, sizes], constants=(1, 2, 3), fixed=(1, 2, 3), tolerance=1e-4, scaled=True, **given)
 
 

@@ -44,7 +44,7 @@ def group_normalization(d: Draw) -> Case:
     count = groups if d.opset < 21 else channels
     parts = [d.floats((count,), d.dtype()) for _ in range(2)]
     return d.case(
-        [d.floats(_image(d, channels), d.dtype()), *parts], fixed=(1, 2), scaled=True, tolerance=1e-4, num_groups=groups,
+        [d.floats(_image(d, channels), d.dtype()), *parts], fixed=(1, 2), scaled=True, single=True, tolerance=1e-4, num_groups=groups,
         **d.some(epsilon=lambda: d.pick(1e-5, 0.125)),
     )  # fmt: skip
 
@@ -60,9 +60,9 @@ def layer_normalization(d: Draw) -> Case:
         scale = d.floats(shape[-1:], d.dtype(1))
     x = d.floats(shape, d.dtype(0))
     if d.op == "RMSNormalization":
-        return d.case([x, scale], fixed=(1,), scaled=True, tolerance=1e-4, **given)
+        return d.case([x, scale], fixed=(1,), scaled=True, single=True, tolerance=1e-4, **given)
     bias = d.floats(scale.shape, d.dtype(2)) if d.flag() else None
-    return d.case([x, scale, bias], d.pick(1, 1, [0, 1, 2], [0, 2]), fixed=(1, 2), scaled=True, tolerance=1e-3, **given)
+    return d.case([x, scale, bias], d.pick(1, 1, [0, 1, 2], [0, 2]), fixed=(1, 2), scaled=True, single=True, tolerance=1e-3, **given)
 
 
 @strategy("MeanVarianceNormalization")

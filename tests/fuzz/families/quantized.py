@@ -62,7 +62,7 @@ def quantize_linear(d: Draw) -> Case:
     shape = d.shape(0, 4)
     granularity, given = _granularity(d, shape)
     standard = "::" not in d.op
-    targets = [t for t in d.dtypes(2)] if standard else [DType.U8, DType.I8, DType.U16, DType.I16]
+    targets = list(d.dtypes(2)) if standard else [DType.U8, DType.I8, DType.U16, DType.I16]
     to = d.one_of([t for t in (DType.U8, *targets) if t in targets])
     source = d.dtype(0, (DType.F32, DType.F16)) if standard else d.one_of([DType.F32, DType.F16])
     kind = source if not standard or d.opset < 23 else d.dtype(1, (DType.F32, DType.F16))
