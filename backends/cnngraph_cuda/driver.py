@@ -27,8 +27,6 @@ _CAPTURE_THREAD_LOCAL = 1
 class CudaError(CnngraphError):
     """There is no usable GPU, or the driver reports a failure."""
 
-    exit_code = 4
-
 
 class Library:
     """The driver library; calls raise :class:`CudaError` unless they succeed.

@@ -43,7 +43,7 @@ class _Rewrite(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> list[ast.stmt] | ast.stmt:
         if ast.unparse(node) == "cuda.syncthreads()":
             return _statements("lanes.barrier()\nyield")
-        return self.generic_visit(node)  # type: ignore[return-value]
+        return self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> list[ast.stmt] | ast.stmt:
         text = ast.unparse(node)

@@ -394,7 +394,7 @@ def pure_functions() -> dict[str, Any]:
     table.update(
         i32=as_i32, f32=_f32, udiv=_divide, umod=_modulo, below=_below, both=lambda a, b: np.logical_and(a, b), select=_select,
         to_float=lambda x: np.asarray(x, np.float32), fma=_fma, dot4=_dot4, round_tf32=_round_tf32,
-        as_float=lambda x: as_i32(x).view(np.float32),
+        as_float=lambda x: np.asarray(as_i32(x), np.int32).view(np.float32),
         as_bits=lambda x: np.asarray(x, np.float32).view(np.int32),
     )  # fmt: skip
     return table

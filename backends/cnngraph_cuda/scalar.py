@@ -41,7 +41,7 @@ class Number:
         return self._do("fdiv", self._of(other), self.value)
 
     def __neg__(self) -> Number:
-        return Number(self.builder, self.builder.fneg(self.value))
+        return self._do("fsub", self._of(-0.0), self.value)  # NVVM's dialect for older architectures has no fneg
 
     def _compare(self, operation: str, other: Any) -> Any:
         return self.builder.fcmp_ordered(operation, self.value, self._of(other))

@@ -6,7 +6,8 @@
 * ``//`` and ``%`` become unsigned operations;
 * ``(*v,) = f(...)`` and ``f(*v)`` become scalars ``v_0, v_1, ...``;
 * names of operations on the kernel's data type get its suffix: ``load_vector`` is ``ld8_f16`` or ``ld4_f32``;
-* ``apply_epilogue(v, image, pixel, channel)`` becomes loads of the operands and the expression's instructions on ``v``.
+* ``apply_epilogue(v, image, pixel, channel)`` becomes loads of the operands and the expression's instructions on ``v``; a fifth
+  argument is the place within the image of operands of the full size, where that is not ``pixel`` and ``channel``.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ class _Lowering:
             value = self._value(node.value)
             target = node.targets[0]
             if isinstance(target, ast.Tuple) and len(target.elts) == 1 and isinstance(target.elts[0], ast.Starred):
-                target = ast.Tuple(self._spread(target.elts[0], self._results(value), ast.Store()), ast.Store())
+                names = self._spread(target.elts[0], self._results(value), ast.Store())
+                target = names[0] if len(names) == 1 else ast.Tuple(names, ast.Store())
             return [ast.Assign([target], _narrow_constant(value))]
         raise InternalError(f"a template holds a statement the GPU's language lacks: {ast.unparse(node)}")
 
@@ -228,7 +230,9 @@ class _Lowering:
                 arguments.append(self._value(argument))
         return ast.Call(ast.Name(name, ast.Load()), arguments, [])
 
-    def _epilogue(self, vector: ast.expr, image: ast.expr, pixel: ast.expr, channel: ast.expr) -> list[ast.stmt]:
+    def _epilogue(
+        self, vector: ast.expr, image: ast.expr, pixel: ast.expr, channel: ast.expr, element: ast.expr | None = None
+    ) -> list[ast.stmt]:
         expression = self._expression
         if expression is None or not expression.instrs:
             return []
@@ -254,6 +258,8 @@ class _Lowering:
                 load(i, "load_floats" if self._lanes > 1 else "load_float", self._lanes, channel)
             elif kind == IMAGE_CHANNEL:
                 load(i, "load_vector", self._lanes, times(image, i, "batch"), channel)
+            elif element is not None:
+                load(i, "load_vector", self._lanes, times(image, i, "batch"), element)
             else:
                 load(i, "load_vector", self._lanes, times(image, i, "batch"), times(pixel, i, "pixel"), channel)
         for lane in range(self._lanes):

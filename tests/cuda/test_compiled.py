@@ -1,0 +1,102 @@
+"""Kernels compiled for several architectures without a GPU: registers, spills, shared memory, instructions."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cnngraph.ir.types import BATCH, DType, TensorType
+from cnngraph.ops import LRN, Conv, Elementwise, Pool, Reduce, Softmax
+from cnngraph.ops.expression import Expression, Instr
+from cnngraph.ops.scalar import FUNCTIONS
+from cnngraph_cuda.jit import missing_packages
+from cnngraph_cuda.target import resolve
+
+from .support import Net, build
+
+pytestmark = pytest.mark.skipif(missing_packages() is not None, reason=str(missing_packages()))
+
+
+def assemble(net, isa):
+    """(name, PTX, assembler's report, launches) of every kernel of a network."""
+    from cnngraph_cuda.compiler import cubin_of, parse_report, ptx_of
+
+    program, _ = build(net, isa=isa)
+    arch = isa.split(":")[0]
+    out = []
+    for kernel in program.data.kernels:
+        ptx = ptx_of(kernel.source, kernel.name, arch)
+        cubin, log = cubin_of(ptx, kernel.name, arch)
+        assert cubin.startswith(b"\x7fELF")
+        out.append((kernel.name, ptx, parse_report(log)))
+    return out
+
+
+def conv_net(channels=64, outputs=64, kernel=3, hw=14, residual=True, seed=0):
+    net = Net(channels, hw, hw, seed=seed)
+    op = Conv((kernel, kernel), (1, 1), (kernel // 2,) * 4, (1, 1))
+    expression = Expression(2, (Instr("add", (0, 1)), Instr("relu", (2,)))) if residual else None
+    op = Conv(op.kernel, op.strides, op.pads, op.dilations, 1, expression)
+    others = [net.x] if residual else []
+    net.add_output("y", net.node(op, net.x, net.weights(outputs, channels, kernel, kernel), net.weights(outputs), *others))
+    return net
+
+
+INSTRUCTION = {
+    "f32": r"fma\.rn\.f32", "tf32": r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.tf32", "f16": r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arch", "precision", "batch"), [("sm_80", "f16", 1), ("sm_90", "tf32", 8), ("sm_90a", "f16", 256), ("sm_100", "f32", 1)]
+)
+def test_matrix_product(arch, precision, batch):
+    ((name, ptx, report),) = [k for k in assemble(conv_net(), f"{arch}:{precision}:{batch}") if k[0].startswith("conv_gemm")]
+    assert re.search(INSTRUCTION[precision], ptx)
+    assert "cp.async.cg.shared.global" in ptx
+    assert ("ldmatrix" in ptx) == (precision != "f32")
+    assert ".local" not in ptx
+    assert f".target {arch}" in ptx
+    assert (report.spill_stores, report.spill_loads, report.stack) == (0, 0, 0)
+    assert report.registers <= 255
+    threads = int(re.search(r"_threads(\d+)", name).group(1))
+    assert report.registers * threads <= 65536
+
+
+def test_shared_memory_fits():
+    for arch in ("sm_80", "sm_86", "sm_90"):
+        for precision in ("f32", "tf32", "f16"):
+            for batch in (1, 64, 4096):
+                target = resolve(f"{arch}:{precision}:{batch}")
+                program, _ = build(conv_net(), isa=f"{arch}:{precision}:{batch}")
+                for step in program.data.steps:
+                    assert step.arguments[5][2] <= target.shared
+
+
+def test_other_kernels():
+    net = Net(12, 9, 9)
+    x = net.node(Pool("max", (3, 3), (2, 2), (1,) * 4, (1, 1)), net.x)
+    x = net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1), 12), x, net.weights(12, 1, 3, 3), None)
+    x = net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1), 4), x, net.weights(12, 3, 3, 3), None)
+    x = net.node(LRN(5), x)
+    x = net.node(Reduce("mean", (2, 3), False), x)
+    net.add_output("y", net.node(Softmax(1), x))
+    found = {}
+    for name, ptx, report in assemble(net, "sm_80:f16"):
+        found[name.partition("_sm_")[0]] = ptx
+        assert (report.spill_stores, report.spill_loads, report.stack) == (0, 0, 0)
+    assert set(found) == {"relayout", "pool", "depthwise", "conv_direct", "lrn", "reduce_spatial", "softmax"}
+    assert "ld.global.v4" in found["pool"] and "st.global.v4" in found["depthwise"]
+    assert "shfl.sync.bfly" in found["softmax"]
+
+
+@pytest.mark.slow
+def test_every_scalar_function_compiles():
+    net = Net(8, 2, 2)
+    value = net.x
+    for fn, function in sorted(FUNCTIONS.items()):
+        others = [net.add_input(f"{fn}{i}", TensorType(DType.F32, (BATCH, 8, 2, 2))) for i in range(1, function.arity)]
+        value = net.node(Elementwise(Expression.of(fn, function.arity, (0.5, 0.7)[: function.params])), value, *others)
+    net.add_output("y", value)
+    assert len(assemble(net, "sm_80")) == len(FUNCTIONS)
