@@ -62,6 +62,16 @@ def _stride_beyond_kernel(case: Case, difference: Difference) -> bool:
     return str(case.attribute("auto_pad", "")).startswith("SAME") and any(stride > kernel for stride, kernel in pairs)
 
 
+def _unchanged_shape(case: Case, difference: Difference) -> bool:
+    x = case.input(0)
+    return x is not None and difference.wanted is not None and bool(np.array_equal(x.astype(difference.wanted.dtype), difference.wanted))
+
+
+def _backward_to_the_largest(case: Case, difference: Difference) -> bool:
+    ends, steps = case.input(2), case.input(4)
+    return ends is not None and steps is not None and bool(((ends >= 2**31 - 1) & (steps < 0)).any())
+
+
 def _rounded_to_four_bits(case: Case, difference: Difference) -> bool:
     x = case.input(0)
     assert x is not None and difference.got is not None and difference.wanted is not None
@@ -141,6 +151,23 @@ KNOWN: list[Known] = [
     Known(
         ("Shrink",), ("integers", "floats"), lambda case, _: case.dtype() in ("int32", "uint32", "int64", "uint64", "float64"),
         "all types are computed in float32, which does not hold large integers and double precision",
+    ),
+    Known(
+        ("MaxPool", "AveragePool", "LpPool"), ("lacking",), _message("padding values must be non-negative"),
+        "auto_pad SAME_* with a stride above the kernel gives negative pads, which it then refuses",
+    ),
+    Known(("Clip",), ("lacking",), _message("min_ <= max_"), "attributes min above max are refused; ONNX says min(max(x, min), max)"),
+    Known(
+        ("GridSample",), ("floats",), lambda case, _: case.attribute("mode") in ("bicubic", "cubic") and case.attribute("padding_mode") == "border",
+        "padding border clamps the coordinates before a cubic interpolation; onnx.reference clamps the pixels that it reads",
+    ),
+    Known(
+        ("Resize", "Upsample"), ("floats", "integers"), _unchanged_shape,
+        "a result of the shape of the input is a copy of it, whatever the scales that were rounded down to it",
+    ),
+    Known(
+        ("Slice",), ("shape",), _backward_to_the_largest,
+        "an end of INT_MAX means the beginning of the axis where steps go backwards; ONNX clamps it to the last element",
     ),
     Known(("Sign",), ("floats",), lambda case, d: case.dtype() == "float16" and _ours_is_nan(case, d), "the sign of a float16 NaN is 0"),
     Known(

@@ -63,7 +63,7 @@ def unary(ctx: NodeContext) -> Value:
 def parametric(ctx: NodeContext) -> Value:
     """Functions with float attributes."""
     function, parameters = _PARAMETRIC[ctx.op]
-    params = tuple(ctx.attr_float(name, default) for name, default in parameters)
+    params = tuple(float(np.float32(ctx.attr_float(name, default))) for name, default in parameters)  # as attributes are stored
     return ctx.emit(Elementwise(Expression.of(function, 1, params)), ctx.value(0))
 
 
