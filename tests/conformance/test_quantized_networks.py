@@ -1,0 +1,96 @@
+"""Quantised networks: compiled on every instruction set equal to the references of the integer operators, and onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnngraph
+from cnngraph.frontend import import_model
+from cnngraph.ir.interpret import interpret
+from cnngraph.options import CompileOptions
+from cnngraph.passes.base import PassContext
+from cnngraph.pipeline import optimize
+from cnngraph_cpu.target import available
+from tests.conformance import quantized_net
+
+ort = pytest.importorskip("onnxruntime")
+
+SHARED = Path(__file__).parents[3] / "shared" / "models"
+
+
+def judge(model: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The optimised graph by the operators' references."""
+    graph = import_model(model)
+    optimize(graph, CompileOptions(), PassContext())
+    return list(interpret(graph, feeds).values())
+
+
+def onnxruntime(model: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", available(dot=True))
+def test_integers_are_the_same_on_every_instruction_set(isa: str) -> None:
+    for dtype in (np.uint8, np.int8):
+        model = quantized_net.model(dtype)
+        program = cnngraph.compile(model, isa=isa)
+        assert not program.report["reference_steps"]
+        rng = np.random.default_rng(3)
+        for batch, threads in ((3, 1), (1, 2), (2, 3)):
+            x = rng.standard_normal((batch, 3, 20, 18)).astype(np.float32)
+            (got,) = program.run({"input": x}, threads=threads).values()
+            (want,) = judge(model, {"input": x})
+            assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_agrees_with_onnxruntime_within_a_step(dtype: type[np.integer]) -> None:
+    model = quantized_net.model(dtype)
+    x = np.random.default_rng(5).standard_normal((4, 3, 20, 18)).astype(np.float32)
+    (got,) = cnngraph.compile(model).run({"input": x}).values()
+    (want,) = onnxruntime(model, {"input": x})
+    steps = np.rint((got - want) / 0.03)
+    assert np.abs(steps).max() <= 1 and (steps == 0).mean() > 0.8
+
+
+@pytest.mark.parametrize("isa", [None, "avx2"])
+def test_dynamic_quantisation(isa: str | None) -> None:
+    if isa is not None and isa not in available():
+        pytest.skip(f"this machine does not run {isa}")
+    model = quantized_net.dynamic()
+    program = cnngraph.compile(model, isa=isa)
+    assert not program.report["reference_steps"]
+    x = np.random.default_rng(5).standard_normal((3, 3, 20, 18)).astype(np.float32)
+    for threads in (1, 3):
+        (got,) = program.run({"input": x}, threads=threads).values()
+        for want in (judge(model, {"input": x})[0], onnxruntime(model, {"input": x})[0]):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
+
+
+def test_the_target_with_dot_products_is_taken_for_integers_only() -> None:
+    integers = cnngraph.compile(quantized_net.model())
+    floats = cnngraph.compile(quantized_net.model(), options=CompileOptions(disabled_passes=("fuse_qdq",)))
+    assert floats.data.isa == available()[0]
+    dots = [isa for isa in available(dot=True) if isa.endswith("vnni")]
+    assert integers.data.isa == (dots[0] if dots else available()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("micro_kws_static_qoperator", 0.0), ("micro_kws_static_qdq", 0.004), ("mobilenetv2_int8_b", 1e-4)]
+)
+def test_published_models(name: str, tolerance: float) -> None:
+    folder = SHARED / name
+    if not folder.exists():
+        pytest.skip("the published models are not here")
+    model = (folder / "model.onnx").read_bytes()
+    feeds = dict(np.load(folder / "inputs.npz"))
+    program = cnngraph.compile(model)
+    for got, want in zip(program.run(feeds).values(), onnxruntime(model, feeds), strict=True):
+        assert np.abs(np.asarray(got) - want).max() <= tolerance

@@ -1,0 +1,140 @@
+"""FuseQDQ and LowerIntegers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from cnngraph.frontend import import_model
+from cnngraph.ir.graph import Graph
+from cnngraph.ir.interpret import interpret
+from cnngraph.ir.verify import verify
+from cnngraph.ops.quantized import integer_range
+from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
+from cnngraph.ops.quantized_elementwise import QLinearBinary
+from cnngraph.passes.base import PassContext, run_passes
+from cnngraph.passes.fold_constants import FoldConstants
+from cnngraph.passes.fuse_elementwise import FuseElementwise
+from cnngraph.passes.fuse_epilogue import FuseEpilogue
+from cnngraph.passes.fuse_qdq import FuseQDQ
+from cnngraph.passes.lower_integers import LowerIntegers
+from tests.conformance import quantized_net
+from tests.conformance.quantized_net import Qdq
+
+
+def names(graph: Graph) -> list[str]:
+    return [node.op.name for node in graph.nodes]
+
+
+def fused(model: bytes) -> tuple[Graph, PassContext]:
+    graph, context = import_model(model), PassContext()
+    run_passes(graph, [FuseQDQ(), FoldConstants()], context, verify)
+    return graph, context
+
+
+def small(body: Callable[[Qdq, str], str], dtype: type[np.integer] = np.uint8, opset: int = 13) -> bytes:
+    """A model of what ``body`` adds to a quantised input [1,4,6,6]."""
+    g = Qdq(dtype, True)
+    y = body(g, g.quantized("input", 0.02, 128))
+    graph = helper.make_graph(
+        g.nodes, "small", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 4, 6, 6])],
+        [helper.make_tensor_value_info(y, TensorProto.FLOAT, None)], g.constants,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_whole_network_computes_integers(dtype: type[np.integer], per_channel: bool) -> None:
+    model = quantized_net.model(dtype, per_channel)
+    graph, context = fused(model)
+    assert not context.rejections
+    expected = [
+        "QuantizeLinear", "QLinearConv", "QLinearConv", "QLinearConv", "QLinearBinary", "Pool", "QLinearUnary", "QLinearBinary",
+        "QLinearUnary", "Concat", "QLinearAveragePool", "QLinearGlobalAveragePool", "Reshape", "QGemm", "DequantizeLinear",
+    ]  # fmt: skip
+    assert names(graph) == expected
+    x = np.random.default_rng(0).standard_normal((2, 3, 20, 18)).astype(np.float32)
+    (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    assert np.ptp(floats) > 0.5  # the numbers are spread over many steps of 0.03
+    assert np.abs(floats - integers).max() <= 0.03 * 1.01
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_activations_become_bounds(dtype: type[np.integer]) -> None:
+    graph, _ = fused(quantized_net.model(dtype))
+    convs = [node.op for node in graph.nodes if isinstance(node.op, QLinearConv)]
+    least = 0 if dtype is np.uint8 else -128
+    assert [op.bounds() for op in convs] == [(least, least + 255), (least + 3, least + 253), (least, least + 255)]
+    (addition, product) = [node.op for node in graph.nodes if isinstance(node.op, QLinearBinary)]
+    assert addition.bounds(convs[0].to) == integer_range(convs[0].to) == product.bounds(convs[0].to)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_what_is_exact_stays_so(dtype: type[np.integer]) -> None:
+    def body(g: Qdq, x: str) -> str:
+        x = g.quantized(g.add("HardSwish", x), 0.017, 100)
+        x = g.quantized(g.add("Transpose", x, perm=[0, 2, 3, 1]), 0.013, 90)
+        x = g.quantized(g.add("Relu", x), 0.013, 100)
+        return g.quantized(x, 0.05, 3)
+
+    model = small(body, dtype, opset=14)  # HardSwish came with opset 14
+    graph, context = fused(model)
+    assert not context.rejections and names(graph).count("DequantizeLinear") == 1
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    assert np.array_equal(floats, integers)
+
+
+def _float_bias(g: Qdq, x: str) -> str:
+    weights, _ = g.parameters(x, (5, 4, 1, 1), 5)
+    return g.quantized(g.add("Conv", x, weights, g.constant("c", np.full(5, 0.3, np.float32))), 0.1, 128)
+
+
+def _two_readers(g: Qdq, x: str) -> str:
+    y = g.conv(x, 4, 4, 3)
+    return g.add("Add", g.quantized(y, 0.1, 128), y)
+
+
+def _wrong_bias_scale(g: Qdq, x: str) -> str:
+    g.scales[x] = 0.03
+    return g.quantized(g.conv(x, 4, 5, 1), 0.1, 128)
+
+
+def _broadcast(g: Qdq, x: str) -> str:
+    mean = g.quantized(g.add("GlobalAveragePool", x), 0.01, 128)
+    return g.quantized(g.add("Mul", x, mean), 0.01, 128)
+
+
+def _softmax(g: Qdq, x: str) -> str:
+    return g.quantized(g.add("Softmax", x), 1 / 256, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "left"),
+    [
+        (_float_bias, "the bias is float32", "Conv"),
+        (_two_readers, "is also read by", "Conv"),
+        (_wrong_bias_scale, "the scale of the bias", "Conv"),
+        (_softmax, "Softmax has no form on integers", "Softmax"),
+    ],
+)
+def test_what_stays_float_and_why(body: Callable[[Qdq, str], str], reason: str, left: str) -> None:
+    graph, context = fused(small(body))
+    assert any(reason in r.reason for r in context.rejections), context.rejections
+    assert left in names(graph)
+
+
+def test_dynamic_quantisation_in_steps() -> None:
+    model = quantized_net.dynamic()
+    graph = import_model(model)
+    run_passes(graph, [FoldConstants(), LowerIntegers(), FuseElementwise(), FuseEpilogue()], PassContext(), verify)
+    assert "DynamicQuantizeLinear" not in names(graph) and names(graph).count("RangeOfParts") == 4
+    convs = [node.op for node in graph.nodes if isinstance(node.op, ConvInteger)]
+    assert len(convs) == 3 and all(op.epilogue is not None for op in convs)
+    x = np.random.default_rng(0).standard_normal((2, 3, 20, 18)).astype(np.float32)
+    (plain,), (steps,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    np.testing.assert_allclose(steps, plain, rtol=1e-5, atol=1e-5)
