@@ -44,7 +44,9 @@ def conv_net(channels=64, outputs=64, kernel=3, hw=14, residual=True, seed=0):
 
 
 INSTRUCTION = {
-    "f32": r"fma\.rn\.f32", "tf32": r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.tf32", "f16": r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16",
+    "f32": r"fma\.rn\.f32",
+    "tf32": r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.tf32",
+    "f16": r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16",
 }  # fmt: skip
 
 

@@ -167,7 +167,7 @@ class EltwisePlain(_Base):
         """One thread an element."""
         parts, y = _split(node), node.output
         assert parts is not None
-        images, _, plane = split(y.type)
+        _, _, plane = split(y.type)
         size: Dim = numel(y.type.shape[1:]) if y.type.rank >= 2 else numel(y.type.shape)
         units, threads = numel(y.type.shape), 256
         kinds, operands = epilogue_arguments(parts.expression, parts.others, y.type)

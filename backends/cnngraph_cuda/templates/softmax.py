@@ -19,7 +19,6 @@ from cnngraph_cuda.language import (
     load_one,
     log,
     maximum,
-    registers,
     shared_base,
     shuffle_xor,
     store_one,
