@@ -19,6 +19,7 @@ from cnngraph.frontend.registry import NEWEST_OPSET, OLDEST_OPSET
 from cnngraph.frontend.scope import Late, Scope
 from cnngraph.frontend.signature import RequestedShape, declared_type, is_direct, resolve_inputs
 from cnngraph.frontend.tensors import TensorReader, text
+from cnngraph.frontend.upgrade import upgraded
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.types import DType, TensorType, product
 from cnngraph.options import Limits
@@ -37,7 +38,7 @@ def import_model(
     constants: Mapping[str, np.ndarray] | None = None,
     limits: Limits | None = None,
 ) -> Graph:
-    """Import an ONNX model (operator set 7 or newer).
+    """Import an ONNX model of any operator set; those before 7 are converted first.
 
     The leading dimension of every graph input that the model leaves free becomes the batch size N, which stays symbolic.
     Nodes whose results only run time can know are left to the graph's tail (:mod:`cnngraph.eager.tail`).
@@ -58,6 +59,7 @@ def import_model(
     """
     limits = limits or Limits()
     model, base = read_model(source, limits)
+    model = upgraded(model)
     return _Importer(model, base, limits, overridden=bool(shapes) or batch is not None).run(shapes, batch, constants or {})
 
 
@@ -253,5 +255,5 @@ def _opsets(model: onnx.ModelProto) -> dict[str, int]:
     if version < 1:
         raise InvalidModelError(f"operator set {version} does not exist")
     if not OLDEST_OPSET <= version <= NEWEST_OPSET:
-        raise UnsupportedError(f"the model uses operator set {version}; supported are {OLDEST_OPSET} to {NEWEST_OPSET}")
+        raise UnsupportedError(f"the model uses operator set {version}; supported are 1 to {NEWEST_OPSET}")
     return versions

@@ -1,4 +1,4 @@
-"""The onnx node tests named in onnx_nodes.txt pass, and no other one does unnoticed."""
+"""The backend tests of onnx named in onnx_suites.txt pass, and no other one does unnoticed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 import cnngraph.backend
-from tests.conformance.onnx_nodes import FAILURES, all_cases, check, must_pass
+from tests.conformance.onnx_suites import FAILURES, all_cases, check, must_pass
 
 _LISTED = must_pass()
 _UNLISTED = sorted(set(all_cases()) - set(_LISTED))

@@ -1,7 +1,7 @@
-"""Run the node tests that ship with onnx through ``cnngraph.backend``, and keep the list of those that pass.
+"""Run the backend tests that ship with onnx through ``cnngraph.backend``, and keep the list of those that pass.
 
-python -m tests.conformance.onnx_nodes               prints what fails, and the count
-python -m tests.conformance.onnx_nodes --update      also rewrites onnx_nodes.txt
+python -m tests.conformance.onnx_suites               prints what fails, and the count of every suite
+python -m tests.conformance.onnx_suites --update      also rewrites onnx_suites.txt
 """
 
 from __future__ import annotations
@@ -18,39 +18,70 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.backend.test
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
 
 import cnngraph.backend
 from cnngraph.errors import CnngraphError
 
-LIST = Path(__file__).with_name("onnx_nodes.txt")
+LIST = Path(__file__).with_name("onnx_suites.txt")
+SUITES = {
+    "node": "node",
+    "simple": "simple",
+    "pytorch-converted": "pytorch-converted",
+    "pytorch-operator": "pytorch-operator",
+    "real": "light",
+}
+"""The kinds of cases in onnx, and what each is called here; of the real models only those stored with onnx (without weights) are run."""
 FAILURES = (CnngraphError, AssertionError, TypeError, ValueError)
 
 
 @cache
 def all_cases() -> dict[str, Any]:
-    """Every CPU node test of the installed onnx by name."""
+    """Every CPU case of the installed onnx by ``suite/name``."""
+    found: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {case.name: case for case in load_model_tests(kind="node") if case.model is not None or case.model_dir}
+        for kind, suite in SUITES.items():
+            for case in load_model_tests(kind=kind):
+                if kind != "real" or _light_file(case.url).is_file():
+                    found[f"{suite}/{case.name}"] = case
+    return found
+
+
+def _light_file(url: str) -> Path:
+    return Path(onnx.backend.test.__file__).parent / "data" / "light" / Path(url).name
 
 
 def load(case: Any) -> onnx.ModelProto:
     """The model of a case."""
-    return case.model if case.model is not None else onnx.load(os.path.join(case.model_dir, "model.onnx"))
+    if case.model is not None:
+        return case.model
+    return onnx.load(_light_file(case.url) if case.url else os.path.join(case.model_dir, "model.onnx"))
 
 
 def data(case: Any, model: onnx.ModelProto) -> tuple[list[Any], list[Any]]:
     """Inputs and expected outputs of the first data set."""
     if case.data_sets is not None:
         return case.data_sets[0]
+    if case.url:
+        return _light_data(Path(case.url), model)
     folder = os.path.join(case.model_dir, "test_data_set_0")
     sides = []
     for side, infos in (("input", model.graph.input), ("output", model.graph.output)):
         files = sorted(glob.glob(f"{folder}/{side}_*.pb"), key=lambda path: int(path.rpartition("_")[2][:-3]))
         sides.append([_datum(Path(file).read_bytes(), info.type) for file, info in zip(files, infos, strict=False)])
     return sides[0], sides[1]
+
+
+def _light_data(url: Path, model: onnx.ModelProto) -> tuple[list[Any], list[Any]]:
+    """The input is as onnx's own runner makes it; the outputs are stored."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    feeds = [Runner.generate_dummy_data(x, name=url.stem) for x in model.graph.input if x.name not in stored]
+    outputs = [onnx.TensorProto.FromString(_light_file(f"{url.stem}_output_{i}.pb").read_bytes()) for i in range(len(model.graph.output))]
+    return feeds, outputs
 
 
 def _datum(content: bytes, type_: onnx.TypeProto) -> Any:
@@ -128,9 +159,13 @@ def main() -> int:
         except FAILURES as error:
             first = (str(error).strip().splitlines() or [""])[-1 if isinstance(error, CnngraphError) else 0]
             print(f"{name}: {type(error).__name__}: {first[:170]}")
-    print(f"{len(passed)} of the {len(chosen)} node cases of onnx {onnx.__version__} pass")
+    for suite in SUITES.values():
+        count = [sum(name.startswith(f"{suite}/") for name in names) for names in (passed, chosen)]
+        print(f"{suite}: {count[0]} of {count[1]} cases of onnx {onnx.__version__} pass")
     if args.update and not args.only:
-        header = f"# Node tests of onnx {onnx.__version__} that must pass; rewritten by python -m tests.conformance.onnx_nodes --update\n"
+        header = (
+            f"# Backend tests of onnx {onnx.__version__} that must pass; rewritten by python -m tests.conformance.onnx_suites --update\n"
+        )
         LIST.write_text(header + "\n".join(passed) + "\n")
     return 0
 
