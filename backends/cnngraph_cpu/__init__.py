@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from cnngraph.kernels.template import (
     CompiledKernel,
@@ -13,6 +14,15 @@ from cnngraph.kernels.template import (
     Target,
     Template,
 )
+
+
+@lru_cache(maxsize=512)
+def _source(spec: KernelSpec) -> KernelSource:
+    """The source without a header: asked for when a kernel is compiled and again when its program is put together."""
+    from cnngraph_cpu.registry import TEMPLATES
+    from cnngraph_cpu.source import generate
+
+    return generate(spec, TEMPLATES[spec.template].code)
 
 
 class CpuBackend:
@@ -34,10 +44,9 @@ class CpuBackend:
 
     def source(self, spec: KernelSpec, header: Sequence[str] = ()) -> KernelSource:
         """The readable source of one kernel."""
-        from cnngraph_cpu.registry import TEMPLATES
-        from cnngraph_cpu.source import generate
+        from cnngraph_cpu.source import with_header
 
-        return generate(spec, TEMPLATES[spec.template].code, header)
+        return with_header(_source(spec), header)
 
     def compile(
         self, specs: Sequence[KernelSpec], target: Target, progress: ProgressCallback | None = None

@@ -199,7 +199,7 @@ def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
 
 
 def _dot_product(isa: str, lanes: int) -> Callable[[Any, Any, Any, Any], Any]:
-    """acc + the sum of the products of four bytes, unsigned times signed, in every lane; exact on every instruction set.
+    """Acc + the sum of the products of four bytes, unsigned times signed, in every lane; exact on every instruction set.
 
     With VNNI one instruction. Elsewhere on x86 the even and the odd bytes are widened to 16 bits and multiplied and added in pairs
     by pmaddwd (pmaddubsw would saturate).

@@ -65,8 +65,14 @@ def all_parameters(code: Code, spec: KernelSpec) -> list[tuple[str, str]]:
     return parameters(code.function) + operand_parameters(operand_kinds(spec))
 
 
-def generate(spec: KernelSpec, code: Code, header: Sequence[str] = ()) -> KernelSource:
-    """Source of the kernel for ``spec``. ``header`` lines are comments (already printable)."""
+def with_header(source: KernelSource, header: Sequence[str]) -> KernelSource:
+    """The source with comment lines (already printable) before its function."""
+    comments = "".join(f"# {line}\n" for line in header)
+    return KernelSource(source.name, source.text.replace("\n\n\ndef ", f"\n\n{comments}\ndef ", 1))
+
+
+def generate(spec: KernelSpec, code: Code) -> KernelSource:
+    """Source of the kernel for ``spec``."""
     name = kernel_name(spec)
     constants: dict[str, Any] = {"W": ISAS[spec.isa].target.width, **dict(spec.constants)}
     body = specialize(code.function, constants, helpers=code.helpers, expression=spec.expression, operand_kinds=operand_kinds(spec))
@@ -85,7 +91,6 @@ def generate(spec: KernelSpec, code: Code, header: Sequence[str] = ()) -> Kernel
     if spec.expression is not None and spec.expression.instrs:
         text.append(f"epilogue {spec.expression}")
     text += ['"""', "", "from cnngraph_cpu.simd import primitives", "", f'globals().update(primitives("{spec.isa}"))', ""]
-    text += [f"# {line}" for line in header]
     text += ["", f"def {name}(args, tid, threads):", *prologue]
     for statement in body:
         text += ["    " + line for line in ast.unparse(statement).splitlines()]

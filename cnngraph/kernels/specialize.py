@@ -21,7 +21,6 @@ Example: ``for i in unroll(2): acc[i] = fma(load(w, i * W), x, acc[i])`` with ``
 from __future__ import annotations
 
 import ast
-import copy
 import inspect
 import operator
 import textwrap
@@ -53,6 +52,13 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+def _clone(node: Any) -> Any:
+    """A copy of a tree without its line numbers."""
+    if isinstance(node, ast.AST):
+        return type(node)(**{field: _clone(getattr(node, field)) for field in node._fields if hasattr(node, field)})
+    return [_clone(item) for item in node] if isinstance(node, list) else node
 
 
 @cache
@@ -91,7 +97,7 @@ def specialize(
     Raises:
         InternalError: a register is indexed, or a loop unrolled, by something that is no constant.
     """
-    definition = copy.deepcopy(_parse(function))
+    definition = _clone(_parse(function))
     body = definition.body
     if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         body = body[1:]
@@ -117,9 +123,14 @@ class _Specializer(ast.NodeTransformer):
     # statements
 
     def block(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
+        """Specialise statements that are needed again: a loop's or a helper's body."""
+        return self.owned([_clone(statement) for statement in statements])
+
+    def owned(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
+        """Specialise statements in place."""
         out: list[ast.stmt] = []
         for statement in statements:
-            out.extend(self.statement(copy.deepcopy(statement)))
+            out.extend(self.statement(statement))
         return out
 
     def statement(self, node: ast.stmt) -> list[ast.stmt]:
@@ -129,7 +140,7 @@ class _Specializer(ast.NodeTransformer):
             return self._if(node)
         if isinstance(node, ast.While):
             node.test = self.visit(node.test)
-            node.body = self.block(node.body)
+            node.body = self.owned(node.body)
             return [node]
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
             called = node.value.func.id
@@ -163,16 +174,16 @@ class _Specializer(ast.NodeTransformer):
                 self.constants[name] = saved
             return out
         node.iter = self.visit(node.iter)
-        node.body = self.block(node.body)
+        node.body = self.owned(node.body)
         return [node] if node.body else []
 
     def _if(self, node: ast.If) -> list[ast.stmt]:
         test = self.visit(node.test)
         if isinstance(test, ast.Constant):
-            return self.block(node.body if test.value else node.orelse)
+            return self.owned(node.body if test.value else node.orelse)
         node.test = test
-        node.body = self.block(node.body)
-        node.orelse = self.block(node.orelse)
+        node.body = self.owned(node.body)
+        node.orelse = self.owned(node.orelse)
         if not node.body:
             node.body = [ast.Pass()]
         return [node]
@@ -187,7 +198,7 @@ class _Specializer(ast.NodeTransformer):
         for name in names:
             if name not in given:
                 raise InternalError(f"helper {helper.__name__} lacks argument {name}")
-            value = self.visit(copy.deepcopy(given[name]))
+            value = self.visit(_clone(given[name]))
             if isinstance(value, ast.Constant):
                 self.constants[name] = value.value
             elif not (isinstance(value, ast.Name) and value.id == name):
@@ -220,9 +231,9 @@ class _Specializer(ast.NodeTransformer):
             elif kind == PER_CHANNEL:
                 operands.append(_call("broadcast" if self.constants.get("CHANNEL_SCALAR") else "load", pointer, channel))
             else:
-                base = ast.BinOp(copy.deepcopy(image), ast.Mult(), ast.Name(f"e{i}_batch", ast.Load()))
+                base = ast.BinOp(_clone(image), ast.Mult(), ast.Name(f"e{i}_batch", ast.Load()))
                 place = channel if kind == IMAGE_CHANNEL else inner
-                address = self.visit(ast.BinOp(base, ast.Add(), copy.deepcopy(place)))
+                address = self.visit(ast.BinOp(base, ast.Add(), _clone(place)))
                 if kind == IMAGE_CHANNEL and self.constants.get("CHANNEL_SCALAR"):
                     operands.append(_call("broadcast", pointer, address))
                 elif partial:
@@ -321,7 +332,7 @@ class _Specializer(ast.NodeTransformer):
 
 
 def _call(name: str, *args: ast.expr) -> ast.Call:
-    return ast.Call(ast.Name(name, ast.Load()), [copy.deepcopy(a) for a in args], [])
+    return ast.Call(ast.Name(name, ast.Load()), [_clone(a) for a in args], [])
 
 
 def render_expression(expression: Expression, operands: Sequence[ast.expr], target: ast.expr) -> list[ast.stmt]:

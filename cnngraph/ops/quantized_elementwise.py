@@ -147,7 +147,8 @@ class QLinearUnary(Op):
 
     def table(self, dtype: DType, parameters: tuple[np.ndarray | None, ...]) -> np.ndarray:
         """The 256 results for the inputs 1 to 4."""
-        return lookup_table(self._function, *(single(p) for p in parameters), dtype, self.to or dtype)
+        x_scale, x_zero, y_scale, y_zero = (single(p) for p in parameters)
+        return lookup_table(self._function, x_scale, x_zero, y_scale, y_zero, dtype, self.to or dtype)
 
     def _function(self, x: np.ndarray) -> np.ndarray:
         if self.expression is not None:
@@ -155,8 +156,9 @@ class QLinearUnary(Op):
         return LOOKUPS[self.kind](x, self.alpha)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
-        x = np.ascontiguousarray(present(inputs, 0))
-        return (self.table(DType.of(x), inputs[1:])[x.view(np.uint8)].reshape(np.shape(inputs[0])),)
+        x = present(inputs, 0)
+        indices = np.ascontiguousarray(x).view(np.uint8).reshape(x.shape)
+        return (self.table(DType.of(x), inputs[1:])[indices],)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         return Cost(flops=per_image(numel(outputs[0].shape)))

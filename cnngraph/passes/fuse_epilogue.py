@@ -14,8 +14,8 @@ from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.kernels.operands import operand_kind
 from cnngraph.ops import Conv, ConvTranspose, Dense, Elementwise
 from cnngraph.ops.expression import Expression
-from cnngraph.ops.quantized_conv import ConvInteger
 from cnngraph.ops.group_norm import GroupNorm
+from cnngraph.ops.quantized_conv import ConvInteger
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
 

@@ -59,6 +59,12 @@ class _Quantized:
     def dtype(self) -> DType:
         return self.value.type.dtype
 
+    @property
+    def step(self) -> np.ndarray:
+        """The scale as an array."""
+        assert self.scale.data is not None
+        return self.scale.data.reshape(())
+
     def means(self, other: _Quantized) -> bool:
         """Whether equal numbers mean the same as in ``other``."""
         return self.dtype is other.dtype and _number(self.scale) == _number(other.scale) and _zero(self.zero) == _zero(other.zero)
@@ -201,7 +207,7 @@ def _peel(graph: Graph, node: Node, y: _Quantized) -> _Group:
         interval = _interval(producer)
         if interval is None:
             return _Group(graph, node, y, producer, low, high, origin)
-        least, most = (int(v) for v in quantize(np.array(interval, np.float32), _array(y.scale), _array(y.zero), y.dtype))
+        least, most = (int(v) for v in quantize(np.array(interval, np.float32), y.step, _array(y.zero), y.dtype))
         low, high = min(max(least, low), high), max(min(most, high), low)
         value, reader = producer.input(0), producer
         if value.producer is None:

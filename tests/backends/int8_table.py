@@ -82,7 +82,7 @@ def integer_cases() -> list[IntCase]:
     window = ((3, 3), (2, 1), (1, 1, 1, 1), (1, 1))
     w = integers(rng, s8, 20, 19, 3, 3)
     x = Computed(u8, (BATCH, 19, 7, 8))
-    small = Computed(DType.F32, (), np.array(1e-4, F32))
+    small, minus_three = Computed(DType.F32, (), np.array(1e-4, F32)), Computed(s8, (1,), np.array([-3], np.int8))
     bias = rng.standard_normal((1, 20, 1, 1)).astype(F32)
     return [
         IntCase("qconv", ConvInteger(*window), (x, w, given, None)),
@@ -91,7 +91,7 @@ def integer_cases() -> list[IntCase]:
         IntCase("qconv", ConvInteger(*window, to=DType.F32, epilogue=scale_bias_clip), (x, w, given, None, small, bias), tolerance=1e-6),
         IntCase(
             "qconv", ConvInteger((1, 1), (1, 1), (0,) * 4, (1, 1)),
-            (Computed(s8, (BATCH, 20, 5, 6)), integers(rng, u8, 33, 20, 1, 1), Computed(s8, (1,), np.array([-3], np.int8)), np.array(50, np.uint8)),
+            (Computed(s8, (BATCH, 20, 5, 6)), integers(rng, u8, 33, 20, 1, 1), minus_three, np.array(50, np.uint8)),
         ),
     ]  # fmt: skip
 
@@ -147,6 +147,12 @@ def dense_cases() -> list[IntCase]:
     ]  # fmt: skip
 
 
+SUMS_AND_PRODUCTS = (
+    ("add", DType.U8, (0.1, 0.07, 0.15)), ("add", DType.I8, (0.1, 0.03, 0.05)), ("mul", DType.U8, (0.1, 0.07, 0.9)),
+    ("mul", DType.I8, (0.1, 0.1, 0.5)),
+)  # fmt: skip
+
+
 def pointwise_cases() -> list[IntCase]:
     """Quantisation and back, sums and products, tables, casts; odd sizes, no image axis."""
     rng = np.random.default_rng(10)
@@ -154,7 +160,7 @@ def pointwise_cases() -> list[IntCase]:
     cases = []
     for shape in ((BATCH, 19, 5, 7), (BATCH, 37), (33,), (2, 3, 2500)):
         ties = (rng.integers(-700, 700, [2 if not isinstance(d, int) else d for d in shape]) * 0.25).astype(F32)
-        given = Computed(s8, (), np.array(-9, np.int8))
+        given, least = Computed(s8, (), np.array(-9, np.int8)), np.array(-128, np.int8)
         cases += [
             IntCase("quantize", QuantizeLinear(u8), (Computed(f32, shape), scalar(0.037), np.array(131, np.uint8))),
             IntCase("quantize", QuantizeLinear(s8), (Computed(f32, shape, ties), Computed(f32, (), scalar(0.5)), given)),
@@ -163,14 +169,16 @@ def pointwise_cases() -> list[IntCase]:
             IntCase("dequantize", DequantizeLinear(f32), (Computed(s8, shape), Computed(f32, (), scalar(0.1)), given)),
             IntCase("dequantize", DequantizeLinear(f32), (Computed(DType.I32, shape), scalar(0.1), None)),
             IntCase("dequantize", Cast(f32), (Computed(DType.I32, shape),)),
-            IntCase("lookup", QLinearUnary("sigmoid"), (Computed(s8, shape), scalar(0.05), np.array(5, np.int8), scalar(1 / 256), np.array(-128, np.int8))),
+            IntCase("lookup", QLinearUnary("sigmoid"), (Computed(s8, shape), scalar(0.05), np.array(5, np.int8), scalar(1 / 256), least)),
             IntCase("lookup", QLinearUnary("leaky_relu"), (Computed(u8, shape), scalar(0.05), np.array(128, np.uint8), scalar(0.04), None)),
         ]  # fmt: skip
-        for kind, dtype, scales in (("add", u8, (0.1, 0.07, 0.15)), ("add", s8, (0.1, 0.03, 0.05)), ("mul", u8, (0.1, 0.07, 0.9)), ("mul", s8, (0.1, 0.1, 0.5))):  # fmt: skip
+        for kind, dtype, scales in SUMS_AND_PRODUCTS:
             za, zb, zy = (np.array(v, dtype.numpy) for v in (3, 100, 27))
             a, b, y = (scalar(v) for v in scales)
             bounds = (0, 100) if dtype is u8 and kind == "add" else (-128, 255)
-            cases.append(IntCase("qbinary", QLinearBinary(kind, *bounds), (Computed(dtype, shape), a, za, Computed(dtype, shape), b, zb, y, zy)))
+            cases.append(
+                IntCase("qbinary", QLinearBinary(kind, *bounds), (Computed(dtype, shape), a, za, Computed(dtype, shape), b, zb, y, zy))
+            )
     return cases
 
 

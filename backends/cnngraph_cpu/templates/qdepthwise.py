@@ -172,9 +172,7 @@ class QDepthwise:
 
     name = "qdepthwise"
     reorders_arithmetic = False
-    code = Code(
-        qdepthwise, {f.__name__: f for f in (finish, border, columns_within)}, "Depthwise convolution of an 8-bit blocked tensor."
-    )
+    code = Code(qdepthwise, {f.__name__: f for f in (finish, border, columns_within)}, "Depthwise convolution of an 8-bit blocked tensor.")
     _general = QConv()
 
     def accepts(self, node: Node, target: Target) -> str | None:

@@ -183,7 +183,8 @@ def qbinary(
 
 
 def lookup(
-    x: BytePointer, table: BytePointer, y: BytePointer, images: int, elements: int, x_batch: int, y_batch: int, chunk: int, tid: int, threads: int
+    x: BytePointer, table: BytePointer, y: BytePointer, images: int, elements: int, x_batch: int, y_batch: int, chunk: int,
+    tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``y = table[x]``, byte by byte."""
     chunks = (elements + chunk - 1) // chunk

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -117,7 +118,8 @@ def layer_of(node: Node) -> Layer:
     columns = not isinstance(op, QLinearConv)
     centred = _centred(weights, w_zero, columns)
     channels = weights.shape[1] if columns else weights.shape[0]
-    output, factors = TO_BYTES, None
+    output = TO_BYTES
+    factors: Any
     low, high = (int(v) for v in bounds_of(op.to, op.low, op.high)) if op.to in EIGHT else (0, 0)
     if isinstance(op, QGemm):
         y_scale, y_zero, bias = arrays[7], node.inputs[8], arrays[6]
