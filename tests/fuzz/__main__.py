@@ -58,7 +58,14 @@ def main() -> int:
     end, failed = time.monotonic() + args.seconds, 0
     for index, op in enumerate(ops):
         report = run_operator(op, max(end - time.monotonic(), 0.05) / (len(ops) - index), args.compiled, args.seed, args.cases)
-        columns = (report.cases, report.against, report.compiled, report.explained.total(), report.refused.total(), len(report.found))
+        columns = (
+            report.cases,
+            report.against,
+            report.compiled.total(),
+            report.explained.total(),
+            report.refused.total(),
+            len(report.found),
+        )
         print(f"{op:44} {columns[0]:7} {columns[1]:7} {columns[2]:8} {columns[3]:7} {columns[4]:7} {columns[5]:5}", flush=True)
         for number, found in enumerate(report.found):
             failed += 1
@@ -66,6 +73,7 @@ def main() -> int:
             if args.save:
                 print(f"    saved as {save(found, args.save, number)}")
         if args.verbose:
+            print(f"    {dict(report.compiled)}")
             for title, counter in (("refused", report.refused), ("theirs", report.explained), ("onnxruntime lacks", report.lacking)):
                 for reason, count in counter.most_common(8):
                     print(f"    {title} {count}x: {reason}")

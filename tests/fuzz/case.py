@@ -39,6 +39,7 @@ class Case:
         steps: difference allowed of integers made by rounding floats.
         absolute: error allowed of any float, for functions that onnxruntime or the kernels approximate.
         single: float64 is compared like float32, because the operator may compute in that.
+        isa: instruction set to compile for.
     """
 
     op: str
@@ -49,6 +50,7 @@ class Case:
     steps: int = 0
     absolute: float = 1e-8
     single: bool = False
+    isa: str = ""
     attributes: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[Array | None, ...] = ()
 
@@ -262,7 +264,7 @@ class Draw:
         attributes = {k: v for k, v in attributes.items() if v is not None}
         model = build(self.op, self.opset, inputs, outputs, stored, self.free, attributes, set(fixed))
         feeds = {f"x{i}": a for i in present if i not in stored and (a := inputs[i]) is not None}
-        made = Case(self.op, model, feeds, tolerance, scaled, steps, absolute, single, attributes, tuple(inputs))
+        made = Case(self.op, model, feeds, tolerance, scaled, steps, absolute, single, "", attributes, tuple(inputs))
         return self._followed(made) if self.compiled and not steps else made
 
     def _followed(self, case: Case) -> Case:

@@ -158,7 +158,8 @@ KNOWN: list[Known] = [
     ),
     Known(("Clip",), ("lacking",), _message("min_ <= max_"), "attributes min above max are refused; ONNX says min(max(x, min), max)"),
     Known(
-        ("GridSample",), ("floats",), lambda case, _: case.attribute("mode") in ("bicubic", "cubic") and case.attribute("padding_mode") == "border",
+        ("GridSample",), ("floats",),
+        lambda case, _: case.attribute("mode") in ("bicubic", "cubic") and case.attribute("padding_mode") == "border",
         "padding border clamps the coordinates before a cubic interpolation; onnx.reference clamps the pixels that it reads",
     ),
     Known(
@@ -168,6 +169,10 @@ KNOWN: list[Known] = [
     Known(
         ("Slice",), ("shape",), _backward_to_the_largest,
         "an end of INT_MAX means the beginning of the axis where steps go backwards; ONNX clamps it to the last element",
+    ),
+    Known(
+        ("Col2Im",), ("floats",), lambda case, _: len(case.attribute("dilations", [])) in (1, 3) and max(case.attribute("dilations")) > 1,
+        "dilations of images of one or three axes are applied wrongly; onnx.reference agrees with cnngraph",
     ),
     Known(("Sign",), ("floats",), lambda case, d: case.dtype() == "float16" and _ours_is_nan(case, d), "the sign of a float16 NaN is 0"),
     Known(

@@ -18,7 +18,9 @@ STEEP = ("Tan", "Acosh", "Atanh", "Acos", "Asin", "Log", "Cosh", "Sinh")
 )  # fmt: skip
 def unary(d: Draw) -> Case:
     x = d.array(d.shape(0, 4, 0), d.dtype())
-    return d.case([x], tolerance=2e-5 if d.op in STEEP else 1e-5, absolute=1e-6 if d.op in APPROXIMATED else 1e-8)
+    return d.case(
+        [x], tolerance=2e-5 if d.op in STEEP else 1e-5, absolute=1e-6 if d.op in APPROXIMATED else 1e-8, single=d.op == "HardSwish"
+    )
 
 
 @strategy("LeakyRelu", "Elu", "Celu", "ThresholdedRelu")

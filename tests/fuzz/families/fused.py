@@ -8,6 +8,7 @@ from cnngraph.ir.types import DType
 from tests.fuzz.case import Case, Draw, strategy
 from tests.fuzz.families.convolution import convolution
 from tests.fuzz.families.dense import general_product, operands
+from tests.fuzz.families.norm import spread
 
 MS = "com.microsoft::"
 
@@ -81,11 +82,11 @@ def bias_gelu(d: Draw) -> Case:
 def skip_layer_normalization(d: Draw) -> Case:
     shape = d.shape(3, 3, 1, 6) if d.flag(0.8) else d.shape(2, 2, 1, 6)
     depth = shape[-1:]
-    skip = d.floats(shape) if d.flag(0.8) or len(shape) < 3 else d.floats(shape[1:] if d.flag() else (1, *shape[1:]))
+    skip = spread(d, shape, DType.F32) if d.flag(0.8) or len(shape) < 3 else d.floats(shape[1:] if d.flag() else (1, *shape[1:]))
     shift = d.floats(depth) if d.flag(0.7) else None
     bias = d.floats(depth) if d.flag() else None
     outputs = d.pick([0], [0, 3])
     return d.case(
-        [d.floats(shape), skip, d.floats(depth), shift, bias], outputs, fixed=(1, 2, 3, 4), scaled=True, tolerance=1e-3,
+        [spread(d, shape, DType.F32), skip, d.floats(depth), shift, bias], outputs, fixed=(1, 2, 3, 4), scaled=True, tolerance=1e-3,
         epsilon=d.pick(1e-5, 0.125),
     )  # fmt: skip
