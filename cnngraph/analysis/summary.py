@@ -19,8 +19,8 @@ Count = Literal["onnx", "keras", "folded"]
 
 CONVENTIONS: dict[Count, str] = {
     "onnx": "every element of every initialiser and Constant node, as stored in the file",
-    "keras": "weights and biases of layers as stored, four numbers a channel of each batch normalisation (mean and variance not trainable, "
-    "a scale or bias that the graph fills with one number not counted), and numbers that are stored but never read (not trainable)",
+    "keras": "weights and biases of layers as stored, four numbers a channel of each batch normalisation (mean and variance not trainable; "
+    "a scale of ones that is not stored does not count), and stored numbers that nothing reads",
     "folded": "batch normalisations folded into the layer before them, which gains a bias; two numbers a channel where that is impossible",
 }
 

@@ -17,7 +17,14 @@ from cnngraph_models.weights import Moments, UniformSource
 INFO = {info.name: info for info in cnngraph_models.list_models()}
 
 
-HUGE = {"yolo_v1"}  # takes seconds and gigabytes to write
+HUGE = {
+    "yolo_v1",
+    "vgg16",
+    "vgg19",
+    "nasnet_large",
+    "alexnet_slide_groups",
+    "alexnet_bn_same",
+}  # take seconds, and most of a gigabyte, to write
 BATCHED = ("lenet5", "resnet18", "unet", "autoencoder", "retinanet", "shufflenet_v1_g3", "googlenet", "capsnet", "mask_rcnn", "audio_m5")
 
 

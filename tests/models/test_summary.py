@@ -211,3 +211,13 @@ def test_text_and_json() -> None:
 def test_unknown_convention() -> None:
     with pytest.raises(UsageError, match="keras"):
         summarize(cnngraph_models.build("lenet5"), "torch")  # type: ignore[arg-type]
+
+
+def test_a_scale_that_is_not_stored_and_numbers_that_nothing_reads() -> None:
+    bn = helper.make_node("BatchNormalization", ["x", "ones", "b", "m", "v"], ["y"], name="y")
+    ones = helper.make_node("ConstantOfShape", ["size"], ["ones"], value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]))
+    stored = [weight(name, 3) for name in ("b", "m", "v")]
+    found = model([ones, bn], [*stored, weight("seen"), numpy_helper.from_array(np.array([3], np.int64), "size")], ("N", 3, 4, 4))
+    keras = summarize(found, "keras")
+    assert (keras.params, keras.trainable) == (3 + 3 + 3 + 1, 3)
+    assert summarize(found, "folded").params == 6
