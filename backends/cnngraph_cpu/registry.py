@@ -6,7 +6,7 @@ from cnngraph_cpu.templates.arg_reduce import ArgReducePlain
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
 from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
-from cnngraph_cpu.templates.copy_bytes import ConcatBytes, ReorderBytes
+from cnngraph_cpu.templates.copy_bytes import ConcatBytes, ReorderBytes, StridedBytes
 from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
 from cnngraph_cpu.templates.dense import DenseLayer
 from cnngraph_cpu.templates.depthwise import Depthwise
@@ -16,6 +16,7 @@ from cnngraph_cpu.templates.group_norm import GroupNormBlocked
 from cnngraph_cpu.templates.lrn import LocalResponse
 from cnngraph_cpu.templates.matmul import MatMulPlain
 from cnngraph_cpu.templates.pool import PoolBlocked
+from cnngraph_cpu.templates.qbroadcast import QBinaryChannel, QBinaryRows
 from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.qdense import QDense
 from cnngraph_cpu.templates.qdepthwise import QDepthwise
@@ -37,6 +38,6 @@ TEMPLATES = {
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),
-        ReorderBytes(), ConcatBytes(), TakeChannelsBlocked(), TakeChannelsPlain(), RangeKernel(), RangeParametersKernel(),
+        ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(), TakeChannelsBlocked(), TakeChannelsPlain(), RangeKernel(), RangeParametersKernel(),
     )
 }  # fmt: skip

@@ -22,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import DType
+from cnngraph.ir.types import DType, Shape
 from cnngraph.ops import Concat, Conv, Elementwise, MatMul, Pool, Reduce, Reshape, Slice, Transpose
 from cnngraph.ops.base import Op
 from cnngraph.ops.expression import Expression
@@ -349,10 +349,18 @@ def _elementwise(group: _Group) -> Value:
     a, b = _dequantized(node.input(0)), _dequantized(node.input(1))
     if a.dtype is not b.dtype or a.dtype is not y.dtype:
         raise _LeftFloatError("operands and result are not of one type")
-    if a.value.type.shape != b.value.type.shape:
-        raise _LeftFloatError(f"operands {a.value.type} and {b.value.type} differ in shape")
+    if not _side_by_side(a.value.type.shape, b.value.type.shape):
+        raise _LeftFloatError(f"operands {a.value.type} and {b.value.type} differ in shape in a way that no kernel of integers loads")
     new = QLinearBinary(kind, group.low, group.high)
     return group.emit(new, a.value, a.scale, a.zero, b.value, b.scale, b.zero, y.scale, y.zero)
+
+
+def _side_by_side(a: Shape, b: Shape) -> bool:
+    """Whether the shapes are equal, one lacks leading axes only, or one has a number for each image and channel."""
+    wide, narrow = (a, b) if len(a) > len(b) or (len(a) == len(b) and a.count(1) <= b.count(1)) else (b, a)
+    tail = narrow[next((i for i, d in enumerate(narrow) if d != 1), len(narrow)) :]
+    channels = len(narrow) == len(wide) > 2 and narrow[:2] == wide[:2] and all(d == 1 for d in narrow[2:])
+    return wide == narrow or wide[len(wide) - len(tail) :] == tail or channels
 
 
 def _pool(group: _Group) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cnngraph.ir.types import BATCH, DType, Layout
-from cnngraph.ops import Cast, Concat, Pool, Reorder
+from cnngraph.ops import Cast, Concat, Expand, Pool, Reorder, Slice, Transpose
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.quantized import DequantizeLinear, MatMulInteger, QGemm, QLinearMatMul, QuantizeLinear
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
@@ -182,6 +182,19 @@ def pointwise_cases() -> list[IntCase]:
     return cases
 
 
+def broadcast_cases() -> list[IntCase]:
+    """One operand by channel, by row, by both orders."""
+    cases = []
+    for kind, dtype, scales in SUMS_AND_PRODUCTS:
+        za, zb, zy = (np.array(v, dtype.numpy) for v in (3, 100, 27))
+        a, b, y = (scalar(v) for v in scales)
+        full, channel = Computed(dtype, (BATCH, 19, 3, 5)), Computed(dtype, (BATCH, 19, 1, 1))
+        rows, row = Computed(dtype, (BATCH, 4, 21)), integers(np.random.default_rng(3), dtype, 1, 21)
+        for template, pairs in (("qbinary_channel", ((full, channel), (channel, full))), ("qbinary_rows", ((rows, row), (row, rows)))):
+            cases += [IntCase(template, QLinearBinary(kind), (p, a, za, q, b, zb, y, zy)) for p, q in pairs]
+    return cases
+
+
 def pool_cases() -> list[IntCase]:
     """Maxima and averages, borders, ceil_mode, one and two axes."""
     u8, s8 = DType.U8, DType.I8
@@ -202,13 +215,18 @@ def pool_cases() -> list[IntCase]:
 
 
 def movement_cases() -> list[IntCase]:
-    """Concatenation."""
+    """Concatenation, transposition, slices, expansion."""
     u8 = DType.U8
     return [
         IntCase("concat_bytes", Concat(1), tuple(Computed(u8, (BATCH, c, 3, 5)) for c in (16, 32, 3))),
         IntCase("concat_bytes", Concat(1), tuple(Computed(DType.I8, (BATCH, c, 4)) for c in (3, 5))),
         IntCase("concat_bytes", Concat(3), tuple(Computed(u8, (BATCH, 3, 4, c)) for c in (5, 90, 1))),
         IntCase("concat_bytes", Concat(0), (Computed(u8, (4, 3)), Computed(u8, (1, 3)))),
+        IntCase("strided_bytes", Transpose((0, 2, 3, 1)), (Computed(u8, (BATCH, 19, 5, 7)),)),
+        IntCase("strided_bytes", Transpose((1, 0, 2)), (Computed(u8, (BATCH, 3, 21)),)),
+        IntCase("strided_bytes", Slice((0, 1, 0, 2), (1, 1, 1, 2), (BATCH, 2, 5, 3)), (Computed(u8, (BATCH, 4, 5, 7)),)),
+        IntCase("strided_bytes", Slice((0, 16, 0, 0), (1, 1, 1, 1), (BATCH, 19, 3, 5)), (Computed(u8, (BATCH, 48, 3, 5)),)),
+        IntCase("strided_bytes", Expand((BATCH, 3, 5, 7)), (Computed(DType.I8, (3, 1, 7)),)),
     ]
 
 
@@ -218,9 +236,7 @@ def reorder_cases(width: int) -> list[IntCase]:
     return [IntCase("reorder_bytes", Reorder(Layout(width)), (Computed(DType.I8, shape),)) for shape in shapes]
 
 
-ALL = {
-    f"{i}-{case.template}-{case.op.name}": case
-    for i, case in enumerate(
-        conv_cases() + integer_cases() + depthwise_cases() + dense_cases() + pointwise_cases() + pool_cases() + movement_cases()
-    )
-}
+FAMILIES = (
+    conv_cases, integer_cases, depthwise_cases, dense_cases, pointwise_cases, broadcast_cases, pool_cases, movement_cases,
+)  # fmt: skip
+ALL = {f"{i}-{case.template}-{case.op.name}": case for i, case in enumerate(case for family in FAMILIES for case in family())}

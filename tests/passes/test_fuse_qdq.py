@@ -138,3 +138,8 @@ def test_dynamic_quantisation_in_steps() -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 20, 18)).astype(np.float32)
     (plain,), (steps,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
     np.testing.assert_allclose(steps, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gate_by_channel_computes_integers() -> None:
+    graph, context = fused(small(_broadcast))
+    assert not context.rejections and "QLinearBinary" in names(graph)

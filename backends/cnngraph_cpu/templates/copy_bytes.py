@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, Dim, DType, numel, per_image
+from cnngraph.ir.types import PLAIN, DType, numel, per_image
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
-from cnngraph.ops import Concat, Reorder
+from cnngraph.ops import Concat, Expand, Reorder, Slice, Transpose
 from cnngraph_cpu.language import (
     BytePointer,
     byte_pointer_argument,
@@ -20,9 +20,11 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked
 from cnngraph_cpu.templates.copy import ConcatCopy
+from cnngraph_cpu.templates.copy_strided import CopyStrided
 from cnngraph_cpu.templates.quantized import EIGHT
 
-W = TO_BLOCKED = 0
+CONTIGUOUS, REPEATED, STRIDED, TRANSPOSED = range(4)
+W = TO_BLOCKED = MODE = 0
 _PIXELS = 1024
 _SLICES = 4
 
@@ -145,4 +147,48 @@ class ConcatBytes:
         return KernelCall(KernelSpec(self.name, target.isa, ()), call.arguments)
 
 
-__all__ = ["ConcatBytes", "Dim", "ReorderBytes"]
+def strided_bytes(
+    x: BytePointer, y: BytePointer, d0: int, d1: int, d2: int, d3: int, across: int, inner: int, chunk: int, x0: int, x1: int, x2: int,
+    x3: int, x_inner: int, y0: int, y1: int, y2: int, y3: int, y_across: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """As ``copy_strided`` of the module ``copy_strided``."""
+    chunks = (inner + chunk - 1) // chunk
+    tasks = d0 * d1 * d2 * d3 * chunks
+    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+        row = task // chunks
+        first = task % chunks * chunk
+        stop = min(first + chunk, inner)
+        i3 = row % d3
+        i2 = row // d3 % d2
+        i1 = row // (d3 * d2) % d1
+        i0 = row // (d3 * d2 * d1)
+        at = i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3
+        to = i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3
+        if MODE == TRANSPOSED:
+            for k in range(across):
+                for j in range(first, stop):
+                    put_byte(y, to + k * y_across + j, get_byte(x, at + k + j * x_inner))
+        elif MODE == CONTIGUOUS:
+            whole = first + (stop - first) // W * W
+            for j in range(first, whole, W):
+                store_bytes(y, to + j, load_bytes(x, at + j))
+            for j in range(whole, stop):
+                put_byte(y, to + j, get_byte(x, at + j))
+        else:
+            for j in range(first, stop):
+                put_byte(y, to + j, get_byte(x, at + j * x_inner))
+
+
+class StridedBytes(CopyStrided):
+    """Transpose, Slice and Expand."""
+
+    name = "strided_bytes"
+    code = Code(strided_bytes, {}, "Copy of bytes between tensors with different strides.")
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses other types, and more than five loops after merging."""
+        if not isinstance(node.op, (Transpose, Slice, Expand)):
+            return "not a transposition, slice or expansion"
+        if node.output.type.dtype not in (*EIGHT, DType.BOOL):
+            return "not an 8-bit tensor"
+        return self.refuse_shape(node)

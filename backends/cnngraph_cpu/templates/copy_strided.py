@@ -140,9 +140,10 @@ class CopyStrided:
         """Refuses more than five loops after merging."""
         if not isinstance(node.op, (Transpose, Slice, Expand)):
             return "not a transposition, slice or expansion"
-        refusal = only_f32(node)
-        if refusal:
-            return refusal
+        return only_f32(node) or self.refuse_shape(node)
+
+    def refuse_shape(self, node: Node) -> str | None:
+        """A refusal for reasons of the shapes."""
         if any(d == 0 for v in (node.input(0), node.output) for d in v.type.shape):
             return "an empty tensor"
         try:

@@ -202,7 +202,8 @@ def pack_weights(
 ) -> np.ndarray:
     """int32 words of four bytes: ``[tile][block][kh][kw][group of 4 channels][tile channel (+ ones)]``.
 
-    A ragged last block is stored without its padding groups; tiles are equally long. ``ones`` more lanes hold 1 for every channel that exists.
+    A ragged last block is stored without its padding groups; tiles are equally long. ``ones`` more lanes
+    hold 1 for every channel that exists.
     """
     taps_y, taps_x = g.kernel[1], g.kernel[2]
     per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group

@@ -323,7 +323,7 @@ class QBinary(_Pointwise):
             return "not an 8-bit sum or product"
         if any(node.inputs[i] is not None and node.input(i).data is None for i in (1, 2, 4, 5, 6, 7)):
             return "a scale is computed at run time"
-        return self._shape_refusal(node) or (None if np.isfinite(_factors(node)).all() else "a factor that is not finite")
+        return self._shape_refusal(node) or (None if np.isfinite(binary_factors(node)).all() else "a factor that is not finite")
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Chunks of images; the result may be written over an operand."""
@@ -331,7 +331,7 @@ class QBinary(_Pointwise):
         assert isinstance(op, QLinearBinary)
         low, high = op.bounds(a.type.dtype)
         arguments: dict[str, Argument] = {
-            "a": Pointer(a), "b": Pointer(b), "y": Pointer(y), "factors": Packed(_factors(node)),
+            "a": Pointer(a), "b": Pointer(b), "y": Pointer(y), "factors": Packed(binary_factors(node)),
             **self._loop(node, {"a_batch": a, "b_batch": b, "y_batch": y}), "a_zero": Extent(number(node.inputs[2])),
             "b_zero": Extent(number(node.inputs[5])), "low": Extent(low), "high": Extent(high),
         }  # fmt: skip
@@ -340,7 +340,7 @@ class QBinary(_Pointwise):
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments, (), overwrites)
 
 
-def _factors(node: Node) -> np.ndarray:
+def binary_factors(node: Node) -> np.ndarray:
     """The three numbers that the kernel takes, as the reference computes them."""
     op = node.op
     assert isinstance(op, QLinearBinary)
