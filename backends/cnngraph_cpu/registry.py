@@ -38,6 +38,7 @@ TEMPLATES = {
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),
-        ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(), TakeChannelsBlocked(), TakeChannelsPlain(), RangeKernel(), RangeParametersKernel(),
+        ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
+        TakeChannelsBlocked(), TakeChannelsPlain(), RangeKernel(), RangeParametersKernel(),
     )
 }  # fmt: skip
