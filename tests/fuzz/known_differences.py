@@ -153,7 +153,7 @@ KNOWN: list[Known] = [
         "all types are computed in float32, which does not hold large integers and double precision",
     ),
     Known(
-        ("MaxPool", "AveragePool", "LpPool"), ("lacking",), _message("padding values must be non-negative"),
+        ("MaxPool", "AveragePool", "LpPool", "com.microsoft::QLinearAveragePool"), ("lacking",), _message("padding values must be non-negative"),
         "auto_pad SAME_* with a stride above the kernel gives negative pads, which it then refuses",
     ),
     Known(("Clip",), ("lacking",), _message("min_ <= max_"), "attributes min above max are refused; ONNX says min(max(x, min), max)"),
@@ -174,9 +174,17 @@ KNOWN: list[Known] = [
         ("Col2Im",), ("floats",), lambda case, _: len(case.attribute("dilations", [])) in (1, 3) and max(case.attribute("dilations")) > 1,
         "dilations of images of one or three axes are applied wrongly; onnx.reference agrees with cnngraph",
     ),
+    Known(
+        ("ConvTranspose",), ("lacking",), _message("output_padding (", "may be too large for stride"),
+        "output_padding must be less than the stride; it may also be less than the dilation",
+    ),
+    Known(
+        ("Resize",), ("floats", "integers"), lambda case, _: case.attribute("coordinate_transformation_mode") == "tf_crop_and_resize",
+        "the region of an axis of scale 1 is left out; in onnx.reference it applies to every axis",
+    ),
     Known(("Sign",), ("floats",), lambda case, d: case.dtype() == "float16" and _ours_is_nan(case, d), "the sign of a float16 NaN is 0"),
     Known(
-        ("MaxPool", "AveragePool", "LpPool"), ("floats",), _stride_beyond_kernel,
+        ("MaxPool", "AveragePool", "LpPool", "com.microsoft::QLinearAveragePool"), ("floats", "integers"), _stride_beyond_kernel,
         "auto_pad SAME_* with a stride above the kernel gives negative pads, so that the first elements are left out",
     ),
     Known(
