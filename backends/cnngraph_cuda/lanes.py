@@ -123,7 +123,7 @@ class Lanes:
 
     def put(self, old: Any, new: Any) -> Any:
         """The value of a variable after an assignment under the mask."""
-        if self._full:
+        if self._full or isinstance(new, Pointer):
             return new
         if isinstance(new, tuple):
             olds = old if isinstance(old, tuple) else (old,) * len(new)
@@ -189,6 +189,13 @@ class Lanes:
         out = np.full((self.count, count), np.nan, np.float32)
         out[self._mask] = raw.view(pointer.dtype).astype(np.float32)
         return out[:, 0].copy() if count == 1 else tuple(out.T.copy())
+
+    def load_int(self, pointer: Pointer, index: Any) -> np.ndarray:
+        """One int32 from global memory."""
+        at = self._at(pointer, index, 4, self._mask)
+        out = np.full(self.count, -559038737, np.int32)
+        out[self._mask] = pointer.memory[at[:, None] + np.arange(4)].view(np.int32)[:, 0]
+        return out
 
     def store(self, pointer: Pointer, index: Any, values: Sequence[Any]) -> None:
         """Numbers to global memory, rounded to its type."""
@@ -405,7 +412,7 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
     table: dict[str, Callable[..., Any]] = {
         "thread": Lanes.thread, "block_x": Lanes.block_x, "block_y": Lanes.block_y, "block_z": Lanes.block_z,
         "shared_address": lambda lanes, array: 0, "cp_async16": Lanes.cp_async16, "cp_commit": Lanes.cp_commit,
-        "ldmatrix": Lanes.ldmatrix, "shuffle_xor": Lanes.shuffle_xor, "count_up": Lanes.count_up, "fence": lambda lanes: None,
+        "ldmatrix": Lanes.ldmatrix, "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int, "count_up": Lanes.count_up, "fence": lambda lanes: None,
         "lds1": lambda lanes, at: lanes.shared_load(at, 1), "lds4": lambda lanes, at: lanes.shared_load(at, 4),
         "sts1": Lanes.shared_store, "sts2": Lanes.shared_store, "sts4": Lanes.shared_store,
     }  # fmt: skip

@@ -24,4 +24,4 @@ mma = dot4 = ldmatrix = round_tf32 = cp_async16 = cp_commit = cp_wait = fence = 
 load_source = load_source_vector = store_float = _only_specialised
 load_vector = store_vector = load_one = store_one = load_floats = store_floats = load_float = _only_specialised
 lds1 = lds4 = sts1 = sts2 = sts4 = fma = add = sub = mul = div = maximum = minimum = exp = log = relu = power = sqrt = _only_specialised
-registers = unroll = epilogue = expression = apply_epilogue = _only_specialised
+load_int = registers = unroll = epilogue = expression = apply_epilogue = _only_specialised

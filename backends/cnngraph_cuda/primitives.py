@@ -148,6 +148,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "floor": Primitive("cvt.rmi.f32.f32 $0, $1;", "f", "f", volatile=False),
     "ceil": Primitive("cvt.rpi.f32.f32 $0, $1;", "f", "f", volatile=False),
     "round_even": Primitive("cvt.rni.f32.f32 $0, $1;", "f", "f", volatile=False),
+    "load_int": Primitive("ld.global.b32 $0, [$1];", "r", "p", memory=True),
     # counters in global memory, for blocks that share one result
     "fence": Primitive("fence.acq_rel.gpu;", memory=True),
     "count_up": Primitive("atom.global.inc.u32 $0, [$1], $2;", "r", "pr", memory=True),

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from cnngraph_cuda.templates.channels import Channels
 from cnngraph_cuda.templates.conv_direct import ConvDirect
 from cnngraph_cuda.templates.conv_plan import ConvGemm
+from cnngraph_cuda.templates.conv_transpose import ConvTransposeGather
+from cnngraph_cuda.templates.copy_nd import CopyNd
 from cnngraph_cuda.templates.depthwise import Depthwise
 from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
 from cnngraph_cuda.templates.lrn import LocalResponse
 from cnngraph_cuda.templates.pool import PoolLast
 from cnngraph_cuda.templates.reduce import ReduceSpatial
 from cnngraph_cuda.templates.relayout import Relayout
+from cnngraph_cuda.templates.resize import ResizeLast
 from cnngraph_cuda.templates.softmax import SoftmaxPlain
 
 TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
-        ConvGemm(), Depthwise(), ConvDirect(), PoolLast(), ReduceSpatial(), SoftmaxPlain(), LocalResponse(), EltwiseLast(),
+        ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(), ReduceSpatial(), SoftmaxPlain(), LocalResponse(), EltwiseLast(),
         EltwisePlain(), Relayout(),
     )
 }  # fmt: skip

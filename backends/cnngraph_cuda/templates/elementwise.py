@@ -23,7 +23,7 @@ from cnngraph_cuda.templates.common import (
     pitch,
     refuse_types,
 )
-from cnngraph_cuda.templates.relayout import split
+from cnngraph_cuda.templates.relayout import has_images, split
 
 VL = THREADS = 0
 
@@ -109,7 +109,7 @@ class EltwiseLast(_Base):
     code = Code(eltwise_last, {}, "Element-wise expression over a channels-last tensor.")
 
     def _refuse(self, output: TensorType, kinds: Sequence[int]) -> str | None:
-        if output.rank < 2 or not isinstance(output.shape[1], int):
+        if not has_images(output):
             return "not a tensor with channels"
         return None
 
@@ -151,7 +151,7 @@ class EltwisePlain(_Base):
     code = Code(eltwise_plain, {}, "Element-wise expression over a row-major tensor.")
 
     def _refuse(self, output: TensorType, kinds: Sequence[int]) -> str | None:
-        if output.rank < 2 and any(k in (PER_CHANNEL, IMAGE_CHANNEL) for k in kinds):
+        if not has_images(output) and any(k in (PER_CHANNEL, IMAGE_CHANNEL) for k in kinds):
             return "channels of a vector"
         return None
 
@@ -168,10 +168,10 @@ class EltwisePlain(_Base):
         parts, y = _split(node), node.output
         assert parts is not None
         _, _, plane = split(y.type)
-        size: Dim = numel(y.type.shape[1:]) if y.type.rank >= 2 else numel(y.type.shape)
+        size: Dim = numel(y.type.shape[1:]) if has_images(y.type) else numel(y.type.shape)
         units, threads = numel(y.type.shape), 256
         kinds, operands = epilogue_arguments(parts.expression, parts.others, y.type)
-        flat = y.type.rank < 2
+        flat = not has_images(y.type)
         arguments: dict[str, Argument] = {
             **launch(units, threads, threads, values=(parts.main, y, *parts.others)), "x": Pointer(parts.main), "y": Pointer(y),
             "elements": Extent(units), "size": Extent(size), "plane": Extent(plane), "x_batch": BatchStride(parts.main),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, Dim, TensorType, ceil_div, numel
+from cnngraph.ir.types import PLAIN, Dim, Sym, TensorType, ceil_div, numel
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
 from cnngraph.ops import Cast, Reorder
 from cnngraph_cuda.language import (
@@ -77,7 +77,7 @@ class Relayout:
         if isinstance(node.op, Reorder):
             return [LayoutRequest((x.layout,), (y.layout,))]
         plain = LayoutRequest((PLAIN,), (PLAIN,))
-        if x.rank < 2 or not isinstance(x.shape[1], int):
+        if not has_images(x):
             return [plain]
         if y.dtype is cuda(target).dtype and x.dtype is not y.dtype:
             return [LayoutRequest((PLAIN,), (channels_last(y),)), plain]
@@ -97,14 +97,11 @@ class Relayout:
         units = numel((images, plane, groups))
         threads = 256
 
-        def batch(value: TensorType) -> bool:
-            return value.rank >= 2
-
         arguments: dict[str, Argument] = {
             **launch(units, threads, threads, values=(x, y)), "x": Pointer(x), "y": Pointer(y), "vectors": Extent(units),
             "plane": Extent(plane), "channels": Extent(channels), "groups": Extent(groups),
-            "x_batch": BatchStride(x) if batch(x.type) else Extent(0), "x_pixel": Extent(pitch(x.type) if lasts else 1),
-            "y_batch": BatchStride(y) if batch(y.type) else Extent(0), "y_pixel": Extent(pitch(y.type) if lasts else 1),
+            "x_batch": BatchStride(x) if has_images(x.type) else Extent(0), "x_pixel": Extent(pitch(x.type) if lasts else 1),
+            "y_batch": BatchStride(y) if has_images(y.type) else Extent(0), "y_pixel": Extent(pitch(y.type) if lasts else 1),
         }  # fmt: skip
         constants = (
             ("VL", lanes), ("FROM_LAST", int(not x.type.layout.plain)), ("TO_LAST", int(not y.type.layout.plain)),
@@ -114,10 +111,14 @@ class Relayout:
 
 
 def split(type_: TensorType) -> tuple[Dim, int, Dim]:
-    """(images, channels, pixels) of a tensor; one of fewer than two axes is one row of pixels."""
-    if type_.rank < 2:
+    """(images, channels, pixels) of a tensor; one without an axis of images is one row of pixels."""
+    if not has_images(type_):
         return 1, 1, numel(type_.shape)
     channels = type_.shape[1]
-    if not isinstance(channels, int):
-        return type_.shape[0], 1, numel(type_.shape[1:])
+    assert isinstance(channels, int)
     return type_.shape[0], channels, numel(type_.shape[2:])
+
+
+def has_images(type_: TensorType) -> bool:
+    """Whether the first axis is that of images, and no other depends on the batch."""
+    return type_.rank >= 2 and not any(isinstance(d, Sym) for d in type_.shape[1:])

@@ -1,0 +1,162 @@
+"""Transpose, Slice, Expand and Pad with a constant: copies of up to six axes by strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import PLAIN, Dim, Sym, TensorType, numel, strides_of
+from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.ops import Expand, Pad, Slice, Transpose
+from cnngraph_cuda.language import (
+    DataPointer,
+    F32Pointer,
+    below,
+    block_x,
+    both,
+    load_float,
+    load_one,
+    store_one,
+    thread,
+)
+from cnngraph_cuda.source import Code
+from cnngraph_cuda.templates.common import channels_last, data_type, launch, refuse_types
+
+PAD = THREADS = 0
+AXES = 6
+
+
+def copy_nd(
+    x: DataPointer, y: DataPointer, fill: F32Pointer, elements: int, offset: int, d1: int, d2: int, d3: int, d4: int, d5: int, s0: int,
+    s1: int, s2: int, s3: int, s4: int, s5: int, t0: int, t1: int, t2: int, t3: int, t4: int, t5: int, b0: int, b1: int, b2: int,
+    b3: int, b4: int, b5: int, n0: int, n1: int, n2: int, n3: int, n4: int, n5: int,
+) -> None:  # fmt: skip
+    """``y[sum i*t] = x[offset + sum (i - b)*s]``; where ``i - b`` is outside ``0..n`` (only with PAD), the number at ``fill``."""
+    at = block_x() * THREADS + thread()
+    if at < elements:
+        i4 = at // d5
+        i5 = at - i4 * d5
+        i3 = i4 // d4
+        i4 = i4 - i3 * d4
+        i2 = i3 // d3
+        i3 = i3 - i2 * d3
+        i1 = i2 // d2
+        i2 = i2 - i1 * d2
+        i0 = i1 // d1
+        i1 = i1 - i0 * d1
+        to = i0 * t0 + i1 * t1 + i2 * t2 + i3 * t3 + i4 * t4 + i5 * t5
+        if PAD:
+            i0 = i0 - b0
+            i1 = i1 - b1
+            i2 = i2 - b2
+            i3 = i3 - b3
+            i4 = i4 - b4
+            i5 = i5 - b5
+            value = load_float(fill, 0)
+            if both(both(both(below(i0, n0), below(i1, n1)), both(below(i2, n2), below(i3, n3))), both(below(i4, n4), below(i5, n5))):
+                value = load_one(x, i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3 + i4 * s4 + i5 * s5)
+            store_one(y, to, value)
+        else:
+            store_one(y, to, load_one(x, offset + i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3 + i4 * s4 + i5 * s5))
+
+
+def strides(type_: TensorType) -> list[Dim]:
+    """Elements between neighbours along each logical axis, in the tensor's layout."""
+    if type_.layout.plain:
+        return list(strides_of(type_.shape))
+    inner = type_.layout.block
+    out: list[Dim] = [1] * type_.rank
+    for axis in (*range(type_.rank - 1, 1, -1), 0):
+        out[axis] = inner
+        inner = numel((inner, type_.shape[axis])) if axis else inner  # type: ignore[assignment]
+    return out
+
+
+class CopyNd:
+    """Transpose, Slice, Expand and Pad."""
+
+    name = "copy_nd"
+    reorders_arithmetic = False
+    code = Code(copy_nd, {}, "Copy by strides along up to six axes.")
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses more than six axes and padding by other than a constant."""
+        op = node.op
+        if not isinstance(op, (Transpose, Slice, Expand, Pad)):
+            return "not a copy"
+        refusal = refuse_types(node, target)
+        if refusal:
+            return refusal
+        if node.output.type.rank > AXES or node.input(0).type.rank > AXES:
+            return f"more than {AXES} axes"
+        if isinstance(op, Pad) and op.mode != "constant":
+            return f"padding in mode {op.mode}"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """The input as it lies; the output channels last if the input is and has as many axes, else row-major."""
+        x, y = node.input(0).type, node.output.type
+        last = not x.layout.plain and not isinstance(node.op, Transpose) and y.rank == x.rank and isinstance(y.shape[1], int)
+        return [LayoutRequest((x.layout,), (channels_last(y) if last else PLAIN,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Elements."""
+        return 1.0
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """Axes in the order of the output's memory."""
+        op, x, y = node.op, node.input(0), node.output
+        rank = y.type.rank
+        source, to = strides(x.type), strides(y.type)
+        begins, extents = [0] * rank, list(y.type.shape)
+        offset: Dim = 0
+        if isinstance(op, Transpose):
+            source = [source[p] for p in op.perm]
+        elif isinstance(op, Slice):
+            offset = sum_of([_times(s, start) for s, start in zip(source, op.starts, strict=True)])
+            source = [_times(s, step) for s, step in zip(source, op.steps, strict=True)]
+        elif isinstance(op, Expand):
+            lead = rank - x.type.rank
+            wide: list[Dim] = [0] * lead + source
+            shape: list[Dim] = [1] * lead + list(x.type.shape)
+            source = [0 if d == 1 and e != 1 else s for d, e, s in zip(shape, y.type.shape, wide, strict=True)]
+        elif isinstance(op, Pad):
+            begins, extents = list(op.pads[:rank]), list(x.type.shape)
+        order = list(range(rank)) if y.type.layout.plain else [0, *range(2, rank), 1]
+        lead = AXES - rank
+
+        def six(values: Sequence[Dim], empty: Dim) -> list[Dim]:
+            return [empty] * lead + [values[axis] for axis in order]
+
+        units, threads = numel(y.type.shape), 256
+        dims = six(y.type.shape, 1)
+        fill = op.value if isinstance(op, Pad) else 0.0
+        arguments: dict[str, Argument] = {
+            **launch(units, threads, threads, values=(x, y)), "x": Pointer(x), "y": Pointer(y),
+            "fill": Packed(np.array([fill], np.float32)), "elements": Extent(units), "offset": Extent(offset),
+        }  # fmt: skip
+        for letter, values in (
+            ("d", dims), ("s", six(source, 0)), ("t", six(to, 0)), ("b", six(begins, 0)), ("n", six(extents, 1)),
+        ):  # fmt: skip
+            first = 1 if letter == "d" else 0
+            arguments |= {f"{letter}{i}": Extent(values[i]) for i in range(first, AXES)}
+        constants = (("PAD", int(isinstance(op, Pad))), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
+        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+
+
+def _times(stride: Dim, factor: int) -> Dim:
+    if isinstance(stride, Sym):
+        return Sym(stride.scale * factor) if factor else 0  # a negative multiple of the batch: an argument a*N + b all the same
+    return stride * factor
+
+
+def sum_of(terms: Sequence[Dim]) -> Dim:
+    """Sum of terms that are all fixed, or all multiples of the batch but for zeros."""
+    total: Dim = 0
+    for term in terms:
+        if term == 0:
+            continue
+        total = term if total == 0 else total + term
+    return total
