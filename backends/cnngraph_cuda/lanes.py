@@ -412,7 +412,8 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
     table: dict[str, Callable[..., Any]] = {
         "thread": Lanes.thread, "block_x": Lanes.block_x, "block_y": Lanes.block_y, "block_z": Lanes.block_z,
         "shared_address": lambda lanes, array: 0, "cp_async16": Lanes.cp_async16, "cp_commit": Lanes.cp_commit,
-        "ldmatrix": Lanes.ldmatrix, "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int, "count_up": Lanes.count_up, "fence": lambda lanes: None,
+        "ldmatrix": Lanes.ldmatrix, "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int,
+        "count_up": Lanes.count_up, "fence": lambda lanes: None,
         "lds1": lambda lanes, at: lanes.shared_load(at, 1), "lds4": lambda lanes, at: lanes.shared_load(at, 4),
         "sts1": Lanes.shared_store, "sts2": Lanes.shared_store, "sts4": Lanes.shared_store,
     }  # fmt: skip

@@ -21,7 +21,8 @@ from cnngraph_cuda.templates.softmax import SoftmaxPlain
 TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
-        ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(), ReduceSpatial(), SoftmaxPlain(), LocalResponse(), EltwiseLast(),
+        ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(),
+         ReduceSpatial(), SoftmaxPlain(), LocalResponse(), EltwiseLast(),
         EltwisePlain(), Relayout(),
     )
 }  # fmt: skip

@@ -1,0 +1,169 @@
+"""The emulator catches what it is there to catch: kernels with one line spoilt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from cnngraph.ops import Conv
+from cnngraph_cuda import emulate
+from cnngraph_cuda.executor import plan_launch
+from cnngraph_cuda.lanes import EmulationError, Pointer
+
+from .support import ORDERS, Net, build
+
+WRONG = 0.05
+
+
+@pytest.fixture(scope="module")
+def product():
+    """A 3x3 convolution of 40 channels in f16: its source, its launch, its arguments, the true result."""
+    net = Net(40, 5, 6, batch=1)
+    net.add_output("y", net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), net.x, net.weights(16, 40, 3, 3, scale=0.1), net.weights(16)))
+    (node,) = net.nodes
+    feed = np.random.default_rng(3).standard_normal((1, 40, 5, 6)).astype(np.float16)
+    weights, bias = (np.asarray(node.input(i).data, np.float16).astype(np.float64) for i in (1, 2))
+    expected = node.op.reference(feed.astype(np.float64), weights, bias)[0].transpose(0, 2, 3, 1)
+    program, _ = build(net, isa="sm_90:f16:1")
+    (step,) = [s for s in program.data.steps if program.data.kernels[s.kernel].name.startswith("conv_gemm")]
+    launch = plan_launch(step, 1, [0] * 8)
+    blob = program.data.weights
+    image = np.ascontiguousarray(feed.transpose(0, 2, 3, 1))
+    pointers = {}
+    for name, (base, _, at) in zip("xwby", step.arguments[7:11], strict=True):
+        pointers[name] = (base, at)
+    result = np.full((1, 5, 6, 16), np.nan, np.float16)
+    memory = [
+        Pointer.to(image),
+        Pointer(blob, np.dtype(np.float16), pointers["w"][1]),
+        Pointer(blob, np.dtype(np.float32), pointers["b"][1]),
+        Pointer.to(result),
+    ]
+    arguments = [*memory, *(number for _, number in launch.arguments[4:])]
+    kernel = program.data.kernels[step.kernel]
+    return kernel, launch, arguments, result, expected
+
+
+def run(product, spoil: Callable[[str], str] | None = None, order: str = "forward") -> tuple[float, emulate.Stats]:
+    """Relative error of the kernel, after ``spoil`` has changed its text."""
+    kernel, launch, arguments, result, expected = product
+    text = kernel.source if spoil is None else spoil(kernel.source)
+    assert spoil is None or text != kernel.source
+    result[...] = np.nan
+    stats = emulate.launch(emulate.load(text, kernel.name), launch.grid, launch.threads, launch.shared, arguments, ORDERS[order])
+    error = np.abs(result.astype(np.float64) - expected).max() / np.abs(expected).max()
+    return (float(error) if np.isfinite(error) else np.inf), stats
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_sound_kernel(product, order):
+    error, stats = run(product, order=order)
+    assert error < 2e-3
+    assert stats.conflicts == 0
+    assert stats.mma > 0
+
+
+def without(text: str, replacement: str = "pass") -> Callable[[str], str]:
+    """Replace every occurrence of a piece of text."""
+    return lambda source: source.replace(text, replacement)
+
+
+def loop_barrier(source: str) -> str:
+    """Without the barrier in the loop."""
+    return source.replace("        cp_wait1()\n        cuda.syncthreads()", "        cp_wait1()")
+
+
+def late_barrier(source: str) -> str:
+    """The barrier of the loop behind the copies that overwrite the oldest buffer."""
+    moved = source.replace("        cp_wait1()\n        cuda.syncthreads()", "        cp_wait1()")
+    return moved.replace("        cp_commit()\n        fa_0_0", "        cp_commit()\n        cuda.syncthreads()\n        fa_0_0")
+
+
+MUTATIONS = {
+    "no wait": without("cp_wait1()"),
+    "wait for too few": without("cp_wait1()", "cp_wait2()"),
+    "no barrier": loop_barrier,
+    "barrier after the refill": late_barrier,
+    "no swizzle when reading": lambda s: s.replace("^ i32(lane & 7)", "^ i32(0)"),
+    "no padding of the image": without("below(i32(wide_0", "below(i32(0 * wide_0"),
+    "one tap too few": without("tap_row < taps_h", "tap_row < i32(taps_h - 1)"),
+    "no barrier before the store": lambda s: s[: s.rindex("    cuda.syncthreads()")] + s[s.rindex("    cuda.syncthreads()") + 22 :],
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_spoilt_kernels_are_caught(product, mutation):
+    caught = []
+    for order in ("forward", "backward", "shuffled"):
+        try:
+            error, stats = run(product, MUTATIONS[mutation], order)
+            caught.append(error > WRONG or stats.conflicts > 0)
+        except EmulationError:
+            caught.append(True)
+    assert any(caught), "no order of warps shows it"
+
+
+def test_access_outside_a_buffer(product):
+    with pytest.raises(EmulationError, match="global bytes"):
+        run(product, without("m < rows", "m < i32(rows + 1)"))
+
+
+def source_of(*lines: str) -> Callable:
+    return emulate.load("def k(y, n):\n" + "\n".join("    " + line for line in lines), "k")
+
+
+def launch(kernel, *arguments, threads=64, order="forward", shared=1024):
+    return emulate.launch(kernel, (1, 1, 1), threads, shared, arguments, ORDERS[order])
+
+
+def test_barrier_that_some_threads_miss():
+    kernel = source_of("if thread() < n:", "    cuda.syncthreads()")
+    y = Pointer.to(np.zeros(4, np.float32))
+    launch(kernel, y, 64)
+    for threads in (32, 20):
+        with pytest.raises(EmulationError, match="barrier"):
+            launch(kernel, y, threads)
+        with pytest.raises(EmulationError, match="barrier"):
+            launch(kernel, y, threads, order="lockstep")
+
+
+def test_shuffle_that_some_lanes_miss():
+    kernel = source_of("if thread() < n:", "    v = shuffle_xor(f32(1.0), 1)")
+    with pytest.raises(EmulationError, match="shuffle"):
+        launch(kernel, Pointer.to(np.zeros(4, np.float32)), 20)
+
+
+def test_shared_memory_begins_as_nan():
+    y = np.zeros(64, np.float32)
+    launch(source_of("st1_f32(y, thread(), lds1(i32(thread() * 4)))"), Pointer.to(y), 0)
+    assert np.isnan(y).all()
+
+
+def test_misaligned_vector():
+    with pytest.raises(EmulationError, match="aligned"):
+        launch(source_of("v, w, s, t = ld4_f32(y, 1)"), Pointer.to(np.zeros(400, np.float32)), 0)
+
+
+def test_loops_and_branches_by_thread():
+    y = np.zeros(64, np.float32)
+    kernel = source_of(
+        "total = f32(0.0)", "for i in range(thread(), n, 7):", "    if i32(i & 1) == 0:", "        total = add(total, to_float(i))", "    else:",
+        "        total = sub(total, f32(1.0))", "st1_f32(y, thread(), total)",
+    )  # fmt: skip
+    launch(kernel, Pointer.to(y), 50)
+    expected = [sum(i if i % 2 == 0 else -1 for i in range(t, 50, 7)) for t in range(64)]
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_counter_of_blocks():
+    y = np.zeros(1, np.int32)
+    kernel = source_of("if thread() == 0:", "    old = count_up(y, 0, n)")
+    for _ in range(5):
+        launch(kernel, Pointer.to(y), 2)
+    assert y[0] == 2
+
+
+def test_every_primitive_is_emulated():
+    assert emulate.unknown_primitives() == set()
