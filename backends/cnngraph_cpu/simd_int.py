@@ -178,6 +178,33 @@ def _memory(lanes: int) -> dict[str, Any]:
         return vector_type(U8, types.intp), codegen
 
     @intrinsic
+    def load_interleaved(typingctx: Any, pointer: Any, offset: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            whole = ir.VectorType(_BYTE, 4 * lanes)
+            loaded = builder.load(address(builder, values, vector))
+            loaded.align = 1
+            # groups of four lanes first, across the register; then bytes within each 16
+            order = [place * (lanes // 4) + group for group in range(lanes // 4) for place in range(4)]
+            near = builder.shuffle_vector(loaded, loaded, ir.Constant(vector, order))
+            within = [16 * group + 4 * place + lane for group in range(lanes // 4) for lane in range(4) for place in range(4)]
+            narrow = builder.bitcast(near, whole)
+            mixed = builder.shuffle_vector(narrow, narrow, ir.Constant(ir.VectorType(_INT32, 4 * lanes), within))
+            return builder.bitcast(mixed, vector)
+
+        return vector_type(U8, types.intp), codegen
+
+    @intrinsic
+    def store_four_bytes(typingctx: Any, pointer: Any, offset: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            word = values[2]
+            for byte in (1, 2, 3):
+                word = builder.or_(word, builder.shl(values[2 + byte], ir.Constant(vector, [8 * byte] * lanes)))
+            builder.store(word, address(builder, values, vector)).align = 1
+            return context.get_dummy_value()
+
+        return types.void(U8, types.intp, vector_type, vector_type, vector_type, vector_type), codegen
+
+    @intrinsic
     def splat_int(typingctx: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             number = context.cast(builder, values[0], signature.args[0], types.int64)
@@ -190,6 +217,7 @@ def _memory(lanes: int) -> dict[str, Any]:
         "load_signed_bytes_partial": load_bytes_partial(True), "store_bytes": store_bytes, "store_bytes_partial": store_bytes_partial,
         "load_words": load_words, "store_words": store_words, "load_words_partial": load_words_partial,
         "store_words_partial": store_words_partial, "broadcast_word": broadcast_word, "splat_int": splat_int,
+        "load_interleaved": load_interleaved, "store_four_bytes": store_four_bytes,
     }  # fmt: skip
 
 

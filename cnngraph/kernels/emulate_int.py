@@ -72,6 +72,12 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
     def broadcast_word(p: Any, offset: int) -> np.ndarray:
         return np.full(width, _bytes(p, offset, 4).copy().view(np.int32)[0], np.int32)
 
+    def load_interleaved(p: Any, offset: int) -> np.ndarray:
+        return np.ascontiguousarray(_bytes(p, offset, 4 * width).reshape(4, width).T).view(np.int32).reshape(width)
+
+    def store_four_bytes(p: Any, offset: int, *parts: np.ndarray) -> None:
+        _bytes(p, offset, 4 * width)[:] = np.stack(parts, axis=1).reshape(-1) & 255
+
     def splat_int(value: Any) -> np.ndarray:
         return _wrap(np.full(width, int(value), np.int64))
 
@@ -95,7 +101,8 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         "load_signed_bytes_partial": load_signed_bytes_partial, "store_bytes": store_bytes,
         "store_bytes_partial": store_bytes_partial, "load_words": load_words, "store_words": store_words,
         "load_words_partial": load_words_partial, "store_words_partial": store_words_partial, "broadcast_word": broadcast_word,
-        "splat_int": splat_int, "dot4": dot4, "round_between": round_between,
+        "splat_int": splat_int, "load_interleaved": load_interleaved, "store_four_bytes": store_four_bytes,
+        "dot4": dot4, "round_between": round_between,
         "fma_single": lambda a, b, c: (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(np.float32),
         "to_floats": lambda v: v.astype(np.float32),
         "float_bits": lambda v: v.view(np.float32),

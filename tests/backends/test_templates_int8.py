@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnngraph.ir.types import PLAIN
+from cnngraph.ir.types import BATCH, PLAIN, Dim, DType, Layout
+from cnngraph.kernels import emulate
 from cnngraph.kernels.template import LayoutRequest
 from cnngraph.ops import Reorder
+from cnngraph.ops.quantized_range import PARTS, RangeOfParts, RangeParameters
 from cnngraph_cpu import backend
-from tests.backends.int8_cases import IntCase, requests, run_emulated
+from tests.backends.int8_cases import Computed, IntCase, plan, prepare, requests, run_emulated
 from tests.backends.int8_table import ALL, reorder_cases
 
 ISAS = ("avx512vnni", "avx2", "sse4")
@@ -20,6 +22,32 @@ def test_emulated_kernel_equals_reference(name: str) -> None:
     for isa in ISAS if int(name.split("-")[0]) % 3 == 0 else ISAS[:2]:
         for request in requests(ALL[name], isa):
             run_emulated(ALL[name], isa, request)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "conv" in name.lower()][::4])
+def test_dot_products_of_short_vectors(name: str) -> None:
+    for request in requests(ALL[name], "avx2vnni"):
+        run_emulated(ALL[name], "avx2vnni", request)
+
+
+@pytest.mark.parametrize("layout", [PLAIN, Layout(8)])
+@pytest.mark.parametrize("shape", [(BATCH, 19, 5, 7), (BATCH, 3, 41), (BATCH, 16, 3, 3)])
+def test_the_range_of_parts_is_that_of_the_tensor(shape: tuple[Dim, ...], layout: Layout) -> None:
+    case = IntCase("range_of_parts", RangeOfParts(), (Computed(DType.F32, shape),), batch=3)
+    node, call = plan(case, "avx2", LayoutRequest((layout,), (PLAIN,)))
+    run = prepare(case, node, call)
+    source = backend.source(call.spec)
+    emulate.run(source.text, source.name, run.given, 8, threads=3)
+    parts, x = run.memories[node.output].read(), run.feeds[node.input(0)]
+    assert (parts[:, 0].min(), parts[:, 1].max()) == (x.min(), x.max())
+
+
+@pytest.mark.parametrize(("low", "high"), [(-3.25, 9.5), (0.0, 0.0), (0.0, 2.0), (-7.0, 0.0), (-1e-3, 1e-30)])
+def test_parameters_of_a_range(low: float, high: float) -> None:
+    parts = np.zeros((PARTS, 2), np.float32)
+    parts[3, 0], parts[PARTS - 1, 1] = low, high
+    case = IntCase("range_parameters", RangeParameters(), (Computed(DType.F32, parts.shape, parts),))
+    run_emulated(case, "sse4", requests(case, "sse4")[0])
 
 
 @pytest.mark.parametrize("name", list(ALL)[::7])

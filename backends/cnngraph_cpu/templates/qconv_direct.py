@@ -35,6 +35,7 @@ from cnngraph_cpu.language import (
     splat_int,
     store,
     store_bytes,
+    store_four_bytes,
     store_words,
     sub_int,
     to_float,
@@ -78,12 +79,29 @@ def pack_plain(x: BytePointer, packed: BytePointer, image: int, row0: int) -> No
     for r in range(scratch_rows):
         iy = row0 * SY + r - pad_y
         to = r * scratch_width * CB
-        for c in range(scratch_width * CB):
+        whole = 0
+        if iy >= 0 and iy < height:
+            if CB == 4 and channels == 3:  # an image
+                at = image * x_batch + iy * width
+                plane_in = height * width
+                whole = copied // W * W
+                for c in range(0, whole, W):
+                    red = load_bytes(x, at + c)
+                    green = load_bytes(x, at + plane_in + c)
+                    blue = load_bytes(x, at + 2 * plane_in + c)
+                    if FLIP:
+                        red = xor_int(red, splat_int(128))
+                        green = xor_int(green, splat_int(128))
+                        blue = xor_int(blue, splat_int(128))
+                    store_four_bytes(packed, to + (pad_x + c) * 4, red, green, blue, splat_int(zero))
+        for c in range(pad_x * CB):
+            put_byte(packed, to + c, zero)
+        for c in range((pad_x + whole) * CB, scratch_width * CB):
             put_byte(packed, to + c, zero)
         if iy >= 0 and iy < height:
             for ch in range(channels):
                 at = image * x_batch + (ch * height + iy) * width
-                for c in range(copied):
+                for c in range(whole, copied):
                     if FLIP:
                         put_byte(packed, to + (pad_x + c) * CB + ch, get_byte(x, at + c) ^ 128)
                     else:

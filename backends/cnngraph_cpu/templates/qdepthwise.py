@@ -20,15 +20,18 @@ from cnngraph_cpu.language import (
     F32Pointer,
     I32Pointer,
     add_int,
+    dot4,
     epilogue,
     fma,
     get_byte,
     get_signed_byte,
     load,
     load_bytes,
+    load_interleaved,
     load_signed_bytes,
     load_words,
     mul,
+    mul_int,
     registers,
     round_between,
     splat,
@@ -40,16 +43,18 @@ from cnngraph_cpu.language import (
     to_float,
     to_floats,
     unroll,
+    xor_int,
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts
 from cnngraph_cpu.templates.depthwise import _MOST_UNROLLED_TAPS
 from cnngraph_cpu.templates.pool import inner_columns
 from cnngraph_cpu.templates.qconv_plan import QConv, geometry
-from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, padded, refuse_layer
+from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, padded, refuse_layer, signed_weights
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
-W = SX = KX = OUT = SIGNED = ZERO_GIVEN = DX = DY = COLS = 0
+FOUR_FLIPS = 0x80808080
+W = SX = KX = OUT = SIGNED = ZERO_GIVEN = DX = DY = COLS = DOTS = 0
 _EXACT = 1 << 24
 
 
@@ -120,14 +125,67 @@ def columns_within(COLS: int, ox: int) -> None:
         finish()
 
 
+def start_row() -> None:
+    """The sum that every pixel of the row begins with: the bias less the zero point times the weights of the rows that exist."""
+    first = bias
+    if SIGNED:
+        unsigned = splat_int(zero + 128)
+    else:
+        unsigned = zeros
+    for ky in range(first_y, last_y):
+        first = sub_int(first, mul_int(load_words(row_sums, (cb * kernel_y + ky) * W), unsigned))
+
+
+def finish_dots(COLS: int) -> None:
+    """As :func:`finish` for the sums of COLS pixels."""
+    for c in unroll(COLS):
+        whole = sums[c]
+        inner = ((cb * out_y + oy) * out_x + ox + c) * W
+        if OUT == TO_BYTES:
+            result = add_int(round_between(mul(to_floats(whole), factor), splat(low), splat(high)), splat_int(y_zero))
+            store_bytes(y, image * y_batch + inner, result)
+        elif OUT == TO_FLOATS:
+            y_value = to_floats(whole)
+            out = epilogue(y_value, image, inner, cb * W)
+            store(y_floats, image * y_batch + inner, out)
+        else:
+            store_words(y_words, image * y_batch + inner, whole)
+
+
+def columns_by_dots(COLS: int, ox: int) -> None:
+    """COLS output columns within the row, three taps a dot product: four pixels in each lane serve two columns at stride 1."""
+    for c in unroll(COLS):
+        sums[c] = first
+    for ky in range(first_y, last_y):
+        line = image * x_batch + ((cb * height + y0 + ky * DY) * width + ox * SX - pad_x) * W
+        at = (cb * kernel_y + ky) * 2 * W
+        early = load_words(fours, at)
+        late = load_words(fours, at + W)
+        if SX == 1:
+            for pair in unroll(COLS // 2):
+                pixels = load_interleaved(x, line + pair * 2 * W)
+                if SIGNED:
+                    pixels = xor_int(pixels, splat_int(FOUR_FLIPS))
+                sums[pair * 2] = dot4(sums[pair * 2], pixels, early)
+                sums[pair * 2 + 1] = dot4(sums[pair * 2 + 1], pixels, late)
+        else:
+            for c in unroll(COLS):
+                pixels = load_interleaved(x, line + c * SX * W)
+                if SIGNED:
+                    pixels = xor_int(pixels, splat_int(FOUR_FLIPS))
+                sums[c] = dot4(sums[c], pixels, early)
+    finish_dots(COLS)
+
+
 def qdepthwise(
-    x: BytePointer, w: F32Pointer, b: I32Pointer, factors: F32Pointer, zero_at: BytePointer, y: BytePointer, y_floats: F32Pointer,
+    x: BytePointer, w: F32Pointer, fours: I32Pointer, row_sums: I32Pointer, b: I32Pointer, factors: F32Pointer, zero_at: BytePointer, y: BytePointer, y_floats: F32Pointer,
     y_words: I32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, height: int, width: int, out_y: int, out_x: int,
     kernel_y: int, kernel_x: int, stride_y: int, DY: int, DX: int, pad_y: int, pad_x: int, first_inner: int, last_inner: int,
     x_zero: int, y_zero: int, low_int: int, high_int: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``[first_inner, last_inner)`` are the output columns whose window lies within the row."""
     acc = registers(8)
+    sums = registers(8)
     weights = registers(KX)
     low = to_float(low_int)
     high = to_float(high_int)
@@ -153,10 +211,17 @@ def qdepthwise(
         border(0, first_inner)
         eights = first_inner + (last_inner - first_inner) // 8 * 8
         twos = eights + (last_inner - eights) // 2 * 2
-        for ox in range(first_inner, eights, 8):
-            columns_within(8, ox)
-        for ox in range(eights, twos, 2):
-            columns_within(2, ox)
+        if DOTS:
+            start_row()
+            for ox in range(first_inner, eights, 8):
+                columns_by_dots(8, ox)
+            for ox in range(eights, twos, 2):
+                columns_by_dots(2, ox)
+        else:
+            for ox in range(first_inner, eights, 8):
+                columns_within(8, ox)
+            for ox in range(eights, twos, 2):
+                columns_within(2, ox)
         border(twos, out_x)
         oy = oy + 1
         if oy == out_y:
@@ -172,7 +237,11 @@ class QDepthwise:
 
     name = "qdepthwise"
     reorders_arithmetic = False
-    code = Code(qdepthwise, {f.__name__: f for f in (finish, border, columns_within)}, "Depthwise convolution of an 8-bit blocked tensor.")
+    code = Code(
+        qdepthwise,
+        {f.__name__: f for f in (finish, border, columns_within, start_row, finish_dots, columns_by_dots)},
+        "Depthwise convolution of an 8-bit blocked tensor.",
+    )
     _general = QConv()
 
     def accepts(self, node: Node, target: Target) -> str | None:
@@ -213,6 +282,9 @@ class QDepthwise:
         packed = np.ascontiguousarray(packed.reshape(blocks, width, -1).transpose(0, 2, 1))
         first, last = inner_columns(g.size[2], g.out[2], g.kernel[2], g.stride[2], g.dilation[2], g.pad[2])
         near = g.dilation[1:] == (1, 1)
+        dots = target.dot and near and g.kernel[2] == 3 and g.stride[2] in (1, 2) and signed_weights(layer.weights)[1] is None
+        if dots and g.stride[2] == 2:  # four pixels are read for three taps
+            first, last = inner_columns(g.size[2], g.out[2], 4, 2, 1, g.pad[2])
         taps = g.kernel[2] if near and g.kernel[2] <= _MOST_UNROLLED_TAPS else 0
         epilogue_of = op.epilogue if isinstance(op, ConvInteger) else None
         kinds, operands = epilogue_arguments(epilogue_of, layer.operands, y.type, width)
@@ -224,15 +296,29 @@ class QDepthwise:
             "low_int": layer.low - layer.y_zero, "high_int": layer.high - layer.y_zero,
         }  # fmt: skip
         arguments: dict[str, Argument] = {
-            "x": Pointer(x), "w": Packed(packed), **_channels(layer, blocks * width), "y": Pointer(y), "y_floats": Pointer(y),
+            "x": Pointer(x), "w": Packed(packed), **_dots(layer.weights if dots else None, blocks, width),
+            **_channels(layer, blocks * width), "y": Pointer(y), "y_floats": Pointer(y),
             "y_words": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
             **{name: Extent(value) for name, value in numbers.items()}, **operands,
         }  # fmt: skip
         constants = (
             ("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), ("OUT", layer.output),
-            ("SIGNED", int(layer.signed)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))), *kinds,
+            ("SIGNED", int(layer.signed)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))), ("DOTS", int(dots)), *kinds,
         )  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, constants, epilogue_of), arguments)
+
+
+def _dots(weights: np.ndarray | None, blocks: int, width: int) -> dict[str, Argument]:
+    """``fours``: the three weights of each row before a zero, and after one; ``row_sums``: their sums."""
+    if weights is None:
+        return {"fours": UNUSED, "row_sums": UNUSED}
+    rows = weights.reshape(weights.shape[0], -1, 3)
+    fours = np.zeros((blocks * width, rows.shape[1], 2, 4), np.int8)
+    fours[: rows.shape[0], :, 0, :3] = rows
+    fours[: rows.shape[0], :, 1, 1:] = rows
+    packed = fours.reshape(blocks, width, -1, 2, 4).transpose(0, 2, 3, 1, 4)
+    sums = fours[:, :, 0].astype(np.int32).sum(axis=-1, dtype=np.int32).reshape(blocks, width, -1).transpose(0, 2, 1)
+    return {"fours": Packed(np.ascontiguousarray(packed).reshape(-1).view(np.int32)), "row_sums": Packed(np.ascontiguousarray(sums))}
 
 
 def _channels(layer: Layer, size: int) -> dict[str, Argument]:
