@@ -18,7 +18,8 @@ from cnngraph.passes.base import PassContext
 from cnngraph.passes.fold_batchnorm import FoldBatchNorm
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
 from cnngraph_cpu import backend
-from tests.backends.template_cases import Case, Compiled, plan, requests, run_compiled, run_emulated
+from cnngraph_cpu.registry import TEMPLATES
+from tests.backends.template_cases import Case, Compiled, build, plan, requests, run_compiled, run_emulated
 
 _RNG = np.random.default_rng(11)
 RELU = Expression.of("relu")
@@ -132,3 +133,9 @@ def test_normalisation_and_activation_join_the_layer(group: int) -> None:
     assert FoldBatchNorm().run(graph, context) == 1 and FuseEpilogue().run(graph, context) == 1
     assert [type(n.op) for n in graph.nodes] == [ConvTranspose]
     np.testing.assert_allclose(interpret(graph, feeds)["out"], before, rtol=2e-5, atol=2e-5)
+
+
+def test_taps_far_apart_are_refused() -> None:
+    far = case(8, 8, (5, 6), (2, 2), (1, 1), (0, 1_000_000), (6, 6), dilations=(1, 1_000_000))
+    refusal = TEMPLATES["conv_transpose"].accepts(build(far), backend.target("avx2"))
+    assert refusal == "its taps reach over too many source rows"

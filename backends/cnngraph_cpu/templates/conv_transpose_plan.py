@@ -10,7 +10,7 @@ from math import gcd
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import Dim, ceil_div, product
+from cnngraph.ir.types import Dim, ceil_div, per_image, product, round_up
 from cnngraph.kernels.template import (
     Argument,
     BatchStride,
@@ -38,6 +38,7 @@ from cnngraph_cpu.templates.common import (
 from cnngraph_cpu.templates.conv_direct_plan import Geometry, Tile, channel_blocks, choose_tile, pack_weights, tiles_per_group_of
 
 _MOST_PHASES = 4096
+_MOST_SCRATCH = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,9 @@ class ConvTransposeDirect:
             return "an extent is zero or depends on the batch"
         if product(min(s, o) for s, o in zip(node.op.strides, node.op.out, strict=True)) > _MOST_PHASES:
             return f"more than {_MOST_PHASES} phases"
+        z, y, x = lifted(node).axes
+        if z.reach * y.reach * (x.grid + x.reach) * round_up(per_image(node.input(0).type.shape[1]), target.width) * 4 > _MOST_SCRATCH:
+            return "its taps reach over too many source rows"
         return refuse_epilogue(node.inputs[3:], node.output.type)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
