@@ -64,12 +64,24 @@ def _stride_beyond_kernel(case: Case, difference: Difference) -> bool:
 
 def _unchanged_shape(case: Case, difference: Difference) -> bool:
     x = case.input(0)
-    return x is not None and difference.wanted is not None and bool(np.array_equal(x.astype(difference.wanted.dtype), difference.wanted))
+    scales = [case.attribute("scales"), case.input(1 if case.op == "Upsample" or case.opset < 11 else 2)]
+    if x is None or difference.wanted is None or not any(v is not None and (np.asarray(v) != 1).any() for v in scales):
+        return False
+    return bool(np.array_equal(x.astype(difference.wanted.dtype), difference.wanted))
 
 
 def _backward_to_the_largest(case: Case, difference: Difference) -> bool:
     ends, steps = case.input(2), case.input(4)
     return ends is not None and steps is not None and bool(((ends >= 2**31 - 1) & (steps < 0)).any())
+
+
+def _region_of_an_unscaled_axis(case: Case, difference: Difference) -> bool:
+    x, roi, y = case.input(0), case.input(1), difference.wanted
+    if case.attribute("coordinate_transformation_mode") != "tf_crop_and_resize" or x is None or roi is None or y is None:
+        return False
+    axes = case.attribute("axes", range(x.ndim))
+    regions = zip(axes, roi[: len(axes)], roi[len(axes) :], strict=True)
+    return any(x.shape[axis] == y.shape[axis] and (start, end) != (0, 1) for axis, start, end in regions)
 
 
 def _rounded_to_four_bits(case: Case, difference: Difference) -> bool:
@@ -143,7 +155,7 @@ KNOWN: list[Known] = [
         ("ReduceLogSumExp",), ("integers",), lambda case, _: True,
         "integers are exponentiated in integers; ONNX's function body computes in float64 and truncates the result",
     ),
-    Known(("ReduceMean",), ("floats",), _empty, "the mean of no numbers is 0; ONNX leaves it undefined, and 0 / 0 is NaN"),
+    Known(("ReduceMean",), ("floats", "integers"), _empty, "the mean of no numbers is 0; ONNX leaves it undefined, and 0 / 0 is NaN"),
     Known(
         ("Resize", "Upsample"), ("integers",), _truncated_interpolation,
         "interpolated integers are truncated; onnx.reference and cnngraph round them",
@@ -171,6 +183,15 @@ KNOWN: list[Known] = [
         "an end of INT_MAX means the beginning of the axis where steps go backwards; ONNX clamps it to the last element",
     ),
     Known(
+        ("Resize",), ("integers",), lambda case, d: case.dtype() == "int8" and bool(case.attribute("antialias")) and not _wrong(d)[1].any(),
+        "antialiasing clamps int8 at 0, as if it were uint8",
+    ),
+    Known(
+        ("com.microsoft::FusedMatMul",), ("floats", "shape", "lacking"),
+        lambda case, _: any(a is not None and a.ndim == 1 for a in case.inputs) and bool(case.attribute("transA") or case.attribute("transB")),
+        "transA and transB are left out where the other operand is a vector",
+    ),
+    Known(
         ("Col2Im",), ("floats",), lambda case, _: len(case.attribute("dilations", [])) in (1, 3) and max(case.attribute("dilations")) > 1,
         "dilations of images of one or three axes are applied wrongly; onnx.reference agrees with cnngraph",
     ),
@@ -179,10 +200,13 @@ KNOWN: list[Known] = [
         "output_padding must be less than the stride; it may also be less than the dilation",
     ),
     Known(
-        ("Resize",), ("floats", "integers"), lambda case, _: case.attribute("coordinate_transformation_mode") == "tf_crop_and_resize",
+        ("Resize",), ("floats", "integers"), _region_of_an_unscaled_axis,
         "the region of an axis of scale 1 is left out; in onnx.reference it applies to every axis",
     ),
-    Known(("Sign",), ("floats",), lambda case, d: case.dtype() == "float16" and _ours_is_nan(case, d), "the sign of a float16 NaN is 0"),
+    Known(
+        ("Sign",), ("floats",), lambda case, d: case.dtype() in ("float16", "bfloat16") and _ours_is_nan(case, d),
+        "the sign of a 16-bit NaN is 0",
+    ),
     Known(
         ("MaxPool", "AveragePool", "LpPool", "com.microsoft::QLinearAveragePool"), ("floats", "integers"), _stride_beyond_kernel,
         "auto_pad SAME_* with a stride above the kernel gives negative pads, so that the first elements are left out",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -142,7 +143,7 @@ def fuzz(
     deadline = time.monotonic() + seconds
     smallest: dict[str, Disagreement] = {}
 
-    @seed(number)
+    @seed(number + zlib.crc32(op.encode()))
     @settings(
         max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), verbosity=Verbosity.quiet,
         phases=(Phase.generate, Phase.shrink), report_multiple_bugs=False, print_blob=False,

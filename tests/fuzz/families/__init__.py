@@ -3,3 +3,6 @@
 from tests.fuzz.families import convolution, dense, elementwise, fused, indexing, movement, norm, quantized
 
 __all__ = ["convolution", "dense", "elementwise", "fused", "indexing", "movement", "norm", "quantized"]
+
+NOT_DRAWN: dict[str, str] = {}
+"""Operators that have no strategy, and why."""
