@@ -171,11 +171,21 @@ class Winograd:
 
 
 def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int) -> np.ndarray:
-    """G g G^T of every filter, in float64, rounded once: ``[channel tile][36][channel][tile channel]``."""
-    u = np.einsum("ai,ocij,bj->aboc", G, w.reshape(g.out_channels, g.channels, 3, 3).astype(np.float64), G, optimize=True)
-    out = np.zeros((36, tiles * tile_channels, g.channels), np.float32)
-    out[:, : g.out_channels] = u.reshape(36, g.out_channels, g.channels)
-    return np.ascontiguousarray(out.reshape(36, tiles, tile_channels, g.channels).transpose(1, 0, 3, 2))
+    """G g G^T of every filter, in float64, rounded once: ``[channel tile][36][channel][tile channel]``.
+
+    The sums are written out, because a matrix product's bits depend on the machine.
+    """
+    filters = np.zeros((tiles * tile_channels, g.channels, 9), np.float32)
+    filters[: g.out_channels] = w.reshape(g.out_channels, g.channels, 9)
+    out = np.empty((tiles, 36, g.channels, tile_channels), np.float32)
+    for tile in range(tiles):
+        part = filters[tile * tile_channels : (tile + 1) * tile_channels]
+        taps = np.ascontiguousarray(part.transpose(2, 1, 0)).astype(np.float64).reshape(3, 3, g.channels, tile_channels)
+        rows = [sum(float(G[a, i]) * taps[i] for i in range(3) if G[a, i]) for a in range(6)]
+        for a, row in enumerate(rows):
+            for b in range(6):
+                out[tile, 6 * a + b] = sum(float(G[b, j]) * row[j] for j in range(3) if G[b, j])
+    return out
 
 
 def _tiles_per_group(tiles: int, row_blocks: int) -> int:
