@@ -11,13 +11,14 @@ KEY := $(shell cat pyproject.toml setup.py | cksum | tr ' ' '-')
 RUNTIME := $(VENV)/.runtime-$(KEY)
 DEVELOP := $(VENV)/.develop-$(KEY)
 
-.PHONY: help demo test test-quick conformance lint types check bench wheel clean
+.PHONY: help demo test test-quick conformance fuzz-ops lint types check bench wheel clean
 
 help:
 	@echo "make demo         compile the trained digit network, classify held-out digits, write digits.png"
 	@echo "make test         the whole test suite (ARGS=... goes to pytest)"
 	@echo "make test-quick   without the tests marked slow"
 	@echo "make conformance  only tests/conformance"
+	@echo "make fuzz-ops     random nodes of every operator: kernels, references, onnxruntime (ARGS=\"--seconds 60 --seed 1 --op Conv\")"
 	@echo "make lint types   ruff and mypy --strict; make check: all that .ci/run does"
 	@echo "make bench        the classic networks against onnxruntime (ARGS=... goes to the script)"
 	@echo "make wheel clean"
@@ -33,6 +34,9 @@ test-quick: $(DEVELOP)
 
 conformance: $(DEVELOP)
 	@$(BIN)/python -m pytest -q -n $(JOBS) tests/conformance $(ARGS)
+
+fuzz-ops: $(DEVELOP)
+	@$(BIN)/python -W ignore -m tests.fuzz $(ARGS)
 
 lint: $(DEVELOP)
 	@$(BIN)/ruff check

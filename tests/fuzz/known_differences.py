@@ -70,6 +70,20 @@ def _unchanged_shape(case: Case, difference: Difference) -> bool:
     return bool(np.array_equal(x.astype(difference.wanted.dtype), difference.wanted))
 
 
+def _transposed_beside_a_vector(case: Case, difference: Difference) -> bool:
+    vector = any(a is not None and a.ndim == 1 for a in case.inputs)
+    return vector and bool(case.attribute("transA") or case.attribute("transB"))
+
+
+def _fewer_bins_than_given(case: Case, difference: Difference) -> bool:
+    x, length = case.input(0), case.input(1)
+    if not (case.attribute("inverse") and case.attribute("onesided")) or x is None or length is None:
+        return False
+    given = case.input(2)
+    axis = case.attribute("axis", 1) if case.opset < 20 or given is None else int(given)
+    return int(length) // 2 + 1 < x.shape[axis]
+
+
 def _backward_to_the_largest(case: Case, difference: Difference) -> bool:
     ends, steps = case.input(2), case.input(4)
     return ends is not None and steps is not None and bool(((ends >= 2**31 - 1) & (steps < 0)).any())
@@ -118,9 +132,11 @@ REDUCTIONS = (
     "ReduceSumSquare",
 )  # fmt: skip
 
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+
 KNOWN: list[Known] = [
     Known(
-        ("MaxPool", "AveragePool", "LpPool"), ("shape",), _same_with_dilations,
+        POOLS, ("shape",), _same_with_dilations,
         "auto_pad SAME_* computes the pads of an undilated kernel, so that the result is not ceil(extent / stride)",
     ),
     Known(
@@ -165,7 +181,7 @@ KNOWN: list[Known] = [
         "all types are computed in float32, which does not hold large integers and double precision",
     ),
     Known(
-        ("MaxPool", "AveragePool", "LpPool", "com.microsoft::QLinearAveragePool"), ("lacking",), _message("padding values must be non-negative"),
+        (*POOLS, "com.microsoft::QLinearAveragePool"), ("lacking",), _message("padding values must be non-negative"),
         "auto_pad SAME_* with a stride above the kernel gives negative pads, which it then refuses",
     ),
     Known(("Clip",), ("lacking",), _message("min_ <= max_"), "attributes min above max are refused; ONNX says min(max(x, min), max)"),
@@ -188,8 +204,17 @@ KNOWN: list[Known] = [
     ),
     Known(
         ("com.microsoft::FusedMatMul",), ("floats", "shape", "lacking"),
-        lambda case, _: any(a is not None and a.ndim == 1 for a in case.inputs) and bool(case.attribute("transA") or case.attribute("transB")),
+        _transposed_beside_a_vector,
         "transA and transB are left out where the other operand is a vector",
+    ),
+    Known(("RNN", "GRU", "LSTM"), ("lacking",), _message("layout_ == 0"), "layout 1 (the batch first) is not implemented"),
+    Known(
+        ("MelWeightMatrix",), ("lacking",), _message("upper_edge_hertz produces a mel triangle"),
+        "a triangle that ends at the last bin of an odd dft_length is refused",
+    ),
+    Known(
+        ("DFT",), ("floats",), _fewer_bins_than_given,
+        "an inverse of one side that is shorter than its bins does not drop the last ones; onnx.reference and NumPy do",
     ),
     Known(
         ("Col2Im",), ("floats",), lambda case, _: len(case.attribute("dilations", [])) in (1, 3) and max(case.attribute("dilations")) > 1,
@@ -208,7 +233,7 @@ KNOWN: list[Known] = [
         "the sign of a 16-bit NaN is 0",
     ),
     Known(
-        ("MaxPool", "AveragePool", "LpPool", "com.microsoft::QLinearAveragePool"), ("floats", "integers"), _stride_beyond_kernel,
+        (*POOLS, "com.microsoft::QLinearAveragePool"), ("floats", "integers"), _stride_beyond_kernel,
         "auto_pad SAME_* with a stride above the kernel gives negative pads, so that the first elements are left out",
     ),
     Known(

@@ -204,7 +204,8 @@ def col2im(d: Draw) -> Case:
     shape = (d.int(1, 2), d.int(1, 2) * int(np.prod(block)), int(np.prod(windows)))
     x = d.floats(shape, d.dtype(0, (DType.F32, DType.F64, DType.F16)))
     return d.case(
-        [x, vector(image), vector(block)], constants=(1, 2), fixed=(1, 2), scaled=True, strides=strides if d.flag() or max(strides) > 1 else None,
+        [x, vector(image), vector(block)], constants=(1, 2), fixed=(1, 2), scaled=True,
+        strides=strides if d.flag() or max(strides) > 1 else None,
         dilations=dilations if max(dilations) > 1 else None, pads=pads if any(pads) else None,
     )  # fmt: skip
 
