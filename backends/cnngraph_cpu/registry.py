@@ -16,6 +16,7 @@ from cnngraph_cpu.templates.group_norm import GroupNormBlocked
 from cnngraph_cpu.templates.lrn import LocalResponse
 from cnngraph_cpu.templates.matmul import MatMulPlain
 from cnngraph_cpu.templates.pool import PoolBlocked
+from cnngraph_cpu.templates.pool_indices import MaxUnpoolPlaces, PoolIndices
 from cnngraph_cpu.templates.qbroadcast import QBinaryChannel, QBinaryRows
 from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.qdense import QDense
@@ -39,6 +40,6 @@ TEMPLATES = {
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),
         ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
-        TakeChannelsBlocked(), TakeChannelsPlain(), RangeKernel(), RangeParametersKernel(),
+        TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(), RangeParametersKernel(),
     )
 }  # fmt: skip
