@@ -12,9 +12,15 @@ __all__ = ["cache_dir", "entries", "key", "load", "prune", "store", "verify"]
 
 @cache
 def _versions() -> str:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return " ".join(f"{name} {version(name)}" for name in ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink"))
+    found = []
+    for name in ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} absent")
+    return " ".join(found)
 
 
 def key(source: str, arch: str) -> str:

@@ -109,6 +109,17 @@ class CudaExecutor:
         self._bound[batch] = found
         return found
 
+    def poison(self, bound: _Bound) -> None:
+        """Fill everything that a run must write with NaN bytes, so that what it forgets shows."""
+        device, data = self.device(), self.data
+        sizes = [(bound.bases[ARENA], data.arena * bound.batch), (bound.bases[STATIC], data.static_bytes)]
+        for i, spec in enumerate(data.outputs):
+            elements = int(np.prod([a * bound.batch + b for a, b in spec.factors()], dtype=np.int64))
+            sizes.append((bound.bases[FIRST_IO + len(data.inputs) + i], elements * DType(spec.dtype).itemsize))
+        for address, nbytes in sizes:
+            if nbytes:
+                device.upload(address, np.full(nbytes, 0xFF, np.uint8))
+
     def replay(self, bound: _Bound) -> None:
         """Run every part of a program whose inputs are in place."""
         device = self.device()

@@ -86,9 +86,6 @@ def compile_sources(
         UsageError: the packages of ``cnngraph[cuda]`` are missing.
         InternalError: a kernel does not compile (the message holds the compiler's report).
     """
-    lacking = missing_packages()
-    if lacking:
-        raise UsageError(lacking)
     done: dict[str, CompiledKernel] = {}
     pending: queue.SimpleQueue[tuple[KernelSource, str]] = queue.SimpleQueue()
     lock, failures = threading.Lock(), list[BaseException]()
@@ -130,6 +127,9 @@ def compile_sources(
                 worker.close()
 
     if missing:
+        lacking = missing_packages()
+        if lacking:
+            raise UsageError(lacking)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with tempfile.TemporaryDirectory(prefix="cnngraph-") as folder:
             threads = [threading.Thread(target=serve, args=(folder,)) for _ in range(max(1, min(cores, missing)))]

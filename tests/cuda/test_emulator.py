@@ -148,10 +148,9 @@ def test_misaligned_vector():
 
 def test_loops_and_branches_by_thread():
     y = np.zeros(64, np.float32)
-    kernel = source_of(
-        "total = f32(0.0)", "for i in range(thread(), n, 7):", "    if i32(i & 1) == 0:", "        total = add(total, to_float(i))", "    else:",
-        "        total = sub(total, f32(1.0))", "st1_f32(y, thread(), total)",
-    )  # fmt: skip
+    lines = ["total = f32(0.0)", "for i in range(thread(), n, 7):", "    if i32(i & 1) == 0:", "        total = add(total, to_float(i))"]
+    lines += ["    else:", "        total = sub(total, f32(1.0))", "st1_f32(y, thread(), total)"]
+    kernel = source_of(*lines)
     launch(kernel, Pointer.to(y), 50)
     expected = [sum(i if i % 2 == 0 else -1 for i in range(t, 50, 7)) for t in range(64)]
     np.testing.assert_array_equal(y, expected)

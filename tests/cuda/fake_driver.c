@@ -1,0 +1,75 @@
+/* A CUDA driver without a GPU: memory is the process's own, kernels do nothing, every call that matters is written to a log. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static FILE *out;
+static int capturing, nodes, graphs;
+static int major = 9, minor = 0;
+
+static void say(const char *text) { fputs(text, out); fputc('\n', out); fflush(out); }
+
+int cuInit(unsigned flags) {
+    out = fopen(getenv("FAKE_CUDA_LOG"), "a");
+    const char *cc = getenv("FAKE_CUDA_CAPABILITY");
+    if (cc) sscanf(cc, "%d.%d", &major, &minor);
+    return out && !flags ? 0 : 999;
+}
+int cuDeviceGetCount(int *count) { const char *n = getenv("FAKE_CUDA_COUNT"); *count = n ? atoi(n) : 1; return 0; }
+int cuDeviceGet(int *device, int number) { *device = number; return 0; }
+int cuDeviceGetAttribute(int *value, int what, int device) { (void)device; *value = what == 75 ? major : minor; return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; *context = &graphs; return 0; }
+int cuCtxSetCurrent(void *context) { return context == &graphs ? 0 : 201; }
+int cuStreamCreate(void **stream, unsigned flags) { (void)flags; *stream = &nodes; return 0; }
+int cuStreamSynchronize(void *stream) { return stream == &nodes && !capturing ? 0 : 900; }
+int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
+    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (!p) return 2;
+    memset(p, 0xff, bytes);
+    *address = (uint64_t)(uintptr_t)p;
+    return 0;
+}
+int cuMemFree_v2(uint64_t address) { free((void *)(uintptr_t)address); return 0; }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    (void)stream; memcpy((void *)(uintptr_t)to, from, bytes); return capturing ? 900 : 0;
+}
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    (void)stream; memcpy(to, (void *)(uintptr_t)from, bytes); return capturing ? 900 : 0;
+}
+int cuModuleLoadData(void **module, const void *image) { *module = (void *)image; return memcmp(image, "\177ELF", 4) ? 200 : 0; }
+int cuModuleGetFunction(void **function, void *module, const char *name) { (void)module; *function = strdup(name); return 0; }
+int cuFuncSetAttribute(void *function, int what, int value) {
+    if (capturing) return 900;
+    fprintf(out, "attribute %s %d %d\n", (char *)function, what, value);
+    fflush(out);
+    return value > 232448 ? 1 : 0;
+}
+int cuStreamBeginCapture_v2(void *stream, int mode) { (void)stream; (void)mode; capturing = 1; nodes = 0; say("begin"); return 0; }
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                   void *stream, void **arguments, void **extra) {
+    if (!capturing || stream != &nodes || by != 1 || bz != 1 || extra || !gx || !gy || !gz) return 1;
+    nodes++;
+    fprintf(out, "launch %s %u %u %u %u %u %llx\n", (char *)function, gx, gy, gz, bx, shared, *(unsigned long long *)arguments[0]);
+    fflush(out);
+    return 0;
+}
+int cuStreamEndCapture(void *stream, void **graph) {
+    (void)stream;
+    capturing = 0;
+    int *made = malloc(sizeof *made);
+    *made = nodes;
+    *graph = made;
+    say("end");
+    return 0;
+}
+int cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long flags) {
+    int *made = malloc(sizeof *made);
+    *made = *(int *)graph;
+    *executable = made;
+    return flags ? 1 : 0;
+}
+int cuGraphDestroy(void *graph) { free(graph); return 0; }
+int cuGraphLaunch(void *executable, void *stream) { (void)stream; fprintf(out, "replay %d\n", *(int *)executable); fflush(out); return 0; }
+int cuGraphExecDestroy(void *executable) { free(executable); say("forget"); return 0; }
+int cuGetErrorString(int status, const char **text) { *text = status == 2 ? "out of memory" : "fake failure"; return 0; }

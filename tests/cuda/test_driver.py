@@ -1,0 +1,136 @@
+"""The launch path: the driver's calls against a library that has all of them and no GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnngraph.ops import Conv, Dense, Reduce
+from cnngraph.runtime.program import FIRST_IO
+from cnngraph_cuda.driver import CudaDevice, CudaError, Library
+from cnngraph_cuda.executor import CudaExecutor, plan_launch
+
+from .support import Net, build
+
+COMPILER = shutil.which("gcc") or shutil.which("cc")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler for the fake driver")
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    path = tmp_path_factory.mktemp("driver") / "libfake.so"
+    source = Path(__file__).with_name("fake_driver.c")
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", str(path), str(source)], check=True)
+    return str(path)
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    monkeypatch.setenv("FAKE_CUDA_LOG", str(path))
+    return path
+
+
+def network():
+    net = Net(16, 12, 12)
+    x = net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), net.x, net.weights(64, 16, 3, 3), None)
+    x = net.node(Reduce("mean", (2, 3), False), x)
+    net.add_output("y", net.node(Dense(), x, net.weights(64, 8), None))
+    program, _ = build(net, isa="sm_90:f16:64")
+    kernels = [dataclasses.replace(k, code=b"\x7fELF" + k.code) for k in program.data.kernels]
+    return dataclasses.replace(program.data, kernels=kernels)
+
+
+@needs_compiler
+def test_one_graph_for_each_batch_size(library, log):
+    data = network()
+    executor = CudaExecutor(data, lambda: CudaDevice(data.isa, library=Library(library)))
+    for batch in (2, 3, 2):
+        x, y = np.zeros((batch, 16, 12, 12), np.float32), np.zeros((batch, 8), np.float32)
+        executor.run([x], [y], batch, 1)
+    lines = log.read_text().splitlines()
+    assert [line for line in lines if line in ("begin", "end")] == ["begin", "end"] * 2
+    assert [line for line in lines if line.startswith("replay")] == [f"replay {len(data.steps)}"] * 3
+    launches = [line.split() for line in lines if line.startswith("launch")]
+    assert len(launches) == 2 * len(data.steps)
+    for batch, found in ((2, launches[: len(data.steps)]), (3, launches[len(data.steps) :])):
+        bases = executor.bind(batch).bases
+        for step, words in zip(data.steps, found, strict=True):
+            planned = plan_launch(step, batch, bases)
+            assert words[1] == data.kernels[step.kernel].symbol
+            assert tuple(map(int, words[2:5])) == planned.grid
+            assert (int(words[5]), int(words[6])) == (planned.threads, planned.shared)
+            assert int(words[7], 16) == planned.arguments[0][1]
+
+
+@needs_compiler
+def test_much_shared_memory_is_asked_for_before_capturing(library, log):
+    data = network()
+    executor = CudaExecutor(data, lambda: CudaDevice(library=Library(library)))
+    executor.bind(1)
+    lines = log.read_text().splitlines()
+    asked = [line for line in lines if line.startswith("attribute")]
+    large = [step for step in data.steps if step.arguments[5][2] > 48 * 1024]
+    assert large and asked
+    assert max(lines.index(line) for line in asked) < lines.index("begin")
+
+
+@needs_compiler
+def test_inputs_and_outputs_are_copied(library, log):
+    data = network()
+    device = CudaDevice(library=Library(library))
+    executor = CudaExecutor(data, lambda: device)
+    x = np.random.default_rng(0).standard_normal((1, 16, 12, 12)).astype(np.float32)
+    y = np.zeros((1, 8), np.float32)
+    executor.run([x], [y], 1, 1)
+    back = np.empty_like(x)
+    device.download(back, executor.bind(1).bases[FIRST_IO])
+    np.testing.assert_array_equal(back, x)
+    assert np.isnan(y).all()  # nothing has written the fake driver's memory
+
+
+@needs_compiler
+def test_old_batches_are_released(library, log):
+    data = network()
+    executor = CudaExecutor(data, lambda: CudaDevice(library=Library(library)))
+    for batch in range(1, 11):
+        executor.bind(batch)
+    assert log.read_text().splitlines().count("forget") == 2
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("isa", "capability", "runs"),
+    [("sm_80", "8.9", True), ("sm_89", "8.0", False), ("sm_80", "9.0", False), ("sm_90a", "9.0", True), ("sm_100", "9.0", False)],
+)
+def test_architecture_must_suit(library, log, monkeypatch, isa, capability, runs):
+    monkeypatch.setenv("FAKE_CUDA_CAPABILITY", capability)
+    if runs:
+        CudaDevice(isa, library=Library(library))
+        return
+    with pytest.raises(CudaError, match=f"compiled for {isa}.*--arch sm_"):
+        CudaDevice(isa, library=Library(library))
+
+
+@needs_compiler
+def test_no_gpu(library, log, monkeypatch):
+    monkeypatch.setenv("FAKE_CUDA_COUNT", "0")
+    with pytest.raises(CudaError, match="no GPU 0"):
+        CudaDevice(library=Library(library))
+
+
+@needs_compiler
+def test_failures_are_named(library, log):
+    device = CudaDevice(library=Library(library))
+    with pytest.raises(CudaError, match=r"cuModuleLoadData failed: fake failure \(200\)"):
+        device.load(network().kernels[0].__class__("k", "k", b"no cubin"))
+
+
+def test_no_driver():
+    with pytest.raises(CudaError, match="needs an NVIDIA driver"):
+        Library("libno_such_driver.so")
