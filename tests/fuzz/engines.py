@@ -21,7 +21,8 @@ from tests.fuzz.case import Array, Case
 LACKING = (
     "NOT_IMPLEMENTED", "not implemented", "Could not find an implementation", "is not supported with", "not supported for",
     "is under development", "Opset ", "is not a registered function/op", "not supported yet", "isn't supported", "not been implemented",
-    "isn't implemented", "cannot be cast from", "invalid type", "unsupported data type", "bound to different types", "is invalid",
+    "isn't implemented", "cannot be cast from", "invalid type", "unsupported data type", "bound to different types",
+    "does not support double", "is invalid",
 )  # fmt: skip
 """Parts of onnxruntime's messages that say that it lacks an operator, a type or an attribute."""
 

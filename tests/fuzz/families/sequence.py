@@ -65,6 +65,8 @@ def dft(d: Draw) -> Case:
     shape = [*d.shape(2, 3, 1, 6), d.pick(1, 2)]
     axis = d.int(1 if d.opset < 20 else 0, len(shape) - 2)
     inverse, onesided = int(d.flag(0.3)), int(d.flag(0.4))
+    if d.opset < 20 and inverse:
+        onesided = 0  # what both together mean, operator set 20 says
     if onesided and not inverse:
         shape[-1] = 1
     if onesided and inverse:
