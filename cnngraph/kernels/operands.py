@@ -31,4 +31,5 @@ def operand_kind(operand: TensorType, output: TensorType, *, constant: bool) -> 
         return PER_CHANNEL if constant else None
     if constant:
         return PER_CHANNEL if padded[0] == 1 else None
-    return IMAGE_CHANNEL if padded[0] == output.shape[0] else None
+    # of full rank only: the blocks of a lower one would lie along another axis
+    return IMAGE_CHANNEL if padded[0] == output.shape[0] and operand.rank == rank else None

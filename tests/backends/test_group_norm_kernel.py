@@ -9,11 +9,14 @@ from cnngraph.ir.graph import Graph
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, Dim, DType, TensorType
 from cnngraph.kernels.template import LayoutRequest
-from cnngraph.ops import Elementwise
+from cnngraph.ops import Conv, Elementwise
+from cnngraph.ops.base import Op
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.group_norm import GroupNorm
+from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassContext
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
+from cnngraph.pipeline import compile_graph
 from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
 from tests.backends.template_cases import Case, Compiled, build, plan, requests, run_compiled, run_emulated
@@ -79,9 +82,6 @@ def test_a_mean_far_from_zero_does_not_cancel() -> None:
     graph.add_output("y", y)
     feeds = {"x": array(1, 16, 40, 40) + np.float32(1000)}
     want = interpret(graph, feeds, np.float64)["y"]
-    from cnngraph.options import CompileOptions
-    from cnngraph.pipeline import compile_graph
-
     (got,) = compile_graph(graph, CompileOptions()).run(feeds).values()
     assert np.abs(got - want).max() < 2e-3  # the inputs themselves are rounded to 6e-5
 
@@ -104,3 +104,19 @@ def test_the_activation_joins_the_normalisation() -> None:
     assert FuseEpilogue().run(graph, PassContext(max_fold_bytes=1 << 20)) == 1
     assert [type(n.op) for n in graph.nodes] == [GroupNorm]
     np.testing.assert_array_equal(interpret(graph, feeds)["z"], before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", [GroupNorm(20), Conv((1, 1), (1, 1), (0,) * 4, (1, 1), 20), Elementwise(RELU)])
+def test_a_computed_vector_without_the_image_axis(layer: Op) -> None:
+    """[C,1,1] against one image [1,C,H,W]: its blocks would be those of its second axis."""
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.F32, (1, 20, 3, 4)))
+    s = graph.add_input("s", TensorType(DType.F32, (20, 1, 1)))
+    inputs = [x] if isinstance(layer, Elementwise) else [x, graph.constant(array(20, 1, 1, 1)) if isinstance(layer, Conv) else None, None]
+    (y,) = graph.add(layer, inputs, origin=("layer",))
+    (z,) = graph.add(Elementwise(Expression.of("mul", 2)), [y, s], origin=("scale",))
+    graph.add_output("z", z)
+    feeds = {"x": array(1, 20, 3, 4), "s": array(20, 1, 1)}
+    want = interpret(graph, feeds)["z"]
+    np.testing.assert_allclose(compile_graph(graph, CompileOptions()).run(feeds)["z"], want, rtol=1e-4, atol=1e-4)
