@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnngraph.ops import Conv, Elementwise, Pool
+from cnngraph.ops import Conv, ConvTranspose, Elementwise, Pool, Resize
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph_cpu import backend
 from tests.backends.template_cases import Case, plan, requests
@@ -30,6 +30,12 @@ CASES = {
     "winograd": Case(
         "winograd", Conv((3, 3), (1, 1), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 16, 28, 28), weights(16, 16, 3, 3), None)
     ),
+    "conv_transpose_relu": Case(
+        "conv_transpose",
+        ConvTranspose((4, 4), (2, 2), (1, 1), (1, 1), (56, 56), 1, Expression.of("relu")),
+        ((1, 16, 28, 28), weights(16, 16, 4, 4), weights(16)),
+    ),
+    "resize_linear": Case("resize", Resize((2, 3), (56, 56), (56.0, 56.0), "linear"), ((1, 16, 28, 28),)),
     "pool_max": Case("pool", Pool("max", (3, 3), (2, 2), (1,) * 4, (1, 1), False, False, False, 0), ((1, 16, 56, 56),)),
     "eltwise_silu": Case("eltwise_blocked", Elementwise(Expression(1, (Instr("sigmoid", (0,)), Instr("mul", (0, 1))))), ((1, 16, 8, 8),)),
 }
