@@ -8,7 +8,7 @@ from cnngraph.kernels.template import LayoutRequest
 from cnngraph_cpu import backend
 from cnngraph_cpu.target import available
 from tests.backends.int8_cases import IntCase, plan, requests, run_compiled
-from tests.backends.int8_table import ALL
+from tests.backends.int8_table import ALL, LARGE
 from tests.backends.template_cases import Compiled
 
 Loaded = tuple[str, list[tuple[str, IntCase, LayoutRequest]], Compiled]
@@ -18,7 +18,8 @@ Loaded = tuple[str, list[tuple[str, IntCase, LayoutRequest]], Compiled]
 def loaded(request: pytest.FixtureRequest) -> Loaded:
     isa = request.param
     step = 1 if isa == available(dot=True)[0] else 6
-    runs = [(name, ALL[name], offer) for name in list(ALL)[::step] for offer in requests(ALL[name], isa)]
+    chosen = {**{name: ALL[name] for name in list(ALL)[::step]}, **LARGE}
+    runs = [(name, case, offer) for name, case in chosen.items() for offer in requests(case, isa)]
     return isa, runs, Compiled([plan(case, isa, offer)[1] for _, case, offer in runs], isa)
 
 

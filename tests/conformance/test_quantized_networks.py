@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import cnngraph
 from cnngraph.frontend import import_model
@@ -79,6 +80,22 @@ def test_the_target_with_dot_products_is_taken_for_integers_only() -> None:
     assert floats.data.isa == available()[0]
     dots = [isa for isa in available(dot=True) if isa.endswith("vnni")]
     assert integers.data.isa == (dots[0] if dots else available()[0])
+
+
+def test_sums_as_a_result() -> None:
+    """int32 results of an integer convolution, whose blocked layout ends in a plain output."""
+    rng = np.random.default_rng(2)
+    w = numpy_helper.from_array(rng.integers(-128, 128, (20, 5, 3, 3)).astype(np.int8), "w")
+    graph = helper.make_graph(
+        [helper.make_node("ConvInteger", ["x", "w", "z"], ["y"], pads=[1] * 4)], "sums",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", 5, 7, 6]), helper.make_tensor_value_info("z", TensorProto.UINT8, [])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["N", 20, 7, 6])], [w],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    program = cnngraph.compile(model)
+    assert not program.report["reference_steps"]
+    feeds = {"x": rng.integers(0, 256, (3, 5, 7, 6)).astype(np.uint8), "z": np.array(77, np.uint8)}
+    assert np.array_equal(program.run(feeds)["y"], judge(model, feeds)[0])
 
 
 @pytest.mark.slow

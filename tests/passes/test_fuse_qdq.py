@@ -109,6 +109,29 @@ def _broadcast(g: Qdq, x: str) -> str:
     return g.quantized(g.add("Mul", x, mean), 0.01, 128)
 
 
+def _weights_quantised_in_the_graph(g: Qdq, x: str) -> str:
+    scale, zero = g.constant("s", np.array([0.01, 0.02, 0.03], np.float32)), g.constant("z", np.zeros(3, np.int8))
+    w = g.constant("w", g.rng.standard_normal((3, 4, 3, 3)).astype(np.float32))
+    w = g.add("DequantizeLinear", g.add("QuantizeLinear", w, scale, zero, axis=0), scale, zero, axis=0)
+    return g.quantized(g.add("Conv", x, w), 0.1, 128)
+
+
+def _product(g: Qdq, x: str) -> str:
+    scale = g.constant("s", np.array([0.01, 0.02, 0.03], np.float32))
+    w = g.constant("w", g.rng.integers(-127, 128, (6, 3)).astype(np.int8))
+    return g.quantized(g.add("Relu", g.add("MatMul", x, g.add("DequantizeLinear", w, scale, axis=1))), 0.05, 128)
+
+
+@pytest.mark.parametrize(("body", "op"), [(_weights_quantised_in_the_graph, "QLinearConv"), (_product, "QLinearMatMul")])
+def test_other_forms_of_weights(body: Callable[[Qdq, str], str], op: str) -> None:
+    model = small(body)
+    graph, context = fused(model)
+    assert not context.rejections and names(graph) == ["QuantizeLinear", op, "DequantizeLinear"]
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    assert np.ptp(floats) > 1 and np.abs(floats - integers).max() <= 0.1 * 1.01
+
+
 def _softmax(g: Qdq, x: str) -> str:
     return g.quantized(g.add("Softmax", x), 1 / 256, 0)
 

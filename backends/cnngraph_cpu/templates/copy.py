@@ -89,7 +89,9 @@ class ReorderKernel:
             return "not between plain and this target's blocks"
         if not all(isinstance(d, int) and d > 0 for d in node.input(0).type.shape[1:]):
             return "an extent is zero or depends on the batch"
-        return only_f32(node)
+        if node.input(0).type.dtype not in (DType.F32, DType.I32):
+            return f"{node.input(0).type.dtype.value} tensors are not reordered here"
+        return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """As the node says."""

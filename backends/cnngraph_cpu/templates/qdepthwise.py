@@ -178,10 +178,10 @@ def columns_by_dots(COLS: int, ox: int) -> None:
 
 
 def qdepthwise(
-    x: BytePointer, w: F32Pointer, fours: I32Pointer, row_sums: I32Pointer, b: I32Pointer, factors: F32Pointer, zero_at: BytePointer, y: BytePointer, y_floats: F32Pointer,
-    y_words: I32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, height: int, width: int, out_y: int, out_x: int,
-    kernel_y: int, kernel_x: int, stride_y: int, DY: int, DX: int, pad_y: int, pad_x: int, first_inner: int, last_inner: int,
-    x_zero: int, y_zero: int, low_int: int, high_int: int, tid: int, threads: int,
+    x: BytePointer, w: F32Pointer, fours: I32Pointer, row_sums: I32Pointer, b: I32Pointer, factors: F32Pointer, zero_at: BytePointer,
+    y: BytePointer, y_floats: F32Pointer, y_words: I32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, height: int,
+    width: int, out_y: int, out_x: int, kernel_y: int, kernel_x: int, stride_y: int, DY: int, DX: int, pad_y: int, pad_x: int,
+    first_inner: int, last_inner: int, x_zero: int, y_zero: int, low_int: int, high_int: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``[first_inner, last_inner)`` are the output columns whose window lies within the row."""
     acc = registers(8)
