@@ -139,24 +139,24 @@ def launch(
         if order is None:
             memory = np.full(len(blocks) * shared, 0xFF, np.uint8)
             slots = np.repeat(np.arange(len(blocks)), threads)
-            lanes = Lanes(np.repeat(blocks, threads, 0), np.tile(numbers, len(blocks)), slots, memory, shared, stats)
+            lanes = Lanes(grid, np.repeat(blocks, threads, 0), np.tile(numbers, len(blocks)), slots, memory, shared, stats)
             for _ in kernel(lanes, *values):
                 pass
             return stats
         for block in blocks:
-            _block_by_warps(kernel, block, numbers, shared, values, order, stats)
+            _block_by_warps(kernel, grid, block, numbers, shared, values, order, stats)
     return stats
 
 
 def _block_by_warps(
-    kernel: Callable[..., Iterator[None]], block: np.ndarray, numbers: np.ndarray, shared: int, values: Sequence[Any], order: Order,
-    stats: Stats,
+    kernel: Callable[..., Iterator[None]], grid: tuple[int, int, int], block: np.ndarray, numbers: np.ndarray, shared: int,
+    values: Sequence[Any], order: Order, stats: Stats,
 ) -> None:  # fmt: skip
     memory = np.full(shared, 0xFF, np.uint8)
     warps = []
     for first in range(0, len(numbers), 32):
         part = numbers[first : first + 32]
-        lanes = Lanes(np.repeat(block[None], 32, 0), part, np.zeros(32, np.int64), memory, shared, stats)
+        lanes = Lanes(grid, np.repeat(block[None], 32, 0), part, np.zeros(32, np.int64), memory, shared, stats)
         warps.append(kernel(lanes, *values))
     while True:
         ended = 0

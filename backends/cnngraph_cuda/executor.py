@@ -16,7 +16,7 @@ from cnngraph.runtime.host import decode
 from cnngraph.runtime.program import ARENA, FIRST_IO, INTEGER, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
 from cnngraph_cuda.device import Device, Launch
 
-LAUNCH_WORDS = 7
+LAUNCH_WORDS = 9
 _LIMIT = 1 << 31
 _KEPT = 8
 """Batch sizes whose buffers and graphs are kept."""
@@ -29,10 +29,12 @@ def plan_launch(step: KernelStep, batch: int, bases: Sequence[int]) -> Launch:
         LimitExceededError: the kernel's 32-bit numbers cannot count the elements, or the grid is too large.
     """
     numbers = [bases[base] + a * batch + b if base != INTEGER else a * batch + b for base, a, b in step.arguments]
-    units, per, y, z, threads, shared, span = numbers[:LAUNCH_WORDS]
+    units, per, y, z, threads, shared, span, split, slots = numbers[:LAUNCH_WORDS]
     rest = step.arguments[LAUNCH_WORDS:]
     values = numbers[LAUNCH_WORDS:]
     grid = (-(-units // per), y, z)
+    if split > 1:  # blocks that share one result, as many as there are places for their parts
+        grid = (grid[0], y, max(1, min(split, slots // max(grid[0] * y, 1))))
     integers = [v for (base, _, _), v in zip(rest, values, strict=True) if base == INTEGER]
     if span >= _LIMIT or any(not -_LIMIT <= v < _LIMIT for v in integers) or grid[0] >= _LIMIT or y > 65535 or z > 65535:
         raise LimitExceededError(f"a batch of {batch} has more elements than the kernels count in 32 bits ({step.label})")

@@ -67,8 +67,12 @@ class Lanes:
     Threads lie block after block, warp after warp. ``shared`` is the memory of all blocks of the group, one behind the other.
     """
 
-    def __init__(self, blocks: np.ndarray, threads: np.ndarray, slot: np.ndarray, shared: np.ndarray, size: int, stats: Stats) -> None:
+    def __init__(
+        self, grid: tuple[int, int, int], blocks: np.ndarray, threads: np.ndarray, slot: np.ndarray, shared: np.ndarray, size: int,
+        stats: Stats,
+    ) -> None:  # fmt: skip
         self.count = len(threads)
+        self.grid = grid
         self._blocks, self._threads = blocks, threads
         self._base = slot.astype(np.int64) * size
         self._slot, self._shared, self._size = slot, shared, size
@@ -164,6 +168,14 @@ class Lanes:
     def block_z(self) -> np.ndarray:
         """Third index of the block."""
         return self._blocks[:, 2]
+
+    def grid_x(self) -> np.ndarray:
+        """Blocks along the first axis."""
+        return np.full(self.count, self.grid[0], np.int32)
+
+    def grid_z(self) -> np.ndarray:
+        """Blocks along the third axis."""
+        return np.full(self.count, self.grid[2], np.int32)
 
     # memory
 
@@ -411,6 +423,8 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
     """Operations on threads and memory; their first argument is the group."""
     table: dict[str, Callable[..., Any]] = {
         "thread": Lanes.thread, "block_x": Lanes.block_x, "block_y": Lanes.block_y, "block_z": Lanes.block_z,
+        "grid_x": Lanes.grid_x, "grid_z": Lanes.grid_z,
+        "ldcg4": lambda lanes, p, i: lanes.load(p, i, 4),
         "shared_address": lambda lanes, array: 0, "cp_async16": Lanes.cp_async16, "cp_commit": Lanes.cp_commit,
         "ldmatrix": Lanes.ldmatrix, "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int,
         "count_up": Lanes.count_up, "fence": lambda lanes: None,

@@ -114,6 +114,8 @@ PRIMITIVES: dict[str, Primitive] = {
     "block_x": Primitive("mov.u32 $0, %ctaid.x;", "r", volatile=False),
     "block_y": Primitive("mov.u32 $0, %ctaid.y;", "r", volatile=False),
     "block_z": Primitive("mov.u32 $0, %ctaid.z;", "r", volatile=False),
+    "grid_x": Primitive("mov.u32 $0, %nctaid.x;", "r", volatile=False),
+    "grid_z": Primitive("mov.u32 $0, %nctaid.z;", "r", volatile=False),
     # tensor cores: D += A B; A row-major 16xk, B column-major kx8
     "mma_f16": _mma("m16n8k16", "f16"),
     "mma_bf16": _mma("m16n8k16", "bf16"),
@@ -151,6 +153,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "load_int": Primitive("ld.global.b32 $0, [$1];", "r", "p", memory=True),
     # counters in global memory, for blocks that share one result
     "fence": Primitive("fence.acq_rel.gpu;", memory=True),
+    "ldcg4": Primitive("ld.global.cg.v4.f32 {$0, $1, $2, $3}, [$4];", "ffff", "p", memory=True),
     "count_up": Primitive("atom.global.inc.u32 $0, [$1], $2;", "r", "pr", memory=True),
 }
 for _kind in ("f32", "f16", "bf16"):

@@ -134,7 +134,7 @@ class _Lowering:
         self._names = {
             "load_vector": f"ld{self._lanes}_{data}", "store_vector": f"st{self._lanes}_{data}", "load_one": f"ld1_{data}",
             "store_one": f"st1_{data}", "load_floats": f"ld{self._lanes}_f32", "store_floats": f"st{self._lanes}_f32",
-            "load_float": "ld1_f32", "store_float": "st1_f32", "load_source": f"ld1_{source}",
+            "load_float": "ld1_f32", "store_quad": "st4_f32", "store_float": "st1_f32", "load_source": f"ld1_{source}",
             "load_source_vector": f"ld{self._lanes}_{source}", "mma": f"mma_{math}",
         }  # fmt: skip
         self.shared = False

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 
+from cnngraph.ir.interpret import interpret
 from cnngraph.ops import Conv, Dense
 from cnngraph.ops.expression import Expression, Instr
+from cnngraph_cuda.executor import plan_launch
 
-from .support import Net, compare
+from .support import ORDERS, TOLERANCE, Net, build, compare, emulate
 
 CASES = {
     "3x3": {"c": 8, "k": 24, "hw": (6, 5)},
@@ -18,7 +23,7 @@ CASES = {
     "5x3_dilated": {"c": 7, "k": 9, "kernel": (5, 3), "pad": 2, "dilation": 2, "hw": (9, 8)},
     "groups": {"c": 16, "k": 32, "group": 2, "hw": (5, 5)},
     "no_pad_long_sum": {"c": 70, "k": 8, "pad": 0, "hw": (4, 4)},
-    "one_channel": {"c": 1, "k": 1, "hw": (4, 6)},
+    "one_channel": {"c": 1, "k": 3, "hw": (4, 6)},
     "relu_residual": {"c": 8, "k": 12, "hw": (5, 5), "epilogue": "residual"},
     "by_channel_and_image": {"c": 8, "k": 12, "hw": (4, 4), "epilogue": "channel"},
 }
@@ -80,3 +85,32 @@ def test_activation_after_the_sum():
     y = net.node(Conv((1, 1), (1, 1), (0,) * 4, (1, 1), 1, Expression.of("sigmoid")), net.x, net.weights(8, 8, 1, 1), None)
     net.add_output("y", y)
     compare(net, isa="sm_90:f16")
+
+
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+@pytest.mark.parametrize(("kernel", "pad"), [(3, 1), (1, 0)])
+def test_sums_divided_among_blocks(kernel, pad, precision):
+    net = network(c=72 if kernel == 3 else 300, k=40, hw=(5, 6), kernel=(kernel, kernel), pad=pad, epilogue="residual")
+    program, _ = build(net, isa=f"sm_90:{precision}:1")
+    x = np.random.default_rng(5).standard_normal((1, *net.inputs[0][1].type.shape[1:])).astype(np.float32)
+    expected = interpret(
+        network(c=x.shape[1], k=40, hw=(5, 6), kernel=(kernel, kernel), pad=pad, epilogue="residual"), {"x": x}, np.float64
+    )
+    for order in ("lockstep", "shuffled"):
+        got, device = emulate(program, {"x": x}, ORDERS[order])
+        assert any(launch.grid[2] > 1 for launch in device.launches)
+        assert np.abs(got["y"] - expected["y"]).max() <= TOLERANCE[precision] * np.abs(expected["y"]).max()
+    many = [plan_launch(step, 4096, [0] * 8).grid for step in program.data.steps]
+    assert all(z == 1 for _, _, z in many)
+
+
+def test_split_blocks_never_exceed_their_workspace():
+    program, _ = build(network(c=256, k=64, hw=(7, 7)), isa="sm_90:f16:1")
+    for batch in range(1, 200, 7):
+        for step in program.data.steps:
+            launch = plan_launch(step, batch, [0] * 8)
+            if launch.grid[2] > 1:
+                x, y, z = launch.grid
+                bm, bn = (int(re.search(rf"_{t}(\d+)_", program.data.kernels[step.kernel].name).group(1)) for t in ("bm", "bn"))
+                assert x * y * z * bm * bn * 4 + 4096 <= program.data.scratch
+                assert x * y <= 1024

@@ -9,7 +9,7 @@ import pytest
 
 from cnngraph.ops import Conv
 from cnngraph_cuda import emulate
-from cnngraph_cuda.executor import plan_launch
+from cnngraph_cuda.executor import LAUNCH_WORDS, plan_launch
 from cnngraph_cuda.lanes import EmulationError, Pointer
 
 from .support import ORDERS, Net, build
@@ -32,7 +32,7 @@ def product():
     blob = program.data.weights
     image = np.ascontiguousarray(feed.transpose(0, 2, 3, 1))
     pointers = {}
-    for name, (base, _, at) in zip("xwby", step.arguments[7:11], strict=True):
+    for name, (base, _, at) in zip("xwby", step.arguments[LAUNCH_WORDS : LAUNCH_WORDS + 4], strict=True):
         pointers[name] = (base, at)
     result = np.full((1, 5, 6, 16), np.nan, np.float16)
     memory = [
@@ -41,7 +41,8 @@ def product():
         Pointer(blob, np.dtype(np.float32), pointers["b"][1]),
         Pointer.to(result),
     ]
-    arguments = [*memory, *(number for _, number in launch.arguments[4:])]
+    shared = [Pointer.to(np.zeros(1024, np.int32)), Pointer.to(np.zeros(program.data.scratch // 4, np.float32))]
+    arguments = [*memory, *(number for is_pointer, number in launch.arguments[4:] if not is_pointer), *shared]
     kernel = program.data.kernels[step.kernel]
     return kernel, launch, arguments, result, expected
 

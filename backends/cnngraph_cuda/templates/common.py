@@ -14,8 +14,11 @@ from cnngraph.ops.expression import Expression
 from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, TF32
 from cnngraph_cuda.target import CudaTarget
 
-LAUNCH = ("launch_units", "launch_per", "launch_y", "launch_z", "launch_threads", "launch_shared", "launch_span")
-"""The first arguments of every call, which the runtime takes for itself: the grid is ceil(units / per) x y x z blocks."""
+LAUNCH = (
+    "launch_units", "launch_per", "launch_y", "launch_z", "launch_threads", "launch_shared", "launch_span", "launch_split", "launch_slots",
+)  # fmt: skip
+"""The first arguments of every call, which the runtime takes for itself: the grid is ceil(units / per) x y x z blocks. If split is
+above 1, z is instead the largest number up to split for which all blocks together are at most slots."""
 
 DATA_TYPES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
 
@@ -126,16 +129,26 @@ def epilogue_arguments(
 
 
 def launch(
-    units: Dim, per: int, threads: int, *, y: int = 1, z: int = 1, shared: int = 0, values: Sequence[Value | None] = ()
+    units: Dim,
+    per: int,
+    threads: int,
+    *,
+    y: int = 1,
+    z: int = 1,
+    shared: int = 0,
+    values: Sequence[Value | None] = (),
+    split: int = 1,
+    slots: int = 0,
 ) -> dict[str, Argument]:
     """The launch words of a call; ``values`` are the tensors whose elements it counts in 32 bits."""
     spans = [v.type.physical_elements for v in values if v is not None]
     batched = max((d.scale for d in spans if isinstance(d, Sym)), default=0)
     words: Mapping[str, Dim] = {
         "launch_units": units, "launch_per": per, "launch_y": y, "launch_z": z, "launch_threads": threads, "launch_shared": shared,
+        "launch_split": split, "launch_slots": slots,
         "launch_span": Sym(batched) if batched else max((d for d in spans if isinstance(d, int)), default=0),
     }  # fmt: skip
-    return {name: Extent(value) for name, value in words.items()}
+    return {name: Extent(words[name]) for name in LAUNCH}
 
 
 def round_tf32(data: np.ndarray) -> np.ndarray:

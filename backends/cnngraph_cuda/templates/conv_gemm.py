@@ -9,6 +9,9 @@ is stored at column ``chunk ^ (row & 7)``, which keeps copies and ldmatrix free 
 MATH says how products are summed: on tensor cores (mma.sync in tf32, f16 or bf16), or by float32 multiply-adds, where a thread has
 WM/4 pixels times WN/8 outputs, four pixels and eight outputs apart, so that shared memory is read without conflicts.
 
+With SPLIT the summed axis is divided among blocks as well, where there are too few tiles to occupy the GPU: blocks of one result leave
+their sums in a workspace, and the last to arrive adds them in a fixed order.
+
 At the end the sums go through shared memory once more, so that bias, epilogue and store work on 16 bytes a thread.
 """
 
@@ -17,18 +20,27 @@ from __future__ import annotations
 from cnngraph_cuda.language import (
     DataPointer,
     F32Pointer,
+    I32Pointer,
     add,
     apply_epilogue,
+    as_bits,
+    as_float,
     below,
     block_x,
     block_y,
     block_z,
     both,
+    count_up,
     cp_async16,
     cp_commit,
     cp_wait,
     dot4,
+    fence,
+    grid_x,
+    grid_z,
+    ldcg4,
     ldmatrix,
+    lds1,
     lds4,
     load_floats,
     mma,
@@ -36,15 +48,17 @@ from cnngraph_cuda.language import (
     round_tf32,
     select,
     shared_base,
+    store_quad,
     store_vector,
     sts1,
     sts2,
+    sts4,
     sync,
     thread,
     unroll,
 )
 
-BM = BN = WM = WN = ST = THREADS = POINT = DT = MATH = VL = 0
+BM = BN = WM = WN = ST = THREADS = POINT = SPLIT = DT = MATH = VL = 0
 TF32 = 1
 
 
@@ -74,11 +88,38 @@ def copy_tile(slot: int) -> None:
         tap_row = tap_row + step_row + beyond
 
 
+def share_result() -> None:
+    """Leave this block's sums in the workspace; the last block of a result to come adds all of them up, in order, and goes on."""
+    place = (block_y() * grid_x() + block_x()) * grid_z()
+    for part in range(BM * BN // (4 * THREADS)):
+        line = tid // (BN // 4) + part * (THREADS * 4 // BN)
+        (*quad,) = lds4(base + (line * (BN + 8) + tid % (BN // 4) * 4) * 4)
+        store_quad(partial, ((place + block_z()) * BM + line) * BN + tid % (BN // 4) * 4, *quad)
+    fence()
+    sync()
+    if tid == 0:
+        sts1(base, as_float(count_up(counters, block_y() * grid_x() + block_x(), grid_z() - 1)))
+    sync()
+    mine = select(as_bits(lds1(base)) == grid_z() - 1, 1, 0)
+    sync()
+    fence()
+    if mine == 1:
+        for part in range(BM * BN // (4 * THREADS)):
+            line = tid // (BN // 4) + part * (THREADS * 4 // BN)
+            (*quad,) = ldcg4(partial, (place * BM + line) * BN + tid % (BN // 4) * 4)
+            for other in range(1, grid_z()):
+                (*more,) = ldcg4(partial, ((place + other) * BM + line) * BN + tid % (BN // 4) * 4)
+                for e in unroll(4):
+                    quad[e] = add(quad[e], more[e])
+            sts4(base + (line * (BN + 8) + tid % (BN // 4) * 4) * 4, *quad)
+    sync()
+
+
 def conv_gemm(
     x: DataPointer, w: DataPointer, b: F32Pointer, y: DataPointer, rows: int, plane: int, out_width: int, outputs: int, x_batch: int,
     x_pixel: int, x_group: int, y_batch: int, y_pixel: int, height: int, width: int, chunks: int, last_bytes: int, taps_h: int,
     taps_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int, dilation_w: int, step_chunk: int,
-    step_column: int, step_row: int, depth: int, tiles: int, group_rows: int,
+    step_column: int, step_row: int, depth: int, tiles: int, group_rows: int, counters: I32Pointer, partial: F32Pointer,
 ) -> None:  # fmt: skip
     """``y = epilogue(conv(x, w) + b)``. A plane is an image of the output; depth is the length of a row of weights."""
     high = registers(BM * 8 // THREADS)
@@ -95,6 +136,8 @@ def conv_gemm(
     vb = registers(WN // 8, 4)
     v = registers(VL)
     bias = registers(VL)
+    quad = registers(4)
+    more = registers(4)
 
     tid = thread()
     lane = tid & 31
@@ -103,7 +146,15 @@ def conv_gemm(
     warp_n = warp // (BM // WM) * WN
     first_m = block_x() * BM
     first_n = block_y() * BN
-    group = block_z()
+    if SPLIT:
+        group = 0
+        share = (tiles + grid_z() - 1) // grid_z()
+        first_tile = block_z() * share
+        count = select(tiles - first_tile < share, tiles - first_tile, share)
+    else:
+        group = block_z()
+        first_tile = 0
+        count = tiles
     base = shared_base()
     row = tid >> 3
     to = base + row * 128 + (((tid & 7) ^ (row & 7)) << 4)
@@ -121,13 +172,14 @@ def conv_gemm(
             source[i] = image * x_batch + (top * width + left) * x_pixel + group * x_group
             high[i] = select(m < rows, top, -1000000)
             wide[i] = left
-    weight = (group * group_rows + first_n + row) * depth + (tid & 7) * (16 // (4 if DT == 0 else 2))
+    first_chunk = first_tile * 8 + (tid & 7)
+    weight = (group * group_rows + first_n + row) * depth + first_chunk * (16 // (4 if DT == 0 else 2))
     if POINT:
-        chunk = tid & 7
+        chunk = first_chunk
         tap_row = 0
     else:
-        chunk = (tid & 7) % chunks
-        tap_column = (tid & 7) // chunks
+        chunk = first_chunk % chunks
+        tap_column = first_chunk // chunks
         tap_row = tap_column // taps_w
         tap_column = tap_column - tap_row * taps_w
 
@@ -141,7 +193,8 @@ def conv_gemm(
             for j in unroll(WN // 8):
                 total[i, j] = 0.0
     for s in unroll(ST - 1):
-        copy_tile(s * (BM + BN) * 128)
+        if s < count:
+            copy_tile(s * (BM + BN) * 128)
         cp_commit()
     if MATH:
         for k in unroll(4):
@@ -152,10 +205,10 @@ def conv_gemm(
         b_row = base + BM * 128 + (warp_n + (lane & 7)) * 128
     read = 0
     write = (ST - 1) * (BM + BN) * 128
-    for tile in range(tiles):
+    for tile in range(count):
         cp_wait(ST - 2)
         sync()
-        if tile + (ST - 1) < tiles:
+        if tile + (ST - 1) < count:
             copy_tile(write)
         cp_commit()
         if MATH:
@@ -197,8 +250,14 @@ def conv_gemm(
                 sts1(base + ((warp_m + (lane >> 3) + 4 * i) * (BN + 8) + warp_n + (lane & 7) + 8 * j) * 4, total[i, j])
     sync()
     column = tid % (BN // VL) * VL
+    if SPLIT:
+        mine = 1
+        if grid_z() > 1:
+            share_result()
+    else:
+        mine = 1
     channel = group * outputs + first_n + column
-    if first_n + column < outputs:
+    if both(mine == 1, first_n + column < outputs):
         (*bias,) = load_floats(b, group * group_rows + first_n + column)
         for part in range(BM * BN // (VL * THREADS)):
             tile_row = tid // (BN // VL) + part * (THREADS * VL // BN)

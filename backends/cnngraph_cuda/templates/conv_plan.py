@@ -9,7 +9,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import Dim, bind_dim, ceil_div, numel, per_image, product, round_up, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Scratch, Target
 from cnngraph.ops import Conv, Dense
 from cnngraph_cuda.source import FMA, TF32, Code
 from cnngraph_cuda.target import CudaTarget
@@ -27,7 +27,7 @@ from cnngraph_cuda.templates.common import (
     refuse_types,
     round_tf32,
 )
-from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile
+from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, share_result
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,19 @@ def choose_tile(rows: int, outputs: int, groups: int, target: CudaTarget) -> Til
 
     tiles = FMA_TILES if math_of(target) == FMA else TENSOR_TILES
     return min((t for t in tiles if t.shared <= target.shared), key=time)
+
+
+COUNTERS = 1024
+"""Results that split sums may share at once."""
+
+
+def choose_split(rows: int, problem: Problem, tile: Tile, tiles: int, target: CudaTarget) -> tuple[int, int]:
+    """(most blocks that share one result, blocks in all); (1, 0) where there are tiles enough."""
+    blocks = ceil_div(rows, tile.bm) * ceil_div(problem.outputs, tile.bn)
+    slots = 2 * target.multiprocessors
+    if problem.groups > 1 or 2 * blocks > target.multiprocessors or tiles < 4:
+        return 1, 0
+    return min(tiles // 2, 16), slots
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,11 @@ class ConvGemm:
 
     name = "conv_gemm"
     reorders_arithmetic = False
-    code = Code(conv_gemm, {"copy_tile": copy_tile}, "Convolution as a matrix product of pixels x (taps, channels) and weights.")
+    code = Code(
+        conv_gemm,
+        {"copy_tile": copy_tile, "share_result": share_result},
+        "Convolution as a matrix product of pixels x (taps, channels) and weights.",
+    )
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses three spatial axes, run-time weights, and groups of channels that are not whole 16-byte pieces."""
@@ -186,6 +203,11 @@ class ConvGemm:
         biases = np.zeros((problem.groups, group_rows), np.float32)
         if bias is not None and bias.data is not None:
             biases[:, : problem.outputs] = bias.data.reshape(problem.groups, problem.outputs)
+        tiles = packed.shape[1] // (8 * lanes)
+        split, slots = choose_split(bind_dim(problem.rows, gpu.batch), problem, tile, tiles, gpu)
+        workspace: dict[str, Argument] = {"counters": Scratch(0), "partial": Scratch(0)}
+        if split > 1:  # the counters first, which stay where they are for every call
+            workspace = {"counters": Scratch(COUNTERS * 4), "partial": Scratch(slots * tile.bm * tile.bn * 4)}
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type)
         numbers: dict[str, Dim] = {
             "rows": problem.rows, "plane": product(problem.plane), "out_width": problem.plane[1], "outputs": problem.outputs,
@@ -195,22 +217,22 @@ class ConvGemm:
             "taps_w": taps_w, "stride_h": problem.strides[0], "stride_w": problem.strides[1], "pad_h": problem.pads[0],
             "pad_w": problem.pads[1], "dilation_h": problem.dilations[0], "dilation_w": problem.dilations[1],
             "step_chunk": 8 if problem.pointwise else 8 % chunks, "step_column": columns % taps_w, "step_row": columns // taps_w,
-            "depth": packed.shape[1], "tiles": packed.shape[1] // (8 * lanes), "group_rows": group_rows,
+            "depth": packed.shape[1], "tiles": tiles, "group_rows": group_rows,
         }  # fmt: skip
         arguments: dict[str, Argument] = {
             **launch(
                 problem.rows, tile.bm, tile.threads, y=ceil_div(problem.outputs, tile.bn), z=problem.groups, shared=tile.shared,
-                values=(x, y, *node.inputs[3:]),
+                values=(x, y, *node.inputs[3:]), split=split, slots=slots,
             ),
             "x": Pointer(x), "w": Packed(packed), "b": floats(biases, biases.size, biases.size), "y": Pointer(y),
             **{k: Extent(v) for k, v in numbers.items()},
             "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)), "x_group": Extent(problem.channels),
             "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
-            **{k: Extent(v) for k, v in more.items()}, **operands,
+            **{k: Extent(v) for k, v in more.items()}, **workspace, **operands,
         }  # fmt: skip
         constants = [
             ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads),
-            ("POINT", int(problem.pointwise)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
+            ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
         ]  # fmt: skip
         spec = KernelSpec(self.name, gpu.isa, tuple(constants), op.epilogue)
         return KernelCall(spec, arguments, (f"{tile.bm}x{tile.bn} tiles of {tile.wm}x{tile.wn} a warp",))
