@@ -115,7 +115,7 @@ def generate(spec: KernelSpec, code: Code, header: Sequence[str] = ()) -> Kernel
     text += [f"# {line}" for line in header]
     text += ["", f"def {name}({', '.join(kernel.names)}):"]
     if worker.shared:
-        text += ["    shared = cuda.shared.array(0, words)"]
+        text += ["    shared = cuda.shared.array(0, words, alignment=128)"]
     for statement in lowered:
         text += ["    " + line for line in ast.unparse(statement).splitlines()]
     return KernelSource(name, "\n".join(text) + "\n")

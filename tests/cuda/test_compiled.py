@@ -59,6 +59,7 @@ def test_matrix_product(arch, precision, batch):
     assert "cp.async.cg.shared.global" in ptx
     assert ("ldmatrix" in ptx) == (precision != "f32")
     assert ".local" not in ptx
+    assert ".extern .shared .align 128" in ptx
     assert f".target {arch}" in ptx
     assert (report.spill_stores, report.spill_loads, report.stack) == (0, 0, 0)
     assert report.registers <= 255
