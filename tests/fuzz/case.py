@@ -262,6 +262,8 @@ class Draw:
         stored = {i for i in present if i in constants or (i and self.flag(0.4))}
         if present and stored == set(present) and present[0] not in constants:
             stored.discard(present[0])
+        if present and not self.compiled and self.flag(0.1):
+            stored = set(present)  # the importer then computes the result itself
         self.free = self.flag(0.25)
         attributes = {k: v for k, v in attributes.items() if v is not None}
         model = build(self.op, self.opset, inputs, outputs, stored, self.free, attributes, set(fixed))

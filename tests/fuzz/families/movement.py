@@ -49,6 +49,8 @@ def reshape(d: Draw) -> Case:
 def flatten(d: Draw) -> Case:
     shape = d.shape(0, 4, 0)
     low = -len(shape) if d.opset >= 11 else 0
+    if not shape:
+        return d.case([d.array(shape, d.dtype())], axis=0)
     return d.case([d.array(shape, d.dtype())], **d.some(axis=lambda: d.int(low, len(shape))))
 
 
