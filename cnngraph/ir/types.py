@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import total_ordering
 
-import ml_dtypes
 import numpy as np
 
 from cnngraph.errors import CnngraphError
@@ -53,7 +52,11 @@ class DType(enum.Enum):
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The NumPy dtype."""
-        return np.dtype(getattr(ml_dtypes, self.value)) if self.is_extension else np.dtype(self.value)
+        if not self.is_extension:
+            return np.dtype(self.value)
+        import ml_dtypes  # here, so that a program of ordinary types runs without it
+
+        return np.dtype(getattr(ml_dtypes, self.value))
 
     @property
     def onnx(self) -> str:

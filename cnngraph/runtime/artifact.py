@@ -186,7 +186,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, verify_wei
         ArtifactError: see :func:`read`; or the code needs CPU features that this machine lacks.
         OSError: the file cannot be opened.
     """
-    from cnngraph.runtime.loader import missing_features
+    from cnngraph.runtime.features import missing_features
     from cnngraph.runtime.session import Program
 
     data = read(path, verify_weights=verify_weights)

@@ -8,7 +8,8 @@ import pytest
 
 from cnngraph.errors import ArtifactError
 from cnngraph.runtime.elf import undefined_symbols
-from cnngraph.runtime.loader import load_kernels, missing_features
+from cnngraph.runtime.features import missing_features
+from cnngraph.runtime.loader import load_kernels
 from tests.runtime.support import compiled
 
 
