@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -64,3 +67,14 @@ def test_reorder_to_and_from_blocks(isa: str) -> None:
             run_emulated(case, isa, request)
             back = IntCase("reorder_bytes", Reorder(PLAIN), case.inputs)
             run_emulated(back, isa, LayoutRequest(request.outputs, (PLAIN,)))
+
+
+@pytest.mark.parametrize("name", ["0-qconv-QLinearConv", "25-qdepthwise-QLinearConv"])
+def test_source_is_the_golden_one(name: str) -> None:
+    """The files are rewritten with ``CNNGRAPH_UPDATE_GOLDEN=1``."""
+    call = plan(ALL[name], "avx512vnni", requests(ALL[name], "avx512vnni")[0])[1]
+    path = Path(__file__).parent / "golden" / f"{name.split('-')[1]}.txt"
+    text = backend.source(call.spec, ["conv1: uint8[Nx19x6x7]:c16 -> uint8[Nx21x6x7]:c16"]).text
+    if os.environ.get("CNNGRAPH_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert path.read_text() == text
