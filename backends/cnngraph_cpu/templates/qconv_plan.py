@@ -38,6 +38,10 @@ from cnngraph_cpu.templates.quantized import (
 )
 
 
+_SHARE = 4
+"""Blocks of rows are as many as of float32, though bytes would fit fewer: threads need tasks."""
+
+
 def geometry(node: Node) -> Geometry:
     """The geometry of a node with a window, lifted to three spatial axes."""
     op = node.op
@@ -151,14 +155,14 @@ class QConv:
             row_step = columns * width
             block_step = product(g.size) * width
             tap_step = g.dilation[1] * row_step
-            block_rows = shared._block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width, target)
+            block_rows = shared._block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * _SHARE, target)
             scratch_rows = scratch_width = copied = 0
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
             row_step = scratch_width * cb
             tap_step = g.dilation[1] * row_step
             reach = (g.kernel[1] - 1) * g.dilation[1] + 1
-            block_rows = shared._scratch_block_rows(tile, reach, g.stride[1], row_step * blocks, target)
+            block_rows = shared._scratch_block_rows(tile, reach, g.stride[1], row_step * blocks * _SHARE, target)
             scratch_rows = (block_rows - 1) * g.stride[1] + reach
             block_step = scratch_rows * row_step
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
