@@ -188,16 +188,22 @@ def _binary(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content]
     function = np.frompyfunc(_BINARY[ctx.op], 2, 1)
     for content in contents[1:]:
         result = np.asarray(function(result, np.asarray(_exact(content, symbolic), object)), object)
-    return [_checked(np.broadcast_to(result, shape), DType.BOOL if ctx.op in _TRUTH else dtype)]
+    return _checked(np.broadcast_to(result, shape), DType.BOOL if ctx.op in _TRUTH else dtype)
 
 
-def _checked(array: np.ndarray, dtype: DType) -> Content:
-    """Object results as contents; integers that leave the type's range are refused."""
+def _checked(array: np.ndarray, dtype: DType) -> list[Content] | None:
+    """Object results as contents; None if integers leave the type's range, because they wrap at run time.
+
+    Raises:
+        OverflowError: they do beside multiples of the batch size.
+    """
     if not dtype.is_float and dtype is not DType.BOOL:
         low, high = dtype.range
         if any(not isinstance(v, Sym) and not low <= v <= high for v in array.flat):
-            raise OverflowError(f"a result leaves the range of {dtype.value}")
-    return Content.of(array, dtype)
+            if any(isinstance(v, Sym) for v in array.flat):
+                raise OverflowError(f"a result leaves the range of {dtype.value}")
+            return None
+    return [Content.of(array, dtype)]
 
 
 def _float_binary(op: str, contents: list[Content]) -> list[Content] | None:
@@ -396,7 +402,7 @@ def _reduce(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content]
         return None
     ufunc: Any = {"ReduceProd": np.multiply, "ReduceSum": np.add, "ReduceMin": np.minimum, "ReduceMax": np.maximum}[ctx.op]
     reduced = ufunc.reduce(np.asarray(data.array, object), axis=axes, keepdims=bool(ctx.attr_int("keepdims", 1)))
-    return [_checked(np.asarray(reduced, object), data.dtype)]
+    return _checked(np.asarray(reduced, object), data.dtype)
 
 
 @evaluator("Split")

@@ -23,6 +23,14 @@ def test_a_backward_slice_that_starts_before_the_axis_takes_its_first_element(kn
     compare("Slice", [x, *indices], constants=range(5) if known else range(1, 5))
 
 
+@pytest.mark.parametrize("op", ["Sub", "ReduceSum"])
+def test_integers_of_constants_wrap(op: str) -> None:
+    x = np.array([3, 2**32 - 1], np.uint32)
+    inputs = [x, x[::-1].copy()] if op == "Sub" else [x]
+    (y,) = ours(single_node(op, inputs, 1, 12, constants=range(2)), [])
+    np.testing.assert_array_equal(y, x - x[::-1] if op == "Sub" else x.sum(keepdims=True, dtype=np.uint32))
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_free_batch_beside_operands_of_fixed_extents(count: int) -> None:
     """The batch must then have that extent, which is no contradiction."""

@@ -138,7 +138,8 @@ def power(d: Draw) -> Case:
 def variadic(d: Draw) -> Case:
     shape, dtype = d.shape(0, 4, 0), d.dtype()
     special = d.op in ("Max", "Min")
-    return d.case([d.array(d.broadcast(shape), dtype, special=special) for _ in range(d.int(1, 4))], scaled=not special)
+    shapes = [d.broadcast(shape) if d.opset >= 8 else shape for _ in range(d.int(1, 4))]
+    return d.case([d.array(s, dtype, special=special) for s in shapes], scaled=not special)
 
 
 @strategy("Clip")
