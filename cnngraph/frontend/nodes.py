@@ -194,6 +194,11 @@ class NodeImporter:
             _refuse_at_run_time(present)
         made = function(ctx)
         values = made if isinstance(made, tuple) else (made,)
+        quantized = node.op.rpartition("::")[2] == "DequantizeLinear"  # its integers are wanted by the pass fuse_qdq
+        if not quantized and all(value is None or (value.data is None and _is_small(value.type)) for value in values):
+            computed = self._now(node, scope, inputs)
+            if computed is not None:
+                return computed
         depends = frozenset[str]().union(*(t.depends for t in present))
         from_shape = bool(present) and all(t.content is not None or t.from_shape for t in present) and any(t.from_shape for t in present)
         tensors: list[Tensor | None] = []
@@ -313,6 +318,11 @@ class NodeImporter:
         if value.type.shape != shape:
             value = add(Reshape(shape), value)
         return value if content.dtype is DType.I64 else add(Cast(content.dtype), value)
+
+
+def _is_small(type_: TensorType) -> bool:
+    elements = numel(type_.shape)
+    return isinstance(elements, int) and elements <= SMALL
 
 
 def _refuse_at_run_time(present: Sequence[Tensor]) -> NoReturn:
