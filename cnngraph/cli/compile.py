@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ def command(
     _check_folder(artifact)
     dumps: dict[str, str] = {}
     start = time.perf_counter()
-    program = open_fixed_program(model, how, after=_recorder(print_ir_after, dumps))
+    program, *variants = compile_variants(model, how, _recorder(print_ir_after, dumps))
     seconds = time.perf_counter() - start
     written = {}
     if "source" in kinds:
@@ -75,11 +76,12 @@ def command(
         write_sources(program, folder)
         written["source"] = str(folder)
     if "cnng" in kinds:
-        save(program, artifact)
+        save(program, artifact, variants)
         written["cnng"] = str(artifact)
     data: dict[str, Any] = {
         "model": model,
         "seconds": seconds,
+        "isas": [one.data.isa for one in (program, *variants)],
         "files": written,
         "artifact_bytes": artifact.stat().st_size if "cnng" in kinds else None,
         "passes": plain(program.report["passes"]),
@@ -118,14 +120,31 @@ def show_passes(passes: list[dict[str, Any]]) -> None:
     )
 
 
-def save(program: Program | TailedProgram, path: Path) -> None:
+def compile_variants(
+    model: str, how: Compilation, after: Callable[[Graph, PassRecord], None] | None = None
+) -> list[Program | TailedProgram]:
+    """A program for each instruction set of --isa, in its order; ``after`` sees the passes of the first.
+
+    Raises:
+        UsageError: an instruction set is unknown or named twice.
+        CnngraphError: whatever compiling raises.
+    """
+    names = how.isa.split(",") if how.isa is not None else [None]
+    if len(set(names)) != len(names):
+        raise UsageError(f"--isa names an instruction set twice: {printable(how.isa)}")
+    return [
+        open_fixed_program(model, dataclasses.replace(how, isa=name), after=None if number else after) for number, name in enumerate(names)
+    ]
+
+
+def save(program: Program | TailedProgram, path: Path, variants: Sequence[Program | TailedProgram] = ()) -> None:
     """Write the artifact whole or not at all.
 
     Raises:
         OutputError: the folder or the disk does not allow it.
     """
     try:
-        program.save(path)
+        program.save(path, variants=variants)
     except OSError as error:
         raise OutputError(f"cannot write '{printable(str(path))}': {error.strerror or error}") from error
 

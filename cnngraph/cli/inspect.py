@@ -71,12 +71,15 @@ def onnx_facts(path: str) -> dict[str, Any]:
 
 def artifact_facts(path: str, how: Compilation) -> dict[str, Any]:
     """What is stored in an artifact."""
+    from cnngraph.runtime.artifact import variants
+
     program = open_fixed_program(path, how)
     memory = program.memory_report()
     return {
         "model": path,
         "kind": "cnng",
         "isa": program.data.isa,
+        "isas": variants(path),
         "inputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in program.inputs],
         "outputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in program.outputs],
         "steps": len(program.data.steps),

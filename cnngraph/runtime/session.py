@@ -126,11 +126,21 @@ class Program:
         """Bytes: weights, arena peak per image, its lower bound, scratch per thread, and every storage's life."""
         return {"weights": int(self.data.weights.nbytes), **self.report.get("memory", {})}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the program to one file that :func:`cnngraph.load` reads without the compiler."""
+    def save(self, path: str | os.PathLike[str], *, variants: Sequence[Any] = ()) -> None:
+        """Write the program to one file that :func:`cnngraph.load` reads without the compiler.
+
+        Args:
+            path: the file; it is replaced whole or not at all.
+            variants: the same network compiled for other instruction sets, best first, kept in the same file; loading takes the
+                first of all that the machine can run.
+
+        Raises:
+            UsageError: programs of different networks, or two for one instruction set.
+            OSError: the folder or the disk does not allow it.
+        """
         from cnngraph.runtime.artifact import save
 
-        save(self.data, path)
+        save([self.data, *(program.data for program in variants)], path)
 
     def _check(self, feeds: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], int]:
         if len(feeds) != len(self._names) or any(name not in self._names for name in feeds):

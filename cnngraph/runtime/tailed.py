@@ -114,6 +114,6 @@ class TailedProgram:
         """Memory of the compiled part."""
         return self.program.memory_report()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write both parts to one file; loading the tail needs the onnx package."""
-        self.program.save(path)
+    def save(self, path: str | os.PathLike[str], *, variants: Sequence[Any] = ()) -> None:
+        """Write both parts to one file, as :meth:`Program.save`; loading the tail needs the onnx package."""
+        self.program.save(path, variants=variants)
