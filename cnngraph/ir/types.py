@@ -177,9 +177,13 @@ class Layout:
     ``block == 1``: plain row-major. Otherwise axis 1 (channels) is split in blocks of ``block``: the memory holds
     ``[d0, ceil(d1/block), d2.., dn, block]``, e.g. NCHW16c. The lanes that pad the last block hold
     unspecified numbers: kernels may write anything there and must never let them reach a real element.
+
+    ``last``: channels last with ``block`` elements from one pixel to the next, which holds all channels. Here kernels leave whole
+    16-byte pieces beyond the channels alone, so that a tensor with a wider block than it needs may lie between others' channels.
     """
 
     block: int = 1
+    last: bool = False
 
     @property
     def plain(self) -> bool:
@@ -187,7 +191,7 @@ class Layout:
         return self.block == 1
 
     def __str__(self) -> str:
-        return "plain" if self.plain else f"c{self.block}"
+        return "plain" if self.plain else f"{'last' if self.last else 'c'}{self.block}"
 
 
 PLAIN = Layout()

@@ -17,6 +17,9 @@ from cnngraph.kernels.template import BatchStride, KernelCall, Pointer
 from cnngraph.ops import Concat, Slice
 from cnngraph.passes.choose_layout import ALIASES
 
+CHANNEL_PIECE = 16
+"""Bytes of channels that a kernel on channels-last tensors reads and writes at once."""
+
 Calls = Mapping[Node, KernelCall | None]
 
 
@@ -93,7 +96,7 @@ class Links:
         if offsets is None:
             return
         parts = [value for value in node.inputs if value is not None]
-        strided = axis == 1 and whole.shape[0] != 1
+        strided = axis == 1 and whole.shape[0] != 1 and not whole.layout.last
         places = [self.resolve(value) for value in parts]
         root, start = places[0]
         together = all(place == (root, start + at) for place, at in zip(places, offsets, strict=True))
@@ -122,6 +125,11 @@ class Links:
         assert isinstance(channels, int)
         assert isinstance(taken, int)
         start = op.starts[1]
+        if x.type.layout.last:
+            if start * x.type.dtype.itemsize % CHANNEL_PIECE == 0:
+                self.of[y] = Link(x, start * x.type.dtype.itemsize, False, node)
+                self.absorbed.add(node)
+            return
         if start % block or (taken % block and start + taken != channels):
             return
         inner = product(d for d in x.type.physical_shape[2:] if isinstance(d, int))
@@ -166,6 +174,12 @@ def _part_offsets(node: Node, axis: int) -> list[int] | None:
         extent = value.type.shape[axis]
         if value.type.layout != whole.layout or not isinstance(extent, int) or not extent:
             return None
+        if axis == 1 and whole.layout.last:
+            if at % CHANNEL_PIECE:
+                return None
+            offsets.append(at)
+            at += extent * value.type.dtype.itemsize
+            continue
         if axis == 1 and extent % whole.layout.block and i + 1 < len(node.inputs):
             return None
         offsets.append(at)
