@@ -41,10 +41,12 @@ class CudaBackend:
         return tuple(TEMPLATES.values())
 
     def adapt(self, graph: Graph, target: Target) -> None:
-        """Give the graph the target's element type."""
-        from cnngraph_cuda.precision import lower_precision
+        """Give the graph the target's element type, and concatenations no more parts than a kernel takes."""
+        from cnngraph_cuda.precision import lower_precision, split_concatenations
+        from cnngraph_cuda.templates.channels import MOST_PARTS
         from cnngraph_cuda.templates.common import cuda
 
+        split_concatenations(graph, MOST_PARTS)
         lower_precision(graph, cuda(target).dtype)
 
     def check(self, choice: LayoutChoice, options: CompileOptions) -> None:

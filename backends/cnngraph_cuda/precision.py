@@ -1,4 +1,4 @@
-"""Element types of a graph for a precision, and the refusal of nodes without a kernel."""
+"""What is particular to the backend in a graph: its element types, its widest concatenations, and the refusal of other nodes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from cnngraph.errors import CnngraphError, UnsupportedError, printable
 from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.types import DType
-from cnngraph.ops import Cast
+from cnngraph.ops import Cast, Concat
 from cnngraph.passes.choose_layout import ALIASES, LayoutChoice
 
 
@@ -53,6 +53,20 @@ def lower_precision(graph: Graph, dtype: DType) -> None:
             (back,) = graph.add(Cast(wanted[id(value)]), [value], origin=origin)
             back.names = value.names
             graph.outputs[index] = (name, back)
+
+
+def split_concatenations(graph: Graph, most: int) -> None:
+    """Concatenations along the channels of more than ``most`` parts become nested ones, which costs no copy where none did."""
+    for node in graph.nodes:
+        if not isinstance(node.op, Concat) or node.op.axis != 1 or len(node.inputs) <= most:
+            continue
+        parts = [v for v in node.inputs if v is not None]
+        while len(parts) > most:
+            groups = [parts[i : i + most] for i in range(0, len(parts), most)]
+            parts = [g[0] if len(g) == 1 else graph.add(Concat(1), g, origin=node.origin, before=node)[0] for g in groups]
+        (whole,) = graph.add(Concat(1), parts, origin=node.origin, before=node)
+        graph.replace_uses(node.output, whole)
+        graph.erase(node)
 
 
 def _narrowed(value: Value, dtype: DType, label: str) -> np.ndarray:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, Sym
-from cnngraph.ops import Concat, ConvTranspose, Expand, Pad, Pool, Reshape, Slice, Transpose
+from cnngraph.ops import Concat, Conv, ConvTranspose, Elementwise, Expand, Pad, Pool, Reshape, Slice, Transpose
 from cnngraph.ops.channels import TakeChannels
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.resize import Resize
 
-from .support import Net, compare
+from .support import TOLERANCE, Net, build, compare, emulate
 
 PRECISIONS = ("f32", "f16")
 SAME = Pool("max", (1, 1), (1, 1), (0,) * 4, (1, 1))
@@ -91,3 +93,71 @@ def test_conv_transpose(kernel, stride, begins, out, group, channels, outputs, p
     op = ConvTranspose(kernel, (stride,) * 2, begins, (1, 1), out, group, Expression.of("relu"))
     weights = net.weights(channels, outputs // group, *kernel, scale=0.4)
     finish(net, net.node(op, net.x, weights, net.weights(outputs)), "conv_transpose", precision)
+
+
+def kernels_run(net, precision="f16", batch=2):
+    """The input, the results, and the kernel families launched."""
+    program, _ = build(net, isa=f"sm_90:{precision}")
+    x = np.random.default_rng(1).standard_normal((batch, *net.x.type.shape[1:])).astype(np.float32)
+    got, device = emulate(program, {"x": x})
+    return x, got, [program.data.kernels[launch.kernel].name.partition("_sm_")[0] for launch in device.launches]
+
+
+def dense_block(seed=0, ragged=False):
+    """Four layers that each read everything before them, as in DenseNet."""
+    net = Net(16, 6, 5, seed=seed)
+    features = net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), net.x, net.weights(16, 16, 3, 3, scale=0.2), None)
+    for i in range(4):
+        short = net.node(Conv((1, 1), (1, 1), (0,) * 4, (1, 1)), features, net.weights(24, features.type.shape[1], 1, 1, scale=0.2), None)
+        new = net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), short, net.weights(5 if ragged and i == 2 else 8, 24, 3, 3, scale=0.1), None)
+        features = net.node(Concat(1), features, new)
+    net.add_output("y", net.node(SAME, features))
+    return net
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_nested_concatenations_need_no_copy(ragged, precision):
+    net = dense_block(ragged=ragged)
+    x = np.random.default_rng(1).standard_normal((2, 16, 6, 5)).astype(np.float32)
+    expected = interpret(net, {"x": x}, np.float64)["y"]
+    _, got, families = kernels_run(net, precision)
+    assert np.abs(got["y"] - expected).max() <= 2 * TOLERANCE[precision] * np.abs(expected).max()
+    assert families.count("channels") == (2 if ragged else 0)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_concatenations_of_everything_need_no_copy(precision):
+    net = Net(8, 4, 5)
+    parts = [net.node(Conv((1, 1), (1, 1), (0,) * 4, (1, 1)), net.x, net.weights(8, 8, 1, 1, scale=0.3), None)]
+    for _ in range(3):
+        joined = net.node(Concat(1), *parts) if len(parts) > 1 else parts[0]
+        parts.append(net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), joined, net.weights(8, 8 * len(parts), 3, 3, scale=0.2), None))
+    net.add_output("y", net.node(SAME, net.node(Concat(1), *parts)))
+    x = np.random.default_rng(1).standard_normal((2, 8, 4, 5)).astype(np.float32)
+    expected = interpret(net, {"x": x}, np.float64)["y"]
+    _, got, families = kernels_run(net, precision)
+    assert np.abs(got["y"] - expected).max() <= 2 * TOLERANCE[precision] * np.abs(expected).max()
+    assert "channels" not in families
+
+
+def test_slices_of_channels_are_views():
+    net = Net(24, 4, 5)
+    x = net.node(SAME, net.x)
+    halves = [net.node(Slice((0, first, 0, 0), (1,) * 4, (BATCH, count, 4, 5)), x) for first, count in ((0, 8), (8, 16), (16, 5))]
+    outputs = [net.node(Elementwise(Expression.of("relu")), half) for half in halves]
+    for i, value in enumerate(outputs):
+        net.add_output(f"y{i}", value)
+    feed = np.random.default_rng(1).standard_normal((2, 24, 4, 5)).astype(np.float32)
+    expected = interpret(net, {"x": feed}, np.float64)
+    _, got, families = kernels_run(net, "f32")
+    for name, want in expected.items():
+        np.testing.assert_allclose(got[name], want, atol=1e-6)
+    assert "channels" not in families
+
+
+def test_many_parts():
+    net = Net(8, 3, 3)
+    parts = [net.node(Conv((1, 1), (1, 1), (0,) * 4, (1, 1)), net.x, net.weights(8, 8, 1, 1, scale=0.3), None) for _ in range(11)]
+    net.add_output("y", net.node(SAME, net.node(Concat(1), *parts)))
+    compare(net, isa="sm_90:f16")

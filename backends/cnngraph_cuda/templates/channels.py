@@ -13,7 +13,7 @@ from cnngraph.ops import Concat, Slice
 from cnngraph.ops.channels import TakeChannels
 from cnngraph_cuda.language import DataPointer, I32Pointer, block_x, load_int, load_vector, registers, store_vector, thread, unroll
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import channels_last, cuda, data_type, launch, pitch, refuse_types
+from cnngraph_cuda.templates.common import channels_last, cuda, data_type, joins_in_place, launch, pitch, reading, refuse_types, writing
 from cnngraph_cuda.templates.relayout import split
 
 VL = PARTS = THREADS = 0
@@ -113,9 +113,18 @@ class Channels:
         return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """Channels last."""
-        wanted = tuple(None if v is None else channels_last(v.type) for v in node.inputs)
-        return [LayoutRequest(wanted, (channels_last(node.output.type),))]
+        """Channels last; a view of its input or of the concatenation that its parts lie in where that is possible."""
+        parts = [v for v in node.inputs if v is not None]
+        inputs = tuple(reading(v) for v in parts)
+        x, y, lanes = parts[0].type, node.output.type, cuda(target).lanes
+        if isinstance(node.op, Concat) and joins_in_place(node) and len(set(inputs)) == 1 and inputs[0] == x.layout:
+            return [LayoutRequest(inputs, (x.layout if x.layout.block >= channels_last(y).block else writing(node.output),))]
+        if isinstance(node.op, Concat) and joins_in_place(node):
+            wide = writing(node.output)
+            return [LayoutRequest(tuple(wide for _ in parts), (wide,))]
+        if isinstance(node.op, Slice) and x.layout.last and node.op.starts[1] % lanes == 0 and node.op.steps[1] == 1:
+            return [LayoutRequest(inputs, (x.layout,))]
+        return [LayoutRequest(inputs, (writing(node.output),))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Below that of the copy by strides."""

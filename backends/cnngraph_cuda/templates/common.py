@@ -10,6 +10,7 @@ from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import PLAIN, Dim, DType, Layout, Sym, TensorType, round_up
 from cnngraph.kernels.operands import FULL, IMAGE_CHANNEL, PER_CHANNEL, operand_kind
 from cnngraph.kernels.template import Argument, BatchStride, Extent, Packed, Pointer, Target
+from cnngraph.ops import Concat
 from cnngraph.ops.expression import Expression
 from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, TF32
 from cnngraph_cuda.target import CudaTarget
@@ -41,7 +42,38 @@ def channels_last(type_: TensorType) -> Layout:
     lanes = lanes_of(type_.dtype)
     if type_.rank == 2 and channels % lanes == 0:
         return PLAIN
-    return Layout(round_up(max(channels, 2), lanes))
+    return Layout(round_up(max(channels, 2), lanes), last=True)
+
+
+def reading(value: Value) -> Layout:
+    """The layout to read a value in: as it lies if channels are last, else that of :func:`channels_last`."""
+    return value.type.layout if value.type.layout.last else channels_last(value.type)
+
+
+def writing(value: Value) -> Layout:
+    """The layout to write a result in: channels last, with room for all parts if it is to be part of a concatenation."""
+    whole = value
+    while True:
+        outer = _joined(whole)
+        if outer is None:
+            return channels_last(whole.type)
+        whole = outer
+
+
+def _joined(value: Value) -> Value | None:
+    """The concatenation along the channels that ``value`` can lie in without a copy: the last that reads it."""
+    for node in reversed(value.users):
+        if isinstance(node.op, Concat) and node.op.axis == 1 and joins_in_place(node):
+            return node.output
+    return None
+
+
+def joins_in_place(node: Node) -> bool:
+    """Whether the parts of a Concat along the channels can be written where they belong."""
+    parts = [v for v in node.inputs if v is not None]
+    lanes = lanes_of(node.output.type.dtype)
+    aligned = all(isinstance(v.type.shape[1], int) and v.type.shape[1] % lanes == 0 for v in parts)
+    return aligned and node.output.type.rank > 2 and len(set(parts)) == len(parts) and all(v.producer is not None for v in parts)
 
 
 def pitch(type_: TensorType) -> int:
@@ -90,7 +122,7 @@ def operand_layouts(operands: Sequence[Value | None], output: TensorType) -> tup
     for operand in operands:
         assert operand is not None
         kind = operand_kind(operand.type, output, constant=operand.is_constant)
-        wanted.append(channels_last(operand.type) if kind in (FULL, IMAGE_CHANNEL) else None)
+        wanted.append(reading(operand) if kind in (FULL, IMAGE_CHANNEL) else None)
     return tuple(wanted)
 
 

@@ -26,15 +26,16 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import (
-    channels_last,
     data_type,
     epilogue_arguments,
     floats,
     launch,
     operand_layouts,
     pitch,
+    reading,
     refuse_epilogue,
     refuse_types,
+    writing,
 )
 
 VL = THREADS = 0
@@ -102,7 +103,7 @@ class ConvDirect:
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
         rest = operand_layouts(node.inputs[3:], node.output.type)
-        return [LayoutRequest((channels_last(node.input(0).type), None, None, *rest), (channels_last(node.output.type),))]
+        return [LayoutRequest((reading(node.input(0)), None, None, *rest), (writing(node.output),))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Above that of every other kernel."""

@@ -14,7 +14,6 @@ from cnngraph.ops import Conv, Dense
 from cnngraph_cuda.source import FMA, TF32, Code
 from cnngraph_cuda.target import CudaTarget
 from cnngraph_cuda.templates.common import (
-    channels_last,
     cuda,
     data_type,
     epilogue_arguments,
@@ -23,9 +22,11 @@ from cnngraph_cuda.templates.common import (
     math_of,
     operand_layouts,
     pitch,
+    reading,
     refuse_epilogue,
     refuse_types,
     round_tf32,
+    writing,
 )
 from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, share_result
 
@@ -176,7 +177,7 @@ class ConvGemm:
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
         rest = operand_layouts(node.inputs[3:], node.output.type)
-        return [LayoutRequest((channels_last(node.input(0).type), None, None, *rest), (channels_last(node.output.type),))]
+        return [LayoutRequest((reading(node.input(0)), None, None, *rest), (writing(node.output),))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Multiply-adds with channels padded."""

@@ -22,7 +22,7 @@ from cnngraph_cuda.language import (
     thread,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import channels_last, data_type, launch, refuse_types
+from cnngraph_cuda.templates.common import data_type, launch, refuse_types, writing
 
 PAD = THREADS = 0
 AXES = 6
@@ -99,7 +99,7 @@ class CopyNd:
         """The input as it lies; the output channels last if the input is and has as many axes, else row-major."""
         x, y = node.input(0).type, node.output.type
         last = not x.layout.plain and not isinstance(node.op, Transpose) and y.rank == x.rank and isinstance(y.shape[1], int)
-        return [LayoutRequest((x.layout,), (channels_last(y) if last else PLAIN,))]
+        return [LayoutRequest((x.layout,), (writing(node.output) if last else PLAIN,))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Elements."""

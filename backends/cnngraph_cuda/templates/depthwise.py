@@ -26,7 +26,6 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import (
-    channels_last,
     cuda,
     data_type,
     epilogue_arguments,
@@ -34,8 +33,10 @@ from cnngraph_cuda.templates.common import (
     launch,
     operand_layouts,
     pitch,
+    reading,
     refuse_epilogue,
     refuse_types,
+    writing,
 )
 
 VL = TW = S = SW = DW = THREADS = 0
@@ -113,7 +114,7 @@ class Depthwise:
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
         rest = operand_layouts(node.inputs[3:], node.output.type)
-        return [LayoutRequest((channels_last(node.input(0).type), None, None, *rest), (channels_last(node.output.type),))]
+        return [LayoutRequest((reading(node.input(0)), None, None, *rest), (writing(node.output),))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Below that of every kernel for grouped convolutions."""

@@ -14,14 +14,15 @@ from cnngraph.ops.expression import Expression
 from cnngraph_cuda.language import DataPointer, apply_epilogue, block_x, load_vector, registers, store_vector, thread
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import (
-    channels_last,
     cuda,
     data_type,
     epilogue_arguments,
     launch,
     operand_layouts,
     pitch,
+    reading,
     refuse_types,
+    writing,
 )
 from cnngraph_cuda.templates.relayout import has_images, split
 
@@ -118,14 +119,14 @@ class EltwiseLast(_Base):
         parts, y = _split(node), node.output.type
         assert parts is not None
         wanted = dict(zip(parts.others, operand_layouts(parts.others, y), strict=True))
-        wanted[parts.main] = channels_last(y)
-        return [LayoutRequest(tuple(None if v is None else wanted[v] for v in node.inputs), (channels_last(y),))]
+        wanted[parts.main] = reading(parts.main)
+        return [LayoutRequest(tuple(None if v is None else wanted[v] for v in node.inputs), (writing(node.output),))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Cheaper than the row-major kernel unless the operand lies row-major."""
         parts = _split(node)
         assert parts is not None
-        return 1.0 if parts.main.type.layout == channels_last(node.output.type) else 3.0
+        return 1.0 if parts.main.type.layout == reading(parts.main) else 3.0
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One thread a vector."""

@@ -24,7 +24,7 @@ from cnngraph_cuda.language import (
     thread,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import channels_last, data_type, launch, pitch, refuse_types
+from cnngraph_cuda.templates.common import data_type, launch, pitch, reading, refuse_types, writing
 from cnngraph_cuda.templates.relayout import split
 
 THREADS = 0
@@ -65,7 +65,7 @@ class LocalResponse:
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
-        return [LayoutRequest((channels_last(node.input(0).type),), (channels_last(node.output.type),))]
+        return [LayoutRequest((reading(node.input(0)),), (writing(node.output),))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Elements."""

@@ -21,7 +21,7 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import DATA_TYPES, channels_last, cuda, lanes_of, launch, pitch
+from cnngraph_cuda.templates.common import DATA_TYPES, cuda, lanes_of, launch, pitch, reading, writing
 
 VL = FROM_LAST = TO_LAST = THREADS = 0
 
@@ -80,8 +80,8 @@ class Relayout:
         if not has_images(x):
             return [plain]
         if y.dtype is cuda(target).dtype and x.dtype is not y.dtype:
-            return [LayoutRequest((PLAIN,), (channels_last(y),)), plain]
-        return [plain, LayoutRequest((channels_last(x),), (PLAIN,))]
+            return [LayoutRequest((PLAIN,), (writing(node.output),)), plain]
+        return [plain, LayoutRequest((reading(node.input(0)),), (PLAIN,))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Elements."""

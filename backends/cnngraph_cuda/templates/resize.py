@@ -26,7 +26,7 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import channels_last, cuda, data_type, launch, pitch, refuse_types
+from cnngraph_cuda.templates.common import cuda, data_type, launch, pitch, reading, refuse_types, writing
 
 VL = THREADS = 0
 
@@ -84,7 +84,7 @@ class ResizeLast:
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
-        return [LayoutRequest((channels_last(node.input(0).type),), (channels_last(node.output.type),))]
+        return [LayoutRequest((reading(node.input(0)),), (writing(node.output),))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Elements."""
