@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
     "cnngraph": ROOT / "cnngraph",
     "cnngraph_cpu": ROOT / "backends" / "cnngraph_cpu",
+    "cnngraph_cuda": ROOT / "backends" / "cnngraph_cuda",
     "cnngraph_models": ROOT / "models" / "cnngraph_models",
 }
 SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
@@ -85,7 +86,7 @@ def test_every_folder_of_a_package_is_a_package(folder: Path) -> None:
 def test_packaging_names_what_exists() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert settings["project"]["scripts"]["cnngraph"] == "cnngraph.cli:main"
-    assert settings["project"]["entry-points"]["cnngraph.backends"]["cpu"] == "cnngraph_cpu:backend"
+    assert settings["project"]["entry-points"]["cnngraph.backends"] == {"cpu": "cnngraph_cpu:backend", "cuda": "cnngraph_cuda:backend"}
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 

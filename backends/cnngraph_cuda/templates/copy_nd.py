@@ -110,7 +110,8 @@ class CopyNd:
         op, x, y = node.op, node.input(0), node.output
         rank = y.type.rank
         source, to = strides(x.type), strides(y.type)
-        begins, extents = [0] * rank, list(y.type.shape)
+        begins: list[Dim] = [0] * rank
+        extents: list[Dim] = list(y.type.shape)
         offset: Dim = 0
         if isinstance(op, Transpose):
             source = [source[p] for p in op.perm]
@@ -119,8 +120,8 @@ class CopyNd:
             source = [_times(s, step) for s, step in zip(source, op.steps, strict=True)]
         elif isinstance(op, Expand):
             lead = rank - x.type.rank
-            wide: list[Dim] = [0] * lead + source
-            shape: list[Dim] = [1] * lead + list(x.type.shape)
+            wide: list[Dim] = [*[0] * lead, *source]
+            shape: list[Dim] = [*[1] * lead, *x.type.shape]
             source = [0 if d == 1 and e != 1 else s for d, e, s in zip(shape, y.type.shape, wide, strict=True)]
         elif isinstance(op, Pad):
             begins, extents = list(op.pads[:rank]), list(x.type.shape)
