@@ -147,7 +147,7 @@ class QConv:
         if merged:
             inner, taps_x = g.kernel[2] * cb // 4, 1
         if merged or plain:
-            unroll = next(u for u in (4, 7, 5, 3, 2, 1) if inner % u == 0)
+            unroll = next(u for u in (4, 3, 2, 1) if inner % u == 0)
         else:
             unroll = next(u for u in (4, 2, 1) if groups_in % u == 0 and (width // 4) % u == 0)
         if in_place:
