@@ -20,7 +20,7 @@ from cnngraph.errors import UsageError
 from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError, import_model
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.verify import verify
-from cnngraph.kernels.template import DeviceBackend, ProgressCallback
+from cnngraph.kernels.template import Backend, DeviceBackend, ProgressCallback
 from cnngraph.ops import ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import Pass, PassContext, PassRecord, run_passes
@@ -87,11 +87,15 @@ def optimize(graph: Graph, options: CompileOptions, context: PassContext, after:
 
 
 def compile_graph(
-    graph: Graph, options: CompileOptions, progress: ProgressCallback | None = None, after: AfterPass | None = None
+    graph: Graph,
+    options: CompileOptions,
+    progress: ProgressCallback | None = None,
+    after: AfterPass | None = None,
+    backend: Backend | None = None,
 ) -> Program | TailedProgram:
-    """From an imported graph to a program that can run."""
+    """From an imported graph to a program that can run; ``backend`` takes the place of the one that the options name."""
     context = PassContext(max_fold_bytes=options.limits.max_fold_bytes)
-    backend = get_backend(options.backend)
+    backend = backend or get_backend(options.backend)
     device = backend if isinstance(backend, DeviceBackend) else None
     if device is None and (options.precision != "f32" or options.allow_cpu_ops):
         raise UsageError(f"precision {options.precision} and CPU operators are for backends on devices, not {options.backend!r}")

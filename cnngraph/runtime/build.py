@@ -180,10 +180,15 @@ def build_program(
             steps=steps, kernels=kernels, driver=Kernel(driver.name, driver.symbol, driver.code), weights=builder.weights.blob(),
             arena=plan.arena, static_bytes=plan.static_bytes, scratch=plan.scratch, copies=copies, isa=target.isa,
             required=backend.required_features(target), threads=options.threads,
-            report=_report(calls, plan, records, rejections, selections, steps),
+            report={"options": _options(options), **_report(calls, plan, records, rejections, selections, steps)},
             tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name,
         )
     )  # fmt: skip
+
+
+def _options(options: CompileOptions) -> dict[str, object]:
+    """What decides the code, besides the instruction set."""
+    return {"math": options.math, "disabled_passes": list(options.disabled_passes)}
 
 
 def _report(

@@ -153,7 +153,15 @@ class DynamicProgram:
         """Memory of the variant used last."""
         return self._last("the memory plan").memory_report()
 
-    def save(self, path: Any) -> None:
+    def load_weights(self, source: Any, **_: Any) -> None:
+        """Refused: there is a program for each shape.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("the input shapes are free; compile with shapes=... to exchange the weights, or compile the other model")
+
+    def save(self, path: Any, **_: Any) -> None:
         """Refused: an artifact has fixed shapes.
 
         Raises:

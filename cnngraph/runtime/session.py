@@ -142,6 +142,29 @@ class Program:
 
         save([self.data, *(program.data for program in variants)], path)
 
+    def load_weights(self, source: Any, *, constants: Mapping[str, np.ndarray] | None = None) -> None:
+        """Take the weights of another model of the same topology; nothing is compiled, and Numba is not needed.
+
+        Runs in flight finish with the old weights. After an error the program is as it was.
+
+        Args:
+            source: an ONNX model as for :func:`cnngraph.compile`.
+            constants: as for :func:`cnngraph.compile`, if they were given there.
+
+        Raises:
+            UsageError: the topology differs, or the program is for another backend; the message says where.
+            InvalidModelError, UnsupportedError, LimitExceededError: the model is refused.
+        """
+        from cnngraph.runtime.weights import exchanged
+
+        other = exchanged(self, source, constants)
+        if not isinstance(other, Program):
+            raise UsageError("the model ends in nodes that run one by one, this program does not; compile it")
+        self._take(other)
+
+    def _take(self, other: Program) -> None:
+        self._executor, self.data = other._executor, other.data
+
     def _check(self, feeds: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], int]:
         if len(feeds) != len(self._names) or any(name not in self._names for name in feeds):
             self._wrong_names(feeds)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnngraph.eager.tail import Tail
-from cnngraph.errors import InvalidInputError, printable
+from cnngraph.errors import InvalidInputError, UsageError, printable
 from cnngraph.runtime.program import TensorSpec
 from cnngraph.runtime.session import KernelInfo, Program
 
@@ -113,6 +113,22 @@ class TailedProgram:
     def memory_report(self) -> dict[str, Any]:
         """Memory of the compiled part."""
         return self.program.memory_report()
+
+    def load_weights(self, source: Any, *, constants: Mapping[str, np.ndarray] | None = None) -> None:
+        """The same as :meth:`Program.load_weights`, of both parts."""
+        from cnngraph.runtime.weights import exchanged
+
+        other = exchanged(self.program, source, constants)
+        if not isinstance(other, TailedProgram) or not self._similar(other.tail):
+            raise UsageError("the nodes that run one by one after the compiled part differ; compile the model")
+        self.program._take(other.program)
+        self.tail = other.tail
+        self._evaluator = None
+
+    def _similar(self, tail: Tail) -> bool:
+        shape = [(step.node.op_type, len(step.operands), len(step.results)) for step in self.tail.steps]
+        same = shape == [(step.node.op_type, len(step.operands), len(step.results)) for step in tail.steps]
+        return same and (self.tail.inputs, self.tail.order) == (tail.inputs, tail.order)
 
     def save(self, path: str | os.PathLike[str], *, variants: Sequence[Any] = ()) -> None:
         """Write both parts to one file, as :meth:`Program.save`; loading the tail needs the onnx package."""
