@@ -89,6 +89,14 @@ def _antialiased_signed_bytes(case: Case, difference: Difference) -> bool:
     return case.dtype() == "int8" and bool(case.attribute("antialias")) and bool(((wanted == 0) | (np.abs(got - wanted) <= 1)).all())
 
 
+def _fractional_length(case: Case, difference: Difference) -> bool:
+    x, scales = case.input(0), case.input(2)
+    if case.attribute("coordinate_transformation_mode") != "align_corners" or x is None or scales is None or not scales.size:
+        return False
+    axes = list(case.attribute("axes", range(x.ndim)))
+    return any(not float(scale * x.shape[axis]).is_integer() for scale, axis in zip(scales, axes, strict=True))
+
+
 def _backward_to_the_largest(case: Case, difference: Difference) -> bool:
     ends, steps = case.input(2), case.input(4)
     return ends is not None and steps is not None and bool(((ends >= 2**31 - 1) & (steps < 0)).any())
@@ -220,6 +228,14 @@ KNOWN: list[Known] = [
     Known(
         ("DFT",), ("floats",), _fewer_bins_than_given,
         "an inverse of one side that is shorter than its bins does not drop the last ones; onnx.reference and NumPy do",
+    ),
+    Known(
+        ("Resize",), ("floats", "integers"), _fractional_length,
+        "align_corners divides by the extent rounded down; in ONNX's node tests by scale * extent, which need not be whole",
+    ),
+    Known(
+        ("LSTM",), ("floats",), lambda case, _: case.attribute("clip") is not None,
+        "the cell is not clipped before its activation; ONNX says that clip applies to the input of activations",
     ),
     Known(
         ("Col2Im",), ("floats",), lambda case, _: len(case.attribute("dilations", [])) in (1, 3) and max(case.attribute("dilations")) > 1,
