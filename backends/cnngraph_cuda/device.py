@@ -51,6 +51,18 @@ class Device(Protocol):
         """Copy device memory into a contiguous array, after all launches."""
         ...
 
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Copy within the device's memory, in order with launches."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for everything started."""
+        ...
+
+    def wait_for(self, stream: int) -> None:
+        """Wait for what another stream of this process has started."""
+        ...
+
     def load(self, kernel: Kernel) -> Any:
         """Make a kernel ready; the result goes into :meth:`record`."""
         ...
@@ -115,6 +127,20 @@ class EmulatedDevice:
         if at + array.nbytes > memory.size:
             raise InternalError(f"download of {array.nbytes} bytes from {memory.size - at}")
         array.reshape(-1).view(np.uint8)[...] = memory[at : at + array.nbytes]
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """See :class:`Device`."""
+        there, at = self._find(source)
+        here, to = self._find(target)
+        if at + nbytes > there.size or to + nbytes > here.size:
+            raise InternalError(f"copy of {nbytes} bytes")
+        here[to : to + nbytes] = there[at : at + nbytes]
+
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
+
+    def wait_for(self, stream: int) -> None:
+        """Nothing is ever under way."""
 
     def load(self, kernel: Kernel) -> Any:
         """The kernel's source as a generator, and the types of its parameters."""

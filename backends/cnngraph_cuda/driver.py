@@ -162,6 +162,11 @@ class CudaDevice:
         self._enter()
         self.call("cuStreamSynchronize", self.stream)
 
+    def wait_for(self, stream: int) -> None:
+        """See :class:`Device`; 1 and 2 are the default streams of the process and of this thread."""
+        self._enter()
+        self.call("cuStreamSynchronize", ctypes.c_void_p(stream))
+
     def load(self, kernel: Kernel) -> Any:
         """The function in a cubin."""
         self._enter()
