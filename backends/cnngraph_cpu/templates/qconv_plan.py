@@ -37,7 +37,6 @@ from cnngraph_cpu.templates.quantized import (
     signed_weights,
 )
 
-
 _SHARE = 4
 """Blocks of rows are as many as of float32, though bytes would fit fewer: threads need tasks."""
 
