@@ -40,6 +40,7 @@ from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.remove_identity import RemoveIdentity
 from cnngraph.passes.select_kernels import select_kernels
 from cnngraph.passes.take_channels import TakeWholeChannels
+from cnngraph.passes.widen_half import WidenHalf
 from cnngraph.runtime.build import build_program
 from cnngraph.runtime.session import Program
 from cnngraph.runtime.tailed import TailedProgram
@@ -57,6 +58,7 @@ AfterPass = Callable[[Graph, PassRecord], None]
 
 CANONICAL: tuple[Pass, ...] = (
     FuseQDQ(),  # before constants fold, while weights still are integers
+    WidenHalf(),  # after it, so that only real half-precision arithmetic is left
     FoldConstants(),  # before the rest: weights become constants, which the fusions ask for
     RemoveIdentity(),  # so that patterns see a convolution's real reader
     MergeReshapes(),
@@ -80,7 +82,7 @@ def optimize(graph: Graph, options: CompileOptions, context: PassContext, after:
     """Run every backend-independent pass; returns one record a pass."""
     records = []
     for stage, passes in (("canonical", CANONICAL), ("fused", FUSED)):
-        chosen = [p for p in passes if p.name not in options.disabled_passes]
+        chosen = [p for p in passes if p.name not in options.disabled_passes and not (p.changes_precision and options.math == "exact")]
         records += run_passes(graph, chosen, context, verify, after)
         graph.stage = stage
     return records

@@ -38,9 +38,13 @@ class PassContext:
 
 @dataclass(frozen=True)
 class Pass:
-    """Base of graph passes. A subclass's fields are its options; the first docstring line says what becomes what."""
+    """Base of graph passes. A subclass's fields are its options; the first docstring line says what becomes what.
+
+    ``changes_precision`` marks passes that ``math="exact"`` leaves out.
+    """
 
     name: ClassVar[str] = ""
+    changes_precision: ClassVar[bool] = False
 
     def run(self, graph: Graph, context: PassContext) -> int:
         """Rewrite ``graph`` and return the number of changes."""
