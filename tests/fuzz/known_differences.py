@@ -91,7 +91,8 @@ def _antialiased_signed_bytes(case: Case, difference: Difference) -> bool:
 
 def _fractional_length(case: Case, difference: Difference) -> bool:
     x, scales = case.input(0), case.input(2)
-    if case.attribute("coordinate_transformation_mode") != "align_corners" or x is None or scales is None or not scales.size:
+    transform = case.attribute("coordinate_transformation_mode")
+    if transform not in ("align_corners", "tf_crop_and_resize") or x is None or scales is None or not scales.size:
         return False
     axes = list(case.attribute("axes", range(x.ndim)))
     return any(not float(scale * x.shape[axis]).is_integer() for scale, axis in zip(scales, axes, strict=True))
@@ -220,6 +221,10 @@ KNOWN: list[Known] = [
         _transposed_beside_a_vector,
         "transA and transB are left out where the other operand is a vector",
     ),
+    Known(
+        ("MeanVarianceNormalization",), ("floats",), lambda _, d: not _wrong(d)[0].any() and bool(np.isnan(_wrong(d)[1]).all()),
+        "a variance of 0 divides by 0; ONNX's function body adds 1e-9",
+    ),
     Known(("RNN", "GRU", "LSTM"), ("lacking",), _message("layout_ == 0"), "layout 1 (the batch first) is not implemented"),
     Known(
         ("MelWeightMatrix",), ("lacking",), _message("upper_edge_hertz produces a mel triangle"),
@@ -231,7 +236,7 @@ KNOWN: list[Known] = [
     ),
     Known(
         ("Resize",), ("floats", "integers"), _fractional_length,
-        "align_corners divides by the extent rounded down; in ONNX's node tests by scale * extent, which need not be whole",
+        "align_corners and tf_crop_and_resize divide by the extent rounded down; in ONNX's node tests by scale * extent, which need not be whole",
     ),
     Known(
         ("LSTM",), ("floats",), lambda case, _: case.attribute("clip") is not None,
