@@ -236,7 +236,7 @@ KNOWN: list[Known] = [
     ),
     Known(
         ("Resize",), ("floats", "integers"), _fractional_length,
-        "align_corners and tf_crop_and_resize divide by the extent rounded down; in ONNX's node tests by scale * extent, which need not be whole",
+        "align_corners and tf_crop_and_resize divide by the extent rounded down; in ONNX's node tests by scale * extent",
     ),
     Known(
         ("LSTM",), ("floats",), lambda case, _: case.attribute("clip") is not None,
