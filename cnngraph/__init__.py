@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnngraph import backend, errors
+    from cnngraph.compiler import compile
     from cnngraph.options import CompileOptions, Limits
-    from cnngraph.pipeline import compile
     from cnngraph.runtime.artifact import load
     from cnngraph.runtime.session import InferenceSession, Program
 
@@ -29,7 +29,7 @@ _HOME = {
     "InferenceSession": "cnngraph.runtime.session",
     "Limits": "cnngraph.options",
     "Program": "cnngraph.runtime.session",
-    "compile": "cnngraph.pipeline",
+    "compile": "cnngraph.compiler",
     "load": "cnngraph.runtime.artifact",
 }
 _MODULES = ("backend", "errors")

@@ -74,7 +74,9 @@ class Variable:
 
 
 VARIABLES = (
-    Variable("CNNGRAPH_CACHE_DIR", "folder of the kernel cache (default: cnngraph in the user's cache folder)"),
+    Variable("CNNGRAPH_CACHE_DIR", "folder of compiled kernels and programs (default: cnngraph in the user's cache folder)"),
+    Variable("CNNGRAPH_CACHE_MB", "megabytes that this folder may hold; what was used least recently goes first (default: 4096)"),
+    Variable("CNNGRAPH_CACHE_PROGRAMS", "0: keep kernels only, not whole programs"),
     Variable("CNNGRAPH_DEBUG", "1: show the traceback of an unexpected error on the command line"),
     Variable("CNNGRAPH_THREADS", "default number of threads, instead of what affinity and cgroup allow"),
 )

@@ -130,4 +130,5 @@ def compile_sources(
             thread.join()
     if failures:
         raise failures[0]
+    cache.keep_below_limit()
     return done

@@ -1,4 +1,4 @@
-"""``cnngraph cache``: the folder of compiled kernels."""
+"""``cnngraph cache``: the folder of compiled kernels and programs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ class DamagedCacheError(CnngraphError):
 
 @click.group("cache")
 def command() -> None:
-    """Look at, check or shrink the cache of compiled kernels."""
+    """Look at, check or shrink the cache of compiled kernels and programs."""
 
 
 @command.command("ls")
 @backend_option
 @json_option
 def ls_command(backend: str, as_json: bool) -> None:
-    """List the entries, oldest use first."""
+    """List the kernels and programs, oldest use first."""
     from cnngraph.backends import get_backend
 
     cache = get_backend(backend).cache()
     entries: list[dict[str, Any]] = []
     for path in cache.entries():
-        status = path.stat()
-        entries.append({"key": path.stem, "bytes": status.st_size, "modified": status.st_mtime})
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # another process has pruned it
+            continue
+        entries.append({"key": path.stem, "kind": path.suffix[1:], "bytes": status.st_size, "modified": status.st_mtime})
     total = sum(entry["bytes"] for entry in entries)
 
     def show() -> None:
         table(
             None,
-            ["key", "bytes", "modified"],
-            [[e["key"], e["bytes"], time.strftime("%F %T", time.localtime(e["modified"]))] for e in entries],
+            ["key", "kind", "bytes", "last used"],
+            [[e["key"], e["kind"], e["bytes"], time.strftime("%F %T", time.localtime(e["modified"]))] for e in entries],
         )
-        click.echo(f"{len(entries)} kernels, {size(total)}, in {cache.cache_dir()}")
+        click.echo(f"{len(entries)} entries, {size(total)}, in {cache.cache_dir()}")
 
     emit("cache ls", {"folder": cache.cache_dir(), "bytes": total, "entries": entries}, as_json, show)
 

@@ -52,10 +52,10 @@ _HEADER_BYTES, _PAGE = 128, 4096
 _MAX_MANIFEST = 1 << 30
 
 
-def save(data: ProgramData | Sequence[ProgramData], path: str | os.PathLike[str]) -> None:
+def save(data: ProgramData | Sequence[ProgramData], path: str | os.PathLike[str], *, durable: bool = True) -> None:
     """Write a program, or the same network for several instruction sets, best first.
 
-    The file is written whole or not at all, through a temporary file in the same folder.
+    The file is written whole or not at all, through a temporary file in the same folder; ``durable`` waits until it is on the disk.
 
     Raises:
         UsageError: programs of different networks, or two for one instruction set.
@@ -75,8 +75,9 @@ def save(data: ProgramData | Sequence[ProgramData], path: str | os.PathLike[str]
                 _write(file, first)
             else:
                 _write_several(file, several)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -287,7 +288,6 @@ def load(
         OSError: the file cannot be opened.
     """
     from cnngraph.runtime.features import missing_features
-    from cnngraph.runtime.session import Program
 
     data = read(path, isa=isa, verify_weights=verify_weights)
     missing = missing_features(data.required)
@@ -296,6 +296,13 @@ def load(
             f"'{printable(os.fspath(path))}' is compiled for {printable(data.isa)}, which needs CPU features that this machine lacks: "
             + ", ".join(map(printable, missing))
         )
+    return program_of(data, threads)
+
+
+def program_of(data: ProgramData, threads: int | None = None) -> Program | TailedProgram:
+    """What runs ``data``."""
+    from cnngraph.runtime.session import Program
+
     program = Program(data, threads=threads)
     if data.tail is None:
         return program
