@@ -19,13 +19,9 @@ def _only_specialised(*args: Any) -> Any:
     raise TypeError("template functions run only after specialisation")
 
 
-thread = grid_x = grid_z = block_x = block_y = block_z = sync = shared_base = below = both = select = to_float = as_float = as_bits = (
-    _only_specialised
-)
-mma = dot4 = ldmatrix = round_tf32 = cp_async16 = cp_commit = cp_wait = fence = count_up = shuffle_xor = _only_specialised
-load_source = load_source_vector = store_float = _only_specialised
-load_vector = store_vector = load_one = store_one = load_floats = store_floats = load_float = _only_specialised
-store_quad = ldcg4 = lds1 = lds4 = sts1 = sts2 = sts4 = fma = add = sub = mul = div = maximum = minimum = exp = log = relu = power = (
-    sqrt
-) = _only_specialised
-load_int = registers = unroll = epilogue = expression = apply_epilogue = _only_specialised
+absolute = add = apply_epilogue = as_bits = as_float = below = block_x = block_y = block_z = both = _only_specialised
+count_up = cp_async16 = cp_commit = cp_wait = div = dot4 = epilogue = exp = expression = fence = fma = _only_specialised
+grid_x = grid_z = ldcg4 = ldmatrix = lds1 = lds4 = load_float = load_floats = load_int = load_one = _only_specialised
+load_source = load_source_vector = load_vector = log = maximum = minimum = mma = mul = power = registers = _only_specialised
+relu = round_tf32 = select = shared_base = shuffle_xor = sqrt = store_float = store_floats = store_one = _only_specialised
+store_quad = store_vector = sts1 = sts2 = sts4 = sub = sync = thread = to_float = unroll = _only_specialised

@@ -11,9 +11,11 @@ from cnngraph_cuda.templates.conv_transpose import ConvTransposeGather
 from cnngraph_cuda.templates.copy_nd import CopyNd
 from cnngraph_cuda.templates.depthwise import Depthwise
 from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
+from cnngraph_cuda.templates.eltwise_strided import EltwiseStrided
 from cnngraph_cuda.templates.lrn import LocalResponse
 from cnngraph_cuda.templates.pool import PoolLast
 from cnngraph_cuda.templates.reduce import ReduceSpatial
+from cnngraph_cuda.templates.reduce_plain import ReducePlain
 from cnngraph_cuda.templates.relayout import Relayout
 from cnngraph_cuda.templates.resize import ResizeLast
 from cnngraph_cuda.templates.softmax import SoftmaxPlain
@@ -22,7 +24,7 @@ TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
         ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(),
-         ReduceSpatial(), SoftmaxPlain(), LocalResponse(), EltwiseLast(),
-        EltwisePlain(), Relayout(),
+         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseLast(),
+        EltwisePlain(), EltwiseStrided(), Relayout(),
     )
 }  # fmt: skip

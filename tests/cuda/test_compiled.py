@@ -11,7 +11,8 @@ from cnngraph.ops import LRN, Conv, Elementwise, Pool, Reduce, Softmax
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.scalar import FUNCTIONS
 from cnngraph_cuda.jit import missing_packages
-from cnngraph_cuda.target import resolve
+from cnngraph_cuda.target import SHARED_LIMITS, resolve
+from cnngraph_cuda.templates.conv_plan import choose_tile
 
 from .support import Net, build
 
@@ -51,7 +52,15 @@ INSTRUCTION = {
 
 
 @pytest.mark.parametrize(
-    ("arch", "precision", "batch"), [("sm_80", "f16", 1), ("sm_90", "tf32", 8), ("sm_90a", "f16", 256), ("sm_100", "f32", 1)]
+    ("arch", "precision", "batch"),
+    [
+        ("sm_80", "f16", 1),
+        ("sm_90", "f32", 8),
+        pytest.param("sm_90", "tf32", 8, marks=pytest.mark.slow),
+        pytest.param("sm_90a", "f16", 4096, marks=pytest.mark.slow),
+        pytest.param("sm_100", "f32", 1, marks=pytest.mark.slow),
+        pytest.param("sm_120", "f16", 64, marks=pytest.mark.slow),
+    ],
 )
 def test_matrix_product(arch, precision, batch):
     ((name, ptx, report),) = [k for k in assemble(conv_net(), f"{arch}:{precision}:{batch}") if k[0].startswith("conv_gemm")]
@@ -67,14 +76,18 @@ def test_matrix_product(arch, precision, batch):
     assert report.registers * threads <= 65536
 
 
-def test_shared_memory_fits():
-    for arch in ("sm_80", "sm_86", "sm_90"):
-        for precision in ("f32", "tf32", "f16"):
-            for batch in (1, 64, 4096):
-                target = resolve(f"{arch}:{precision}:{batch}")
-                program, _ = build(conv_net(), isa=f"{arch}:{precision}:{batch}")
-                for step in program.data.steps:
-                    assert step.arguments[5][2] <= target.shared
+@pytest.mark.parametrize("arch", SHARED_LIMITS)
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+def test_tiles_fit_the_architecture(arch, precision):
+    for batch in (1, 64, 4096):
+        target = resolve(f"{arch}:{precision}:{batch}")
+        for outputs in (8, 64, 1000):
+            tile = choose_tile(batch * 196, outputs, 1, target)
+            assert tile.shared <= target.shared
+            assert tile.threads <= 256
+            lanes = target.lanes
+            assert tile.bm * tile.bn % (lanes * tile.threads) == 0
+            assert tile.threads * lanes % tile.bn == 0
 
 
 def test_other_kernels():

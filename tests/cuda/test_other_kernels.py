@@ -95,6 +95,30 @@ def test_elementwise_operands(precision):
     assert "eltwise_last" in compare(net, isa=f"sm_90:{precision}")
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("kind", "axes"), [("l2", (1,)), ("mean", (1,)), ("prod", (3,)), ("log_sum", (1, 2)), ("l1", (2, 3)), ("sum_square", (1, 2, 3))]
+)
+def test_reduce_row_major(kind, axes, precision):
+    net = Net(40, 3, 2)
+    x = net.node(Elementwise(Expression(1, (Instr("sigmoid", (0,)), Instr("shift", (1,), (0.5,))))), net.x)
+    net.add_output("y", net.node(Reduce(kind, axes, True), x))
+    assert "reduce_plain" in compare(
+        net, isa=f"sm_90:{precision}", orders=BOTH, tolerance=2e-2 if kind == "prod" and precision == "f16" else 0.0
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_any_broadcast(precision):
+    net = Net(5, 3, 4)
+    column = net.add_input("c", TensorType(DType.F32, (BATCH, 1, 3, 1)))
+    row = net.add_input("r", TensorType(DType.F32, (5, 1, 4)))
+    expression = Expression(3, (Instr("mul", (0, 1)), Instr("sub", (3, 2)), Instr("max", (4, 0))))
+    net.add_output("y", net.node(Elementwise(expression), column, net.x, row))
+    net.add_output("z", net.node(Elementwise(Expression.of("add", 2)), column, row))
+    assert "eltwise_strided" in compare(net, isa=f"sm_90:{precision}")
+
+
 def test_elementwise_of_vectors_and_matrices():
     net = Net(7)
     row = net.add_input("r", TensorType(DType.F32, (5,)))
