@@ -8,6 +8,7 @@ if anything disagrees that tests/fuzz/known_differences.py does not explain.
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 import warnings
@@ -19,23 +20,36 @@ from tests.fuzz.runner import Report, check_compiled, check_references, fuzz, sa
 ROUND = 200
 """Cases that hypothesis draws at a time."""
 
+TURN = 3.0
+"""Least number of seconds for the compiled cases of one operator in turn: about a kernel or two."""
 
-def run_operator(op: str, seconds: float, share: float, number: int, most: int) -> Report:
-    """Fuzz one operator; ``share`` of the time goes to compiled programs."""
-    report = Report(op)
-    end = time.monotonic() + seconds * (1 - share)
-    rounds = 0
+
+def against_onnxruntime(report: Report, seconds: float, number: int, most: int) -> None:
+    """Compare the references of one operator with onnxruntime."""
+    end, rounds = time.monotonic() + seconds, 0
     while not report.found and report.cases < most and (left := end - time.monotonic()) > 0:
-        if fuzz(op, min(ROUND, most - report.cases), left, number + rounds, report, check_references):
+        if fuzz(report.op, min(ROUND, most - report.cases), left, number + rounds, report, check_references):
             break
         rounds += 1
-    end, rounds = time.monotonic() + seconds * share, 0
-    found = len(report.found)
-    while share and len(report.found) == found and (left := end - time.monotonic()) > 0:
-        if fuzz(op, ROUND, left, number + rounds, report, check_compiled, for_compiling=True):
-            break
+
+
+def on_every_isa(reports: list[Report], seconds: float, number: int) -> None:
+    """Compare compiled programs with the references, a few cases of each operator in turn, in an order drawn by the seed."""
+    end, rounds = time.monotonic() + seconds, 0
+    pending = list(reports)
+    while pending and time.monotonic() < end:
+        random.Random(number + rounds).shuffle(pending)
+        for report in list(pending):
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            found = len(report.found)
+            fuzz(
+                report.op, ROUND, min(left, max(TURN, seconds / len(reports))), number + rounds, report, check_compiled, for_compiling=True
+            )
+            if len(report.found) > found:
+                pending.remove(report)
         rounds += 1
-    return report
 
 
 def main() -> int:
@@ -54,10 +68,14 @@ def main() -> int:
     ops = [op for op in sorted(STRATEGIES) if any(op == w or (w.endswith("*") and op.startswith(w[:-1])) for w in wanted)]
     if not ops:
         parser.error(f"no operator is called {', '.join(wanted)}")
+    reports = [Report(op) for op in ops]
+    end = time.monotonic() + args.seconds * (1 - args.compiled)
+    for index, report in enumerate(reports):
+        against_onnxruntime(report, max(end - time.monotonic(), 0.05) / (len(ops) - index), args.seed, args.cases)
+    on_every_isa(reports, args.seconds * args.compiled, args.seed)
+    failed = 0
     print(f"{'operator':44} {'cases':>7} {'against':>7} {'compiled':>8} {'theirs':>7} {'refused':>7} {'found':>5}")
-    end, failed = time.monotonic() + args.seconds, 0
-    for index, op in enumerate(ops):
-        report = run_operator(op, max(end - time.monotonic(), 0.05) / (len(ops) - index), args.compiled, args.seed, args.cases)
+    for report in reports:
         columns = (
             report.cases,
             report.against,
@@ -66,7 +84,7 @@ def main() -> int:
             report.refused.total(),
             len(report.found),
         )
-        print(f"{op:44} {columns[0]:7} {columns[1]:7} {columns[2]:8} {columns[3]:7} {columns[4]:7} {columns[5]:5}", flush=True)
+        print(f"{report.op:44} {columns[0]:7} {columns[1]:7} {columns[2]:8} {columns[3]:7} {columns[4]:7} {columns[5]:5}")
         for number, found in enumerate(report.found):
             failed += 1
             print(f"    {found}")
