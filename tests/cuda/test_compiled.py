@@ -72,8 +72,8 @@ def test_matrix_product(arch, precision, batch):
     assert f".target {arch}" in ptx
     assert (report.spill_stores, report.spill_loads, report.stack) == (0, 0, 0)
     assert report.registers <= 255
-    threads = int(re.search(r"_threads(\d+)", name).group(1))
-    assert report.registers * threads <= 65536
+    threads, blocks = (int(re.search(rf"_{what}(\d+)", name).group(1)) for what in ("threads", "blocks"))
+    assert report.registers * threads * blocks <= 65536
 
 
 @pytest.mark.parametrize("arch", SHARED_LIMITS)

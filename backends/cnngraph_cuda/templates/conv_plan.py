@@ -33,7 +33,7 @@ from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, share_result
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels x outputs of a block and of a warp, buffers, and the share of the peak rate assumed of it."""
+    """Pixels x outputs of a block and of a warp, buffers, the share of the peak rate assumed, blocks that registers leave room for."""
 
     bm: int
     bn: int
@@ -41,6 +41,7 @@ class Tile:
     wn: int
     stages: int
     rate: float
+    blocks: int
 
     @property
     def threads(self) -> int:
@@ -54,10 +55,10 @@ class Tile:
 
 
 TENSOR_TILES = (
-    Tile(256, 128, 64, 64, 3, 1.0), Tile(128, 128, 64, 32, 3, 0.95), Tile(128, 64, 32, 32, 3, 0.8), Tile(64, 64, 32, 32, 3, 0.65),
-    Tile(64, 32, 32, 16, 3, 0.5),
+    Tile(256, 128, 64, 64, 3, 1.0, 1), Tile(128, 128, 64, 32, 3, 0.95, 2), Tile(128, 64, 32, 32, 3, 0.8, 2),
+    Tile(64, 64, 32, 32, 3, 0.65, 4), Tile(64, 32, 32, 16, 3, 0.5, 5),
 )  # fmt: skip
-FMA_TILES = (Tile(128, 128, 32, 64, 3, 1.0), Tile(64, 64, 32, 32, 3, 0.85), Tile(64, 32, 32, 16, 3, 0.6))
+FMA_TILES = (Tile(128, 128, 32, 64, 3, 1.0, 2), Tile(64, 64, 32, 32, 3, 0.85, 4), Tile(64, 32, 32, 16, 3, 0.6, 5))
 
 
 def choose_tile(rows: int, outputs: int, groups: int, target: CudaTarget) -> Tile:
@@ -232,7 +233,7 @@ class ConvGemm:
             **{k: Extent(v) for k, v in more.items()}, **workspace, **operands,
         }  # fmt: skip
         constants = [
-            ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads),
+            ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads), ("BLOCKS", tile.blocks),
             ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
         ]  # fmt: skip
         spec = KernelSpec(self.name, gpu.isa, tuple(constants), op.epilogue)
