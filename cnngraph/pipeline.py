@@ -40,6 +40,7 @@ from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.remove_identity import RemoveIdentity
 from cnngraph.passes.select_kernels import select_kernels
 from cnngraph.passes.take_channels import TakeWholeChannels
+from cnngraph.passes.trim_taps import TrimTaps
 from cnngraph.passes.widen_half import WidenHalf
 from cnngraph.runtime.build import build_program
 from cnngraph.runtime.session import Program
@@ -68,6 +69,7 @@ CANONICAL: tuple[Pass, ...] = (
 FUSED: tuple[Pass, ...] = (
     LowerIntegers(),  # before the epilogues, which an integer convolution to float32 takes up
     FoldPad(),
+    TrimTaps(),  # after the pads that it looks at have joined the convolution
     FoldBatchNorm(),  # before the epilogues, which would stand between a convolution and its normalisation
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
     FuseElementwise(),  # before the epilogues, so that x*sigmoid(x) is one reader of the convolution

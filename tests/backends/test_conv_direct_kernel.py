@@ -1,4 +1,4 @@
-"""Direct convolution of plain images by 1x1 filters: every row of the image is copied, however the pixels are tiled."""
+"""Direct convolution: plain images by 1x1 filters (every row is copied, however the pixels are tiled), taps far apart."""
 
 from __future__ import annotations
 
@@ -25,4 +25,14 @@ def test_pointwise_convolution_of_a_plain_image(channels: int, size: tuple[int, 
         if isa == "avx512":
             assert offers[0].inputs[0] == PLAIN
         for request in offers:
+            run_emulated(case, isa, request)
+
+
+@pytest.mark.parametrize(("channels", "stride", "dilation"), [(16, 1, 4), (20, 1, 9), (16, 2, 5), (3, 1, 6), (32, 1, 30)])
+def test_rows_of_taps_far_apart(channels: int, stride: int, dilation: int) -> None:
+    op = Conv((3, 3), (stride, stride), (dilation,) * 4, (dilation, dilation), 1, None)
+    weights = _RNG.standard_normal((40, channels, 3, 3)).astype(np.float32)
+    case = Case("conv_direct", op, ((BATCH, channels, 13, 17), weights, _RNG.standard_normal(40).astype(np.float32)))
+    for isa in ("avx512", "avx2", "sse4"):
+        for request in requests(case, isa):
             run_emulated(case, isa, request)

@@ -38,6 +38,7 @@ from cnngraph_cpu.templates.common import (
 _PIXELS_PER_FLAT_ROW = 400
 _SMALL_MACS = 50_000
 _SMALL_COLS = 4
+_FAR_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Geometry:
     dilation: tuple[int, int, int]
     pad: tuple[int, int, int]
     pad_end: tuple[int, int, int]
+
+    @property
+    def spread(self) -> bool:
+        """Rows of taps lie so far apart that a task copies the rows of one output row alone, not all rows between them."""
+        return self.kernel[1] > 1 and self.dilation[1] >= _FAR_ROWS
 
     @property
     def pointwise(self) -> bool:
@@ -135,7 +141,7 @@ def choose_tile(g: Geometry, target: Target) -> Tile:
             limit = (target.registers - spare - vectors) // vectors
             for cols in range(1, min(limit, grid_cols) + 1):
                 tail = grid_cols % cols
-                for rows in (1, 2, 3, 4) if g.out[0] == 1 else (1,):
+                for rows in (1, 2, 3, 4) if g.out[0] == 1 and not g.spread else (1,):
                     if rows * cols > limit or rows > grid_rows:
                         break
                     full, rest = divmod(grid_rows, rows)
@@ -219,7 +225,7 @@ class ConvDirect:
         unroll = next(u for u in (4, 3, 2, 1) if inner % u == 0) if merged or plain else next(u for u in (4, 2, 1) if g.channels % u == 0)
 
         deep = g.out[0] > 1 or g.kernel[0] > 1
-        deep = deep and not g.pointwise
+        deep = (deep or (g.spread and not in_place)) and not g.pointwise
         if in_place:
             columns = g.size[2] if not g.pointwise else tile.grid_cols
             row_step = columns * width
