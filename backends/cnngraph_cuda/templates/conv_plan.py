@@ -233,7 +233,8 @@ class ConvGemm:
             **{k: Extent(v) for k, v in more.items()}, **workspace, **operands,
         }  # fmt: skip
         constants = [
-            ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads), ("BLOCKS", tile.blocks),
+            ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads),
+            ("BLOCKS", tile.blocks),
             ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
         ]  # fmt: skip
         spec = KernelSpec(self.name, gpu.isa, tuple(constants), op.epilogue)
