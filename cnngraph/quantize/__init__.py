@@ -1,0 +1,10 @@
+"""Post-training static quantisation of ONNX models to 8 bits in the QDQ form, and reports on what it costs.
+
+The line: :mod:`network` reads a model, :mod:`fold` merges what quantisation should see as one layer, :mod:`plan` decides which nodes
+become integer, :mod:`calibrate` observes their tensors on data, :mod:`insert` writes QuantizeLinear/DequantizeLinear pairs,
+:mod:`report` measures signal-to-noise ratios and :mod:`sensitivity` finds the layers to leave out for a wanted accuracy.
+"""
+
+from cnngraph.quantize.quantizer import Quantizer, QuantizeOptions
+
+__all__ = ["QuantizeOptions", "Quantizer"]
