@@ -140,6 +140,14 @@ class DynamicProgram:
         """What a variant is still fed: its known contents are constants."""
         return {name: array for name, array in feeds.items() if name not in self._contents}
 
+    async def arun(
+        self, feeds: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """The same as :meth:`run` for asyncio."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run, feeds, outputs, threads=threads)
+
     def __call__(self, feeds: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """The same as :meth:`run`."""
         return self.run(feeds)

@@ -12,12 +12,17 @@ from cnngraph.ir.types import DType
 from cnngraph.runtime.cpus import usable_cpus
 from cnngraph.runtime.loader import load_kernels
 from cnngraph.runtime.program import ARENA, FIRST_IO, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
-from cnngraph.runtime.team import CALLER, Entry, shared_team
+from cnngraph.runtime.slots import process_slots
+from cnngraph.runtime.team import CALLER, Entry, Team, lease_team
 
 # Word numbers of a job, as the driver reads them.
 _DRIVER, _BATCH, _THREADS, _BASES, _STEPS, _COUNT, _KERNELS = 0, 1, 2, 3, 4, 5, 6
 _ARGS, _ARGS_STRIDE, _SCRATCH_STRIDE, _TEAM, _START, _SPINS, _WAKE, _WORDS = 7, 8, 9, 10, 11, 12, 13, 16
 _BARRIER_SPINS = 20_000
+
+ALONE_CYCLES = 500_000
+"""Runs estimated below this many cycles of one core use one thread and wait for nobody: waking a team would cost more."""
+
 _NOTHING = np.empty(0, np.uint8)
 
 
@@ -89,6 +94,7 @@ class Executor:
         self._kernels = np.array(kernels, np.int64)
         self._kernels_address = int(self._kernels.ctypes.data)
         self._cpus = usable_cpus()
+        self._cycles = float(data.report.get("cycles", ALONE_CYCLES))
         self._entry = Entry(self._driver)
         self.parts: list[Segment | tuple[HostStep, Any]] = []
         pending: list[KernelStep] = []
@@ -106,14 +112,30 @@ class Executor:
         self._free: list[Context] = []
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int) -> None:
-        """Compute ``outputs`` (C-contiguous, overwritten) from ``inputs`` (C-contiguous, of the declared dtypes)."""
+        """Compute ``outputs`` (C-contiguous, overwritten) from ``inputs`` (C-contiguous, of the declared dtypes).
+
+        ``threads`` is an upper bound: while other callers compute, there are as many as CPUs are left, and a caller may wait its turn.
+        """
+        if self._cycles * batch < ALONE_CYCLES:
+            self._run(inputs, outputs, batch, 1, None)
+            return
+        slots = process_slots()
+        granted = slots.take(threads)
+        try:
+            team = lease_team() if granted > 1 else None
+            try:
+                self._run(inputs, outputs, batch, granted, team)
+            finally:
+                if team is not None:
+                    team.lock.release()
+        finally:
+            slots.give(granted)
+
+    def _run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int, team: Team | None) -> None:
         try:
             context = self._free.pop()
         except IndexError:
             context = Context(self.data, self._arguments)
-        team = shared_team() if threads > 1 else None
-        if team is not None and not team.lock.acquire(blocking=False):
-            team = None
         try:
             threads = 1 if team is None else team.ensure(threads, self._driver)
             self._start(context, inputs, outputs, batch, threads)
@@ -129,8 +151,6 @@ class Executor:
             for index, source in self.data.copies:
                 outputs[index][...] = view(source, context, self.data, inputs, outputs, batch)
         finally:
-            if team is not None:
-                team.lock.release()
             self._free.append(context)
 
     def _start(self, context: Context, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int) -> None:

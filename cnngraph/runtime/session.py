@@ -37,10 +37,6 @@ class KernelInfo:
     cached: bool
 
 
-ALONE_CYCLES = 500_000
-"""Runs estimated below this many cycles of one core use one thread: waking a team and its barriers would cost more."""
-
-
 class Program:
     """A compiled network, ready to run. Safe to call from any number of threads at once."""
 
@@ -50,7 +46,6 @@ class Program:
         self.outputs: list[TensorSpec] = data.outputs
         self.report: dict[str, Any] = data.report
         self.threads = _thread_count(threads if threads is not None else data.threads or default_threads())
-        self._cycles = float(data.report.get("cycles", ALONE_CYCLES))
         self._executor = _executor(data)
         self._input_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.inputs]
         self._output_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.outputs]
@@ -64,7 +59,8 @@ class Program:
         Args:
             feeds: one array for every input, of exactly its dtype; the batch may be any size where it is free.
             outputs: names of the outputs wanted, None for all.
-            threads: threads of this run; the result's bits do not depend on it.
+            threads: threads of this run at most; the result's bits do not depend on it. All callers together use no more threads
+                than there are CPUs: some may wait their turn.
 
         Returns:
             Output arrays by name, in the model's order.
@@ -86,9 +82,18 @@ class Program:
         named = {rule[0]: array for rule, array in zip(self._output_rules, results, strict=True)}
         return named if outputs is None else {name: named[name] for name in outputs}
 
+    async def arun(
+        self, feeds: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """The same as :meth:`run` for asyncio: the event loop goes on meanwhile. A cancelled run ends in the background."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run, feeds, outputs, threads=threads)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a program cannot be pickled; save it and load the file in the other process, which then shares its memory")
+
     def _execute(self, arrays: list[np.ndarray], results: list[np.ndarray], batch: int, threads: int) -> None:
-        if self._cycles * batch < ALONE_CYCLES:
-            threads = 1
         try:
             self._executor.run(arrays, results, batch, threads)
         except MemoryError:

@@ -84,6 +84,14 @@ class TailedProgram:
         values.update(self.tail.constants)
         return self._evaluator.tail(self.tail, values, wanted)
 
+    async def arun(
+        self, feeds: Mapping[str, Any] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> dict[str, Any]:
+        """The same as :meth:`run` for asyncio."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run, feeds, outputs, threads=threads)
+
     def __call__(self, feeds: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The same as :meth:`run`."""
         return self.run(feeds)

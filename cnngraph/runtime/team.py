@@ -1,8 +1,9 @@
-"""The process-wide team of worker threads.
+"""Teams of worker threads, shared by all programs of the process.
 
 Workers are Python daemon threads that live inside compiled code (the driver's worker loop): they sleep in the kernel until
-a job is published, hold no interpreter lock, and use no CPU while idle. One job runs at a time; a caller that finds the team
-busy runs alone, which gives the same bits. Where there is no futex (outside Linux), workers sleep on a Python semaphore instead.
+a job is published, hold no interpreter lock, and use no CPU while idle. A team runs one job at a time. A second team is made only when
+callers use fewer threads than there are CPUs, so that several jobs fit at once (:mod:`cnngraph.runtime.slots` counts).
+Where there is no futex (outside Linux), workers sleep on a Python semaphore instead.
 """
 
 from __future__ import annotations
@@ -103,29 +104,37 @@ class Team:
             self.lock.release()
 
 
-_team: Team | None = None
+_teams: list[Team] = []
 _pid = -1
 _creation = threading.Lock()
 
 
-def shared_team() -> Team:
-    """The team of this process; a forked child gets a new one, because threads do not survive a fork."""
-    global _team, _pid
-    if _team is None or _pid != os.getpid():
-        with _creation:
-            if _team is None or _pid != os.getpid():
-                _team, _pid = Team(), os.getpid()
-    return _team
+def lease_team() -> Team:
+    """A team whose lock the caller now holds. A forked child gets new teams, because threads do not survive a fork."""
+    global _pid
+    with _creation:
+        if _pid != os.getpid():
+            _teams.clear()
+            _pid = os.getpid()
+        for team in _teams:
+            if team.lock.acquire(blocking=False):
+                return team
+        team = Team()
+        team.lock.acquire()
+        _teams.append(team)
+        return team
 
 
 def _after_fork() -> None:
-    global _team, _creation
-    _team, _creation = None, threading.Lock()
+    global _creation
+    _teams.clear()
+    _creation = threading.Lock()
 
 
 def _at_exit() -> None:
-    if _team is not None and _pid == os.getpid():
-        _team.stop()
+    if _pid == os.getpid():
+        for team in _teams:
+            team.stop()
 
 
 atexit.register(_at_exit)

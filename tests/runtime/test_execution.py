@@ -44,7 +44,7 @@ def test_programs_come_and_go_while_the_team_stays() -> None:
 
 def test_workers_that_sleep_on_semaphores(monkeypatch: pytest.MonkeyPatch) -> None:
     team = Team(futex=False)
-    monkeypatch.setattr(execute, "shared_team", lambda: team)
+    monkeypatch.setattr(execute, "lease_team", lambda: team.lock.acquire() and team)
     program = Program(program_data(), threads=3)
     x = feed(4)
     for _ in range(20):
@@ -58,7 +58,7 @@ def test_workers_that_sleep_on_semaphores(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_stopped_team_ends_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     team = Team()
-    monkeypatch.setattr(execute, "shared_team", lambda: team)
+    monkeypatch.setattr(execute, "lease_team", lambda: team.lock.acquire() and team)
     Program(program_data(), threads=4).run({"x": feed(1)})
     assert len(team._threads) == 3
     team.stop()
@@ -119,7 +119,7 @@ def test_memory_does_not_grow() -> None:
 
 
 def test_process_ends_and_needs_no_compiler(tmp_path: Path) -> None:
-    """A program is loaded and run by numpy and llvmlite alone, and its sleeping workers do not keep the process."""
+    """A program is loaded and run by numpy alone, and its sleeping workers do not keep the process."""
     Program(program_data()).save(tmp_path / "p.cnng")
     np.save(tmp_path / "x.npy", feed(2))
     script = (
