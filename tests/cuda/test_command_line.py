@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -29,7 +30,8 @@ def has_driver() -> bool:
 
 def test_importable_without_anything_of_cuda():
     code = "import sys, cnngraph_cuda.registry as r; print(*({'numba', 'numba_cuda', 'cuda', 'llvmlite'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout.strip() == ""
 
 

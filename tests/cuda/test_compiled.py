@@ -11,8 +11,6 @@ from cnngraph.ops import LRN, Conv, Elementwise, Pool, Reduce, Softmax
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.scalar import FUNCTIONS
 from cnngraph_cuda.jit import missing_packages
-from cnngraph_cuda.target import SHARED_LIMITS, resolve
-from cnngraph_cuda.templates.conv_plan import choose_tile
 
 from .support import Net, build
 
@@ -74,20 +72,6 @@ def test_matrix_product(arch, precision, batch):
     assert report.registers <= 255
     threads, blocks = (int(re.search(rf"_{what}(\d+)", name).group(1)) for what in ("threads", "blocks"))
     assert report.registers * threads * blocks <= 65536
-
-
-@pytest.mark.parametrize("arch", SHARED_LIMITS)
-@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
-def test_tiles_fit_the_architecture(arch, precision):
-    for batch in (1, 64, 4096):
-        target = resolve(f"{arch}:{precision}:{batch}")
-        for outputs in (8, 64, 1000):
-            tile = choose_tile(batch * 196, outputs, 1, target)
-            assert tile.shared <= target.shared
-            assert tile.threads <= 256
-            lanes = target.lanes
-            assert tile.bm * tile.bn % (lanes * tile.threads) == 0
-            assert tile.threads * lanes % tile.bn == 0
 
 
 def test_other_kernels():

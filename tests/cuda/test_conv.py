@@ -11,6 +11,8 @@ from cnngraph.ir.interpret import interpret
 from cnngraph.ops import Conv, Dense
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph_cuda.executor import plan_launch
+from cnngraph_cuda.target import SHARED_LIMITS, resolve
+from cnngraph_cuda.templates.conv_plan import choose_tile
 
 from .support import ORDERS, TOLERANCE, Net, build, compare, emulate
 
@@ -118,3 +120,17 @@ def test_split_blocks_never_exceed_their_workspace():
                 bm, bn = (int(re.search(rf"_{t}(\d+)_", program.data.kernels[step.kernel].name).group(1)) for t in ("bm", "bn"))
                 assert x * y * z * bm * bn * 4 + 4096 <= program.data.scratch
                 assert x * y <= 1024
+
+
+@pytest.mark.parametrize("arch", SHARED_LIMITS)
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+def test_tiles_fit_the_architecture(arch, precision):
+    for batch in (1, 64, 4096):
+        target = resolve(f"{arch}:{precision}:{batch}")
+        for outputs in (8, 64, 1000):
+            tile = choose_tile(batch * 196, outputs, 1, target)
+            assert tile.shared <= target.shared
+            assert tile.threads <= 256
+            lanes = target.lanes
+            assert tile.bm * tile.bn % (lanes * tile.threads) == 0
+            assert tile.threads * lanes % tile.bn == 0
