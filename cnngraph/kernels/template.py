@@ -139,7 +139,8 @@ class Template(Protocol):
     """One family of kernels.
 
     ``reorders_arithmetic`` marks algorithms whose rounding differs from a plain chain of multiply-adds; ``math="exact"``
-    leaves them out.
+    leaves them out. A template that can compute nodes with the batch in another place than the first axis says so by an
+    attribute ``any_batch_axis = True``; the others are not asked about such nodes.
     """
 
     name: str

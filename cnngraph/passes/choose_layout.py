@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cnngraph.analysis.rounding import keeps_order
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import PLAIN, Layout, per_image
+from cnngraph.ir.types import PLAIN, Layout, Sym, TensorType, per_image
 from cnngraph.kernels.template import LayoutRequest, Selection, Target, Template
 from cnngraph.ops import Identity, Reorder, Reshape
 
@@ -78,11 +78,13 @@ def _pick(node: Node, templates: Sequence[Template], target: Target, choice: Lay
     selection = Selection(node, "alias" if isinstance(node.op, ALIASES) else "reference")
     best: Template | None = None
     if not isinstance(node.op, ALIASES):
-        rounding = keeps_order(node)
+        rounding, moved = keeps_order(node), _batch_elsewhere(node)
         for template in templates:
             refusal = template.accepts(node, target)
             if refusal is None and template.reorders_arithmetic and rounding is not None:
                 refusal = f"{rounding.label} rounds the result to integers, so the order of arithmetic is kept"
+            if refusal is None and moved is not None and not getattr(template, "any_batch_axis", False):
+                refusal = f"{moved} has the batch in another place than the first axis"
             if refusal is not None:
                 selection.refused[template.name] = refusal
                 continue
@@ -94,6 +96,12 @@ def _pick(node: Node, templates: Sequence[Template], target: Target, choice: Lay
     choice.templates[node] = best
     choice.selections.append(selection)
     return best
+
+
+def _batch_elsewhere(node: Node) -> TensorType | None:
+    """A tensor of ``node`` whose axes after the first depend on the batch size."""
+    values = (v for v in (*node.inputs, *node.outputs) if v is not None)
+    return next((v.type for v in values if any(isinstance(d, Sym) for d in v.type.shape[1:])), None)
 
 
 def _moved(node: Node, request: LayoutRequest) -> int:

@@ -60,14 +60,14 @@ def epilogue_arguments(
     arguments: dict[str, Argument] = {}
     if expression is None:
         return constants, arguments
-    channels = output.shape[1] if output.rank > 1 else 1
-    assert isinstance(channels, int)
     for i, operand in enumerate(operands):
         assert operand is not None
         kind = operand_kind(operand.type, output, constant=operand.is_constant)
         assert kind is not None
         constants.append((f"E{i}", kind))
         if kind == PER_CHANNEL:
+            channels = output.shape[1] if output.rank > 1 else 1
+            assert isinstance(channels, int)  # a free extent is never indexed by a constant
             arguments[f"e{i}"] = per_channel(operand.data, channels, width, vectors)
         elif kind == SCALAR:
             arguments[f"e{i}"] = Pointer(operand)

@@ -5,6 +5,8 @@ place, the task first copies the input rows it needs into scratch, zero padding 
 no border cases. The inner kernel keeps ROWS x COLS pixels times TV channel vectors in registers and streams the packed
 weights once per register tile: ``[tile][channel block][row tap][column tap][channel][TV*W]``.
 
+Where rows of taps lie far apart (SPREAD), taps that meet only padding are passed over.
+
 Scratch is ``[channel block][row][column][CB]``. CB is W for a blocked input; for a plain input with fewer than W
 channels (an image) CB is the channel count and the column taps merge with the channels into one contiguous loop.
 """
@@ -30,7 +32,7 @@ from cnngraph_cpu.language import (
 IN_PLACE, PACK_BLOCKED, PACK_PLAIN = 0, 1, 2
 ANY_TAIL = -1
 
-W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = 0  # fixed by the plan
+W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = SPREAD = 0  # fixed by the plan
 
 
 def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
@@ -98,21 +100,30 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
             base = source_at + cb * block_step + row * SY * row_step + ky * tap_step + col * SX * CB
             for r in unroll(ROWS):
                 line[r] = base + r * SY * row_step
+            if SPREAD:
+                iy = (row0 + row) % height_out * SY + ky % taps_y * dilation_y - pad_y
             for kx in range(taps_x):
-                for i in range(0, count, U):
-                    for u in unroll(U):
-                        for v in unroll(TV):
-                            weight[v] = load(w, at + (u * TV + v) * W)
-                        for r in unroll(ROWS):
-                            for c in unroll(COLS):
-                                value = broadcast(source, line[r] + c * SX * CB + u)
-                                for v in unroll(TV):
-                                    acc[v, r, c] = fma(weight[v], value, acc[v, r, c])
-                    at = at + U * TV * W
+                if SPREAD:
+                    place = col * SX + kx * (tap_x // CB) - pad_x
+                if SPREAD and (iy < 0 or iy >= height or place + (COLS - 1) * SX < 0 or place >= width):
+                    at = at + count * TV * W
                     for r in unroll(ROWS):
-                        line[r] = line[r] + U
-                for r in unroll(ROWS):
-                    line[r] = line[r] + (tap_x - count)
+                        line[r] = line[r] + tap_x
+                else:
+                    for i in range(0, count, U):
+                        for u in unroll(U):
+                            for v in unroll(TV):
+                                weight[v] = load(w, at + (u * TV + v) * W)
+                            for r in unroll(ROWS):
+                                for c in unroll(COLS):
+                                    value = broadcast(source, line[r] + c * SX * CB + u)
+                                    for v in unroll(TV):
+                                        acc[v, r, c] = fma(weight[v], value, acc[v, r, c])
+                        at = at + U * TV * W
+                        for r in unroll(ROWS):
+                            line[r] = line[r] + U
+                    for r in unroll(ROWS):
+                        line[r] = line[r] + (tap_x - count)
     for v in unroll(TV):
         if not GUARD or tile * TV + v < out_blocks:
             for r in unroll(ROWS):

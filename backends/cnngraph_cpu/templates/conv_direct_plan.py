@@ -249,6 +249,8 @@ class ConvDirect:
             ("U", 1 if small else unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
             ("MERGED", int(merged)), ("GUARD", int(out_blocks % tile.vectors != 0)), ("DEPTH", int(deep)),
         ]  # fmt: skip
+        if g.spread and deep and not merged and not small:
+            constants.append(("SPREAD", 1))
         if not small:
             constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile.vectors)

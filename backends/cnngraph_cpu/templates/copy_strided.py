@@ -134,6 +134,7 @@ class CopyStrided:
 
     name = "copy_strided"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(copy_strided, {"copy_row": copy_row, "copy_transposed": copy_transposed}, "Copy between tensors with different strides.")
 
     def accepts(self, node: Node, target: Target) -> str | None:

@@ -88,6 +88,7 @@ class EltwiseStrided:
 
     name = "eltwise_strided"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(eltwise_strided, {}, "Element-wise expression over plain tensors with general broadcasting.")
 
     def accepts(self, node: Node, target: Target) -> str | None:

@@ -18,6 +18,7 @@ from cnngraph_cuda.language import (
     both,
     load_float,
     load_one,
+    select,
     store_one,
     thread,
 )
@@ -25,6 +26,7 @@ from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import data_type, launch, refuse_types, writing
 
 PAD = THREADS = 0
+PAD_MODES = {"constant": 1, "reflect": 2, "edge": 3}
 AXES = 6
 
 
@@ -55,6 +57,13 @@ def copy_nd(
             i4 = i4 - b4
             i5 = i5 - b5
             value = load_float(fill, 0)
+            if PAD > 1:
+                i0 = select(i0 < 0, select(PAD == 2, 0 - i0, 0), select(i0 < n0, i0, select(PAD == 2, 2 * n0 - 2 - i0, n0 - 1)))
+                i1 = select(i1 < 0, select(PAD == 2, 0 - i1, 0), select(i1 < n1, i1, select(PAD == 2, 2 * n1 - 2 - i1, n1 - 1)))
+                i2 = select(i2 < 0, select(PAD == 2, 0 - i2, 0), select(i2 < n2, i2, select(PAD == 2, 2 * n2 - 2 - i2, n2 - 1)))
+                i3 = select(i3 < 0, select(PAD == 2, 0 - i3, 0), select(i3 < n3, i3, select(PAD == 2, 2 * n3 - 2 - i3, n3 - 1)))
+                i4 = select(i4 < 0, select(PAD == 2, 0 - i4, 0), select(i4 < n4, i4, select(PAD == 2, 2 * n4 - 2 - i4, n4 - 1)))
+                i5 = select(i5 < 0, select(PAD == 2, 0 - i5, 0), select(i5 < n5, i5, select(PAD == 2, 2 * n5 - 2 - i5, n5 - 1)))
             if both(both(both(below(i0, n0), below(i1, n1)), both(below(i2, n2), below(i3, n3))), both(below(i4, n4), below(i5, n5))):
                 value = load_one(x, i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3 + i4 * s4 + i5 * s5)
             store_one(y, to, value)
@@ -79,6 +88,7 @@ class CopyNd:
 
     name = "copy_nd"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(copy_nd, {}, "Copy by strides along up to six axes.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
@@ -91,7 +101,7 @@ class CopyNd:
             return refusal
         if node.output.type.rank > AXES or node.input(0).type.rank > AXES:
             return f"more than {AXES} axes"
-        if isinstance(op, Pad) and op.mode != "constant":
+        if isinstance(op, Pad) and op.mode not in PAD_MODES:
             return f"padding in mode {op.mode}"
         return None
 
@@ -143,7 +153,7 @@ class CopyNd:
         ):  # fmt: skip
             first = 1 if letter == "d" else 0
             arguments |= {f"{letter}{i}": Extent(values[i]) for i in range(first, AXES)}
-        constants = (("PAD", int(isinstance(op, Pad))), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
+        constants = (("PAD", PAD_MODES[op.mode] if isinstance(op, Pad) else 0), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
 
 

@@ -54,6 +54,7 @@ class EltwiseStrided:
 
     name = "eltwise_strided"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(eltwise_strided, {"fetch": fetch}, "Element-wise expression over operands that broadcast in any way.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
