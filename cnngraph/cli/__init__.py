@@ -25,6 +25,8 @@ VERBS = {
     "summary": "Layers, parameters, multiply-adds and memory of a model.",
     "inspect": "What a model file or an artifact contains.",
     "explain": "Why each node was fused or not, and got the kernel it has.",
+    "quantize": "Quantise a model to 8 bits with scales from sample data.",
+    "quant-report": "What 8 bits cost, layer by layer, and which layers to leave float.",
     "models": "List or build the classic networks.",
     "ops": "Which ONNX operators are supported, in which operator sets.",
     "cache": "Look at, check or shrink the cache of compiled kernels.",
@@ -43,7 +45,7 @@ class Verbs(click.Group):
         """The command of the verb, or None."""
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"cnngraph.cli.{cmd_name}")
+        module = importlib.import_module(f"cnngraph.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

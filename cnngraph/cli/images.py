@@ -57,7 +57,29 @@ def read_image(path: Path, channels: int, height: int, width: int, how: Normaliz
     except (OSError, ValueError, SyntaxError) as error:
         raise InvalidInputError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or printable(str(error))}") from error
     image = image.resize((width, height), Image.Resampling.BILINEAR, box=_box(image.size, (width, height), how.fit))
-    pixels = np.asarray(image, np.float32).reshape(height, width, channels)
+    return _normalized(np.asarray(image, np.float32).reshape(height, width, channels), how)
+
+
+def resize_pixels(pixels: np.ndarray, height: int, width: int, how: Normalization) -> np.ndarray:
+    """Pixels (H, W, channels) that are in memory already, like :func:`read_image` but interpolated without rounding.
+
+    Raises:
+        UsageError: Pillow is not installed, or mean and std do not fit the channels.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UsageError("resizing images needs Pillow: pip install 'cnngraph[images]'") from error
+    box = _box((pixels.shape[1], pixels.shape[0]), (width, height), how.fit)
+    planes = [
+        np.asarray(Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR, box=box))
+        for plane in np.moveaxis(pixels, -1, 0)
+    ]
+    return _normalized(np.stack(planes, axis=-1), how)
+
+
+def _normalized(pixels: np.ndarray, how: Normalization) -> np.ndarray:
+    channels = pixels.shape[-1]
     if how.order == "bgr" and channels == 3:
         pixels = pixels[:, :, ::-1]
     scaled = (pixels * np.float32(how.scale) - _per_channel("mean", how.mean, channels)) / _per_channel("std", how.std, channels)

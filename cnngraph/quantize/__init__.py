@@ -5,6 +5,6 @@ become integer, :mod:`calibrate` observes their tensors on data, :mod:`insert` w
 :mod:`report` measures signal-to-noise ratios and :mod:`sensitivity` finds the layers to leave out for a wanted accuracy.
 """
 
-from cnngraph.quantize.quantizer import Quantizer, QuantizeOptions
+from cnngraph.quantize.quantizer import QuantizeOptions, Quantizer
 
 __all__ = ["QuantizeOptions", "Quantizer"]

@@ -52,7 +52,7 @@ def _is_small(network: Network, node: onnx.NodeProto) -> bool:
 
 
 def drop_identities(network: Network) -> None:
-    """x -> Identity or Dropout => x, except where the result is an output of the graph."""
+    """Identity(x), Dropout(x) => x, except where the result is an output of the graph."""
     renamed: dict[str, str] = {}
     kept = []
     outputs = set(network.output_names)

@@ -60,7 +60,7 @@ class Writer:
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
         """A new node with one output."""
-        self.nodes.append(helper.make_node(op, inputs, [output], self.name(f"{output}/{op}"), **attributes))
+        self.nodes.append(helper.make_node(op, inputs, [output], self.name(f"{output}/{op}"), **attributes))  # type: ignore[arg-type]
         return output
 
     def pair(self, source: str, tensor: str, result: str | None = None) -> str:

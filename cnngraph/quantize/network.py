@@ -138,7 +138,7 @@ class Network:
         for name, code in (extra_outputs or {}).items():
             if name not in known:
                 outputs.append(helper.make_tensor_value_info(name, code, None))
-        tensors = [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in self.constants.items() if n in used]
+        tensors = [numpy_helper.from_array(a, n) for n, a in self.constants.items() if n in used]
         tensors += [t for t in self._others if t.name in used]
         result = onnx.ModelProto()
         result.CopyFrom(self.header)
@@ -171,8 +171,8 @@ def _with_per_channel_scales(model: onnx.ModelProto) -> onnx.ModelProto:
         return version_converter.convert_version(model, OLDEST_OPSET)
     except Exception as error:  # onnx's converter raises errors of several unrelated classes
         reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
-        message = f"quantisation by channel needs operator set {OLDEST_OPSET}; the model has {min(versions)} and cannot be converted: {reason}"
-        raise UnsupportedError(message) from error
+        needed = f"quantisation by channel needs operator set {OLDEST_OPSET}"
+        raise UnsupportedError(f"{needed}; the model has {min(versions)} and cannot be converted: {reason}") from error
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:

@@ -171,9 +171,9 @@ class _Planner:
 
     def _with_activation(self, node: onnx.NodeProto, inputs: tuple[str, ...]) -> Unit:
         reader = self.network.only_reader(node.output[0], self.readers)
-        if reader is not None and reader.op_type in BOUNDS and reader.name not in self.exclude and reader.input[0] == node.output[0]:
-            if all(name in self.network.constants for name in reader.input[1:] if name):
-                return Unit(node, inputs, (reader.output[0],), reader)
+        bounds = reader is not None and reader.op_type in BOUNDS and reader.name not in self.exclude and reader.input[0] == node.output[0]
+        if reader is not None and bounds and all(name in self.network.constants for name in reader.input[1:] if name):
+            return Unit(node, inputs, (reader.output[0],), reader)
         return Unit(node, inputs, (node.output[0],))
 
     def _drop_useless_tails(self) -> None:
