@@ -11,7 +11,7 @@ import numpy as np
 from cnngraph.eager import tail
 from cnngraph.errors import InternalError, printable
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import Dim, Sym, TensorType, per_image
+from cnngraph.ir.types import Dim, Sym, TensorType
 from cnngraph.kernels.template import (
     Backend,
     BatchStride,
@@ -28,6 +28,7 @@ from cnngraph.kernels.template import (
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassRecord, Rejection
 from cnngraph.passes.choose_layout import ALIASES
+from cnngraph.passes.memory_links import natural_stride
 from cnngraph.passes.plan_memory import MemoryPlan, Place
 from cnngraph.runtime.execute import aligned
 from cnngraph.runtime.host import encode
@@ -117,9 +118,7 @@ class _Builder:
     def _batch_stride(self, value: Value) -> int:
         if value in self.plan.batch_strides:
             return self.plan.batch_strides[value]
-        elements = per_image(value.type.physical_elements)
-        first = value.type.shape[0] if value.type.rank else 1
-        return elements // max(first, 1) if isinstance(first, int) else elements
+        return natural_stride(value.type)
 
 
 def _linear(dim: Dim) -> tuple[int, int]:
