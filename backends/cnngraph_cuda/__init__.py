@@ -42,11 +42,12 @@ class CudaBackend:
 
     def adapt(self, graph: Graph, target: Target) -> None:
         """Give the graph the target's element type, and concatenations no more parts than a kernel takes."""
-        from cnngraph_cuda.precision import lower_precision, split_concatenations
+        from cnngraph_cuda.precision import lower_precision, lower_products, split_concatenations
         from cnngraph_cuda.templates.channels import MOST_PARTS
         from cnngraph_cuda.templates.common import cuda
 
         split_concatenations(graph, MOST_PARTS)
+        lower_products(graph)
         lower_precision(graph, cuda(target).dtype)
 
     def check(self, choice: LayoutChoice, options: CompileOptions) -> None:

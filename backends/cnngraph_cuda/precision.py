@@ -6,8 +6,8 @@ import numpy as np
 
 from cnngraph.errors import CnngraphError, UnsupportedError, printable
 from cnngraph.ir.graph import Graph, Value
-from cnngraph.ir.types import DType
-from cnngraph.ops import Cast, Concat
+from cnngraph.ir.types import DType, Sym, numel
+from cnngraph.ops import Cast, Concat, Dense, MatMul, Reshape
 from cnngraph.passes.choose_layout import ALIASES, LayoutChoice
 
 
@@ -65,6 +65,25 @@ def split_concatenations(graph: Graph, most: int) -> None:
             groups = [parts[i : i + most] for i in range(0, len(parts), most)]
             parts = [g[0] if len(g) == 1 else graph.add(Concat(1), g, origin=node.origin, before=node)[0] for g in groups]
         (whole,) = graph.add(Concat(1), parts, origin=node.origin, before=node)
+        graph.replace_uses(node.output, whole)
+        graph.erase(node)
+
+
+def lower_products(graph: Graph) -> None:
+    """Products with a constant matrix become dense layers, which have the fast kernel."""
+    for node in graph.nodes:
+        if not isinstance(node.op, MatMul):
+            continue
+        left, right = node.input(0), node.input(1)
+        if not right.is_constant or right.type.rank != 2 or left.type.rank < 2 or isinstance(left.type.shape[-1], Sym):
+            continue
+        shape = left.type.shape
+        flat = left
+        if len(shape) > 2:
+            (flat,) = graph.add(Reshape((numel(shape[:-1]), shape[-1])), [left], origin=node.origin, before=node)
+        (whole,) = graph.add(Dense(), [flat, right, None], origin=node.origin, before=node)
+        if len(shape) > 2:
+            (whole,) = graph.add(Reshape(node.output.type.shape), [whole], origin=node.origin, before=node)
         graph.replace_uses(node.output, whole)
         graph.erase(node)
 

@@ -12,7 +12,9 @@ from cnngraph_cuda.templates.copy_nd import CopyNd
 from cnngraph_cuda.templates.depthwise import Depthwise
 from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
 from cnngraph_cuda.templates.eltwise_strided import EltwiseStrided
+from cnngraph_cuda.templates.group_norm import GroupNormLast
 from cnngraph_cuda.templates.lrn import LocalResponse
+from cnngraph_cuda.templates.matmul import MatMulPlain
 from cnngraph_cuda.templates.pool import PoolLast
 from cnngraph_cuda.templates.reduce import ReduceSpatial
 from cnngraph_cuda.templates.reduce_plain import ReducePlain
@@ -24,7 +26,7 @@ TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
         ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(),
-         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseLast(),
+         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulPlain(), EltwiseLast(),
         EltwisePlain(), EltwiseStrided(), Relayout(),
     )
 }  # fmt: skip

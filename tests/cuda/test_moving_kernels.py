@@ -52,6 +52,8 @@ def test_take_channels(order, precision):
         (Slice((0, 2, 1, 3), (1, -1, 2, -1), (BATCH, 3, 2, 4)), (5, 4, 4)),
         (Expand((BATCH, 4, 3, 2)), (4, 1, 2)),
         (Pad((0, 1, 0, 2, 0, 0, 1, 1), "constant", 0.5), (3, 2, 4)),
+        (Pad((0, 0, 1, 2, 0, 0, 1, 3), "reflect"), (3, 4, 5)),
+        (Pad((0, 1, 2, 3, 0, 0, -1, 1), "edge"), (3, 4, 5)),
     ],
 )
 @pytest.mark.parametrize("last", [False, True])

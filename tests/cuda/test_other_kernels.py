@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cnngraph.ir.types import BATCH, DType, TensorType
-from cnngraph.ops import LRN, Conv, Elementwise, Pool, Reduce, Softmax
+from cnngraph.ops import LRN, Conv, Elementwise, MatMul, Pool, Reduce, Softmax
 from cnngraph.ops.expression import Expression, Instr
+from cnngraph.ops.group_norm import GroupNorm
 from cnngraph.ops.scalar import FUNCTIONS
 
 from .support import Net, compare
@@ -106,6 +107,28 @@ def test_reduce_row_major(kind, axes, precision):
     assert "reduce_plain" in compare(
         net, isa=f"sm_90:{precision}", orders=BOTH, tolerance=2e-2 if kind == "prod" and precision == "f16" else 0.0
     )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("groups", "channels"), [(1, 6), (5, 20), (9, 9)])
+def test_group_norm(groups, channels, precision):
+    op = GroupNorm(groups, 1e-3, Expression.of("relu"))
+    single(op, channels, 7, 6, expect="group_norm", inputs=[(channels,), (channels,)], isa=f"sm_90:{precision}", orders=BOTH)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_of_computed_matrices(precision):
+    net = Net(3, 5, 6)
+    other = net.add_input("o", TensorType(DType.F32, (BATCH, 1, 6, 4)))
+    net.add_output("y", net.node(MatMul(), net.x, other))
+    assert "matmul" in compare(net, isa=f"sm_90:{precision}")
+
+
+@pytest.mark.parametrize("shape", [(20,), (3, 20), (2, 5, 20)])
+def test_products_with_a_constant_matrix_are_dense_layers(shape):
+    net = Net(*shape)
+    net.add_output("y", net.node(MatMul(), net.x, net.weights(20, 9, scale=0.3)))
+    assert "conv_gemm" in compare(net, isa="sm_90:f16")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

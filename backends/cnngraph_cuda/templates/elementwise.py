@@ -149,6 +149,7 @@ class EltwisePlain(_Base):
     """Element-wise on row-major tensors."""
 
     name = "eltwise_plain"
+    any_batch_axis = True
     code = Code(eltwise_plain, {}, "Element-wise expression over a row-major tensor.")
 
     def _refuse(self, output: TensorType, kinds: Sequence[int]) -> str | None:

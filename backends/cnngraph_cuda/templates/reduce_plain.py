@@ -93,6 +93,7 @@ class ReducePlain:
 
     name = "reduce_plain"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(reduce_plain, {}, "Reduction over neighbouring axes, row-major.")
 
     def accepts(self, node: Node, target: Target) -> str | None:

@@ -58,6 +58,7 @@ class Relayout:
 
     name = "relayout"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(relayout, {}, "Between row-major and channels-last, and between float types.")
 
     def accepts(self, node: Node, target: Target) -> str | None:

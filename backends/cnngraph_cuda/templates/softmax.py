@@ -77,6 +77,7 @@ class SoftmaxPlain:
 
     name = "softmax"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(softmax, {}, "Softmax along one axis.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
