@@ -9,9 +9,11 @@ import numpy as np
 
 from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.types import BATCH, DType, TensorType
-from cnngraph.ops import LRN, Concat, Conv, ConvTranspose, Dense, Elementwise, Pad, Pool, Reduce, Reshape, Slice, Softmax, Transpose
+from cnngraph.ops import LRN, Concat, Conv, ConvTranspose, Dense, Elementwise, MatMul, Pad, Pool, Reduce, Reshape, Slice, Softmax, Transpose
 from cnngraph.ops.base import Op
+from cnngraph.ops.channels import TakeChannels
 from cnngraph.ops.expression import Expression, Instr
+from cnngraph.ops.group_norm import GroupNorm
 from cnngraph.ops.resize import Resize
 
 RELU = Expression.of("relu")
@@ -92,6 +94,11 @@ PROBLEMS: Mapping[str, tuple[tuple[int, ...], Callable[[Network], Value]]] = {
     "padding": ((12, 5, 7), lambda n: n.node(Pad((0, 0, 1, 2, 0, 0, 2, 1)), n.x)),
     "flatten": ((12, 5, 7), lambda n: n.node(Dense(), n.node(Reshape((BATCH, 420)), n.x), n.weights(420, 50), None)),
     "resize": ((12, 5, 7), lambda n: n.node(Resize((2, 3), (10, 14), (10.0, 14.0), "linear"), n.x)),
+    "group normalisation": ((12, 9, 9), lambda n: n.node(GroupNorm(3), n.x, n.weights(12), n.weights(12))),
+    "computed matrices": ((6, 5, 7), lambda n: n.node(MatMul(), n.x, n.node(Transpose((0, 1, 3, 2)), n.x))),
+    "norm of rows": ((30, 4), lambda n: n.node(Reduce("l2", (1,)), n.x)),
+    "any broadcast": ((6, 5, 7), lambda n: n.node(Elementwise(Expression.of("sub", 2)), n.x, n.node(Reduce("max", (2,)), n.x))),
+    "permuted channels": ((12, 5, 7), lambda n: n.node(TakeChannels((11, 3, 4, 5, 0)), n.x)),
     "transposed convolution": (
         (12, 5, 7), lambda n: n.node(ConvTranspose((2, 2), (2, 2), (0, 0), (1, 1), (10, 14)), n.x, n.weights(12, 20, 2, 2), None),
     ),

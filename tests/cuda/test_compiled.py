@@ -11,6 +11,8 @@ from cnngraph.ops import LRN, Conv, Elementwise, Pool, Reduce, Softmax
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.scalar import FUNCTIONS
 from cnngraph_cuda.jit import missing_packages
+from cnngraph_cuda.problems import PROBLEMS, network
+from cnngraph_cuda.registry import TEMPLATES
 
 from .support import Net, build
 
@@ -18,13 +20,17 @@ pytestmark = pytest.mark.skipif(missing_packages() is not None, reason=str(missi
 
 
 def assemble(net, isa):
-    """(name, PTX, assembler's report, launches) of every kernel of a network."""
+    """(name, PTX, assembler's report) of every kernel of a network."""
+    return assemble_kernels(build(net, isa=isa)[0].data.kernels, isa)
+
+
+def assemble_kernels(kernels, isa):
+    """The same of these kernels."""
     from cnngraph_cuda.compiler import cubin_of, parse_report, ptx_of
 
-    program, _ = build(net, isa=isa)
     arch = isa.split(":")[0]
     out = []
-    for kernel in program.data.kernels:
+    for kernel in kernels:
         ptx = ptx_of(kernel.source, kernel.name, arch)
         cubin, log = cubin_of(ptx, kernel.name, arch)
         assert cubin.startswith(b"\x7fELF")
@@ -100,3 +106,17 @@ def test_every_scalar_function_compiles():
         value = net.node(Elementwise(Expression.of(fn, function.arity, (0.5, 0.7)[: function.params])), value, *others)
     net.add_output("y", value)
     assert len(assemble(net, "sm_80")) == len(FUNCTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["sm_80:f16:2", "sm_90:f32:2"])
+def test_every_kernel_family_compiles(isa):
+    families = set()
+    for name in PROBLEMS:
+        net = network(name)
+        program, _ = build(net, isa=isa)
+        new = [k for k in program.data.kernels if k.name.partition("_sm_")[0] not in families | {"conv_gemm"}]
+        for kernel, (_, _, report) in zip(new, assemble_kernels(new, isa), strict=True):
+            families.add(kernel.name.partition("_sm_")[0])
+            assert (report.spill_stores, report.spill_loads, report.stack) == (0, 0, 0), kernel.name
+    assert set(TEMPLATES) - families <= {"conv_gemm", "eltwise_plain", "eltwise_last"}
