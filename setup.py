@@ -14,6 +14,6 @@ for top, root in ROOTS.items():
 setup(
     packages=[*packages, TRAINED],
     package_dir={**directories, TRAINED: "models/trained"},
-    package_data={"*": ["py.typed"], TRAINED: ["*.onnx", "*.npz", "*.md", "LICENSE*"]},
+    package_data={"*": ["py.typed"], "cnngraph.emit": ["*.in"], TRAINED: ["*.onnx", "*.npz", "*.md", "LICENSE*"]},
     include_package_data=False,
 )

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnngraph.cli import forms
 from cnngraph.cli.explain import decisions, show_decisions
 from cnngraph.cli.inspect import kernel_facts
 from cnngraph.cli.model import Compilation, compile_options, is_artifact, model_argument, open_fixed_program
-from cnngraph.cli.output import OutputError, atomic_folder, emit, json_option, plain, size, table
+from cnngraph.cli.output import OutputError, emit, json_option, plain, size, table
 from cnngraph.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -22,29 +23,27 @@ if TYPE_CHECKING:
     from cnngraph.runtime.session import Program
     from cnngraph.runtime.tailed import TailedProgram
 
-EMIT = ("cnng", "source")
 LAYOUT_STEPS = ("choose_layout", "select_kernels", "plan_memory")
-
-
-class EmitType(click.ParamType):
-    """``cnng,source``."""
-
-    name = "cnng,source"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Parse the list, or fail with a usage error."""
-        if isinstance(value, tuple):
-            return value
-        kinds = tuple(dict.fromkeys(str(value).split(",")))
-        if not set(kinds) <= set(EMIT):
-            self.fail(f"{value!r} is not a list of {', '.join(EMIT)}", param, ctx)
-        return kinds
 
 
 @click.command("compile")
 @model_argument
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The artifact; default: the model's name with .cnng, in this folder.")
-@click.option("--emit", "kinds", type=EmitType(), default="cnng", help="cnng: the artifact; source: a folder OUT.kernels of Python files.")
+@click.option(
+    "--emit",
+    "kinds",
+    type=forms.EmitType(),
+    default="cnng",
+    show_default=True,
+    help="A list of: cnng, the artifact; so, a C library and its header; source, a folder of the kernels' Python source.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["inside", "beside"]),
+    default="inside",
+    show_default=True,
+    help="Where a C library has its weights: beside it, they are mapped from a file.",
+)
 @click.option("--print-passes", is_flag=True, help="Every pass with its changes and time.")
 @click.option("--print-ir-after", metavar="PASS", multiple=True, help="The graph after a pass (or 'all').")
 @click.option("--explain", is_flag=True, help="Refused rewrites, and why each node got its kernel.")
@@ -54,36 +53,33 @@ def command(
     model: str,
     output: Path | None,
     kinds: tuple[str, ...],
+    weights: str,
     print_passes: bool,
     print_ir_after: tuple[str, ...],
     explain: bool,
     how: Compilation,
     as_json: bool,
 ) -> None:
-    """Compile MODEL (an ONNX file) and write the artifact."""
-    if is_artifact(model):
-        raise UsageError(f"'{printable(model)}' is compiled already")
+    """Compile MODEL (an ONNX file) and write the artifact; or turn an artifact into a library."""
     _check_passes(print_ir_after)
-    artifact = output or Path(Path(model).with_suffix(".cnng").name)
-    _check_folder(artifact)
+    artifact = output or Path(Path(model).with_suffix(forms.SUFFIXES[kinds[0]]).name)
+    _check_folder(artifact, kinds)
     dumps: dict[str, str] = {}
     start = time.perf_counter()
-    program, *variants = compile_variants(model, how, _recorder(print_ir_after, dumps))
+    if is_artifact(model):
+        programs = _stored(model, how, kinds)
+    else:
+        programs = compile_variants(model, how, _recorder(print_ir_after, dumps))
     seconds = time.perf_counter() - start
-    written = {}
-    if "source" in kinds:
-        folder = artifact.with_suffix(".kernels")
-        write_sources(program, folder)
-        written["source"] = str(folder)
-    if "cnng" in kinds:
-        save(program, artifact, variants)
-        written["cnng"] = str(artifact)
+    written = forms.write(kinds, forms.Request(model, how, programs, artifact, weights))
+    program = programs[0]
+    files = [Path(path) for path in written.values()]
     data: dict[str, Any] = {
         "model": model,
         "seconds": seconds,
-        "isas": [one.data.isa for one in (program, *variants)],
+        "isas": [one.data.isa for one in programs],
         "files": written,
-        "artifact_bytes": artifact.stat().st_size if "cnng" in kinds else None,
+        "artifact_bytes": Path(written["cnng"]).stat().st_size if "cnng" in written else None,
         "passes": plain(program.report["passes"]),
         "kernels": [kernel_facts(kernel) for kernel in program.kernels],
         "reference_steps": plain(program.report["reference_steps"]),
@@ -104,8 +100,8 @@ def command(
         click.echo(f"{len(data['kernels'])} kernels ({cached} from the cache) for {nodes} nodes in {seconds:.1f} s")
         if data["reference_steps"]:
             click.echo(f"{len(data['reference_steps'])} nodes have no kernel and run in NumPy; --explain says why")
-        for kind, path in written.items():
-            click.echo(f"{path}" + (f" ({size(data['artifact_bytes'])})" if kind == "cnng" else ""))
+        for path in files:
+            click.echo(f"{path}" + (f" ({size(path.stat().st_size)})" if path.is_file() else ""))
 
     emit("compile", data, as_json, show)
 
@@ -137,31 +133,18 @@ def compile_variants(
     ]
 
 
-def save(program: Program | TailedProgram, path: Path, variants: Sequence[Program | TailedProgram] = ()) -> None:
-    """Write the artifact whole or not at all.
+def _stored(model: str, how: Compilation, kinds: Sequence[str]) -> list[Program | TailedProgram]:
+    """The programs in an artifact, whether they run here or not.
 
     Raises:
-        OutputError: the folder or the disk does not allow it.
+        UsageError: a form that needs the ONNX model, or compile options with what is compiled already.
     """
-    try:
-        program.save(path, variants=variants)
-    except OSError as error:
-        raise OutputError(f"cannot write '{printable(str(path))}': {error.strerror or error}") from error
+    from cnngraph.runtime import artifact
 
-
-def write_sources(program: Program | TailedProgram, folder: Path) -> None:
-    """Write each kernel's generated source as ``kernel_<index>.py`` with an index file; no file is named by the model.
-
-    Raises:
-        OutputError: the folder exists already or cannot be written.
-    """
-    with atomic_folder(folder) as new:
-        index = []
-        for number, kernel in enumerate(program.kernels):
-            file = f"kernel_{number:03}.py"
-            (new / file).write_text(kernel.text, "utf-8")
-            index.append(f"{file}  {kernel.name}  {', '.join(printable(node) for node in kernel.nodes)}\n")
-        (new / "INDEX.txt").write_text("".join(index), "utf-8")
+    if not set(kinds) <= {"so", "source"} or how.isa is not None or how.shapes:
+        raise UsageError(f"'{printable(model)}' is compiled already; --emit so and source can be made of it, without further options")
+    isas = artifact.variants(model)
+    return [artifact.program_of(artifact.read(model, isa=isa if len(isas) > 1 else None)) for isa in isas]
 
 
 def _recorder(wanted: tuple[str, ...], dumps: dict[str, str]) -> Callable[[Graph, PassRecord], None] | None:
@@ -188,8 +171,8 @@ def _check_passes(wanted: tuple[str, ...]) -> None:
             raise UsageError(f"there is no pass {printable(name)!r}; the passes are {', '.join(known)}")
 
 
-def _check_folder(path: Path) -> None:
-    if path.is_dir():
+def _check_folder(path: Path, kinds: Sequence[str]) -> None:
+    if path.is_dir() and not set(kinds) <= set(forms.FOLDERS):
         raise UsageError(f"'{printable(str(path))}' is a folder; -o names a file")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write '{printable(str(path))}': there is no folder '{printable(str(path.parent))}'")
