@@ -8,6 +8,7 @@ After every step the verifier recomputes all types from the operators and checks
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,8 +52,11 @@ if TYPE_CHECKING:
 
     from cnngraph.runtime.dynamic import DynamicProgram
 
+logger = logging.getLogger(__name__)
+
 EIGHT_BIT_LAYERS = (ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul)
 """Operators whose kernels gain from dot products of bytes."""
+NO_GAIN = "8 bits save memory here, but hardly time: {isa} has no dot products of bytes, and float32 convolutions may be faster"
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 AfterPass = Callable[[Graph, PassRecord], None]
@@ -107,8 +111,12 @@ def compile_graph(
     templates = [t for t in backend.templates() if options.math == "f32" or not t.reorders_arithmetic]
 
     records = optimize(graph, options, context, after)
-    if device is None and options.isa is None and any(type(node.op) in EIGHT_BIT_LAYERS for node in graph.nodes):
+    integers = device is None and any(type(node.op) in EIGHT_BIT_LAYERS for node in graph.nodes)
+    if integers and options.isa is None:
         target = backend.target(None, integers=True)
+    notices = [NO_GAIN.format(isa=target.isa)] if integers and not target.dot else []
+    for notice in notices:
+        logger.warning(notice)
     if device is not None:
         device.adapt(graph, target)
         verify(graph, "adapt")
@@ -133,6 +141,7 @@ def compile_graph(
         graph, calls, plan, compiled, backend, target, options=options, records=records, rejections=context.rejections,
         selections=choice.selections,
     )  # fmt: skip
+    program.report["notices"] = notices
     return program if graph.tail is None else TailedProgram(program, graph.tail)
 
 

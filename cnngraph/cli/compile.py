@@ -84,6 +84,7 @@ def command(
         "kernels": [kernel_facts(kernel) for kernel in program.kernels],
         "reference_steps": plain(program.report["reference_steps"]),
         "memory": plain(program.report["memory"]),
+        "notices": plain(program.report.get("notices", [])),
         "ir": dumps,
         **(decisions(program) if explain else {}),
     }
