@@ -34,6 +34,7 @@ from cnngraph_cuda.device import Device
 from cnngraph_cuda.driver import CudaDevice
 from cnngraph_cuda.executor import CudaExecutor, plan_launch
 from cnngraph_cuda.problems import PROBLEMS, network
+from cnngraph_cuda.templates.conv_plan import FMA_TILES, TENSOR_TILES
 
 TOLERANCE = {"f32": 1e-5, "tf32": 4e-3, "f16": 6e-3}
 """Largest difference relative to the largest element, against float64."""
@@ -41,9 +42,9 @@ TOLERANCE = {"f32": 1e-5, "tf32": 4e-3, "f16": 6e-3}
 BATCHES = (1, 8, 64, 128)
 
 
-def options_of(arch: str, precision: str, batch: int) -> CompileOptions:
+def options_of(arch: str, precision: str, batch: int, tile: str = "") -> CompileOptions:
     """Options with which everything here is compiled."""
-    return CompileOptions(backend="cuda", isa=f"{arch}:{precision}:{batch}", precision=precision)
+    return CompileOptions(backend="cuda", isa=f"{arch}:{precision}:{batch}" + (f":{tile}" if tile else ""), precision=precision)
 
 
 def compile_problem(name: str, arch: str, precision: str, seed: int) -> Program:
@@ -53,12 +54,12 @@ def compile_problem(name: str, arch: str, precision: str, seed: int) -> Program:
     return program
 
 
-def compile_network(name: str, arch: str, precision: str, batch: int) -> Program:
+def compile_network(name: str, arch: str, precision: str, batch: int, tile: str = "") -> Program:
     """The program of a network of :mod:`cnngraph_models`, its tiles chosen for ``batch``."""
     import cnngraph
     import cnngraph_models
 
-    program = cnngraph.compile(cnngraph_models.build(name).SerializeToString(), options=options_of(arch, precision, batch))
+    program = cnngraph.compile(cnngraph_models.build(name).SerializeToString(), options=options_of(arch, precision, batch, tile))
     assert isinstance(program, Program)
     return program
 
@@ -142,6 +143,21 @@ def time_torch(name: str, precision: str, batch: int, repeat: int) -> dict[str, 
     return out
 
 
+def compare_tiles(name: str, arch: str, precision: str, batch: int, device: CudaDevice, repeat: int) -> list[dict[str, Any]]:
+    """Seconds of every matrix product of a network with every tile, beside the tile that is chosen without being told."""
+    chosen = {}
+    for step in compile_network(name, arch, precision, batch).data.report["selection"]:
+        chosen[step["node"]] = step["notes"][0] if step["notes"] else ""
+    rows: dict[str, dict[str, Any]] = {}
+    for tile in sorted({(t.bm, t.bn) for t in (FMA_TILES if precision == "f32" else TENSOR_TILES)}):
+        data = compile_network(name, arch, precision, batch, f"{tile[0]}x{tile[1]}").data
+        for step in time_network(data, batch, device, repeat, True)["steps"]:
+            if step["kernel"].startswith("conv_gemm"):
+                row = rows.setdefault(step["nodes"], {"nodes": step["nodes"], "chosen": chosen.get(step["nodes"], "")})
+                row[f"{tile[0]}x{tile[1]}"] = step["seconds"]
+    return list(rows.values())
+
+
 def prepare(folder: Path, arch: str, precisions: Sequence[str], names: Sequence[str], batches: Sequence[int], seed: int) -> None:
     """Compile everything into artifacts."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,6 +200,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--repeat", type=int, default=50, help="replays timed")
     out.add_argument("--json", type=Path, help="write all results there")
     out.add_argument("--sanitize", action="store_true", help="every problem once, no timing")
+    out.add_argument("--tiles", action="store_true", help="also time every tile on every matrix product of the networks")
     out.add_argument("--no-steps", action="store_true", help="no times of single steps")
     out.add_argument("--no-torch", action="store_true", help="no comparison with PyTorch")
     return out
@@ -224,6 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     row |= time_network(program(name, precision, batch), batch, device, given.repeat, not given.no_steps)
                     if not given.no_torch:
                         row["torch"] = time_torch(name, precision, batch, given.repeat)
+                    if given.tiles and not given.artifacts:
+                        row["tiles"] = compare_tiles(name, arch, precision, batch, device, given.repeat)
                     result["speed"].append(row)
         print(table(result["speed"], ("network", "precision", "batch", "seconds", "images_per_second", "torch")))  # noqa: T201
     if given.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from cnngraph.errors import UsageError
@@ -30,6 +31,7 @@ class CudaTarget(Target):
         shared: bytes of shared memory of one block.
         multiprocessors: assumed by the choice of tiles; a constant of the target, not of the machine that compiles.
         batch: images in flight that the choice of tiles assumes where the batch is symbolic.
+        tile: pixels and outputs of the tile of every matrix product, for measurements; None: the choice of each.
     """
 
     arch: str = DEFAULT_ARCH
@@ -37,6 +39,7 @@ class CudaTarget(Target):
     shared: int = 0
     multiprocessors: int = 132
     batch: int = 8
+    tile: tuple[int, int] | None = None
 
     @property
     def dtype(self) -> DType:
@@ -56,10 +59,10 @@ class CudaTarget(Target):
 
 
 def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTarget:
-    """The target for ``arch`` (None: ``sm_90``), written as ``sm_90`` or ``sm_90:f16`` or ``sm_90:f16:128``.
+    """The target for ``arch`` (None: ``sm_90``), written as ``sm_90``, ``sm_90:f16``, ``sm_90:f16:128`` or ``sm_90:f16:128:64x32``.
 
     Raises:
-        UsageError: no such architecture, precision or batch size.
+        UsageError: no such architecture, precision, batch size or tile.
     """
     parts = (arch or DEFAULT_ARCH).split(":")
     name = parts[0] or DEFAULT_ARCH
@@ -69,12 +72,24 @@ def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTar
         if not parts[2].isascii() or not parts[2].isdigit() or int(parts[2]) < 1:
             raise UsageError(f"{parts[2]!r} is no batch size")
         batch = int(parts[2])
+    tile = None
     if len(parts) > 3:
-        raise UsageError(f"{arch!r} is no architecture; write sm_90, sm_90:f16 or sm_90:f16:128")
+        found = re.fullmatch("([0-9]{2,3})x([0-9]{2,3})", parts[3], re.ASCII)
+        if found is None or len(parts) > 4:
+            raise UsageError(f"{arch!r} is no architecture; write sm_90, sm_90:f16, sm_90:f16:128 or sm_90:f16:128:64x32")
+        tile = int(found.group(1)), int(found.group(2))
     if name not in SHARED_LIMITS:
         raise UsageError(f"unknown GPU architecture {name!r}; choose one of {', '.join(SHARED_LIMITS)}")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     return CudaTarget(
-        f"{name}:{precision}", 32, 255, has_fma=True, arch=name, precision=precision, shared=SHARED_LIMITS[name] * 1024, batch=batch
+        f"{name}:{precision}",
+        32,
+        255,
+        has_fma=True,
+        arch=name,
+        precision=precision,
+        shared=SHARED_LIMITS[name] * 1024,
+        batch=batch,
+        tile=tile,
     )

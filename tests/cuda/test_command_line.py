@@ -39,7 +39,7 @@ def test_it_is_a_device_backend():
     assert isinstance(backend, DeviceBackend)
 
 
-@pytest.mark.parametrize("isa", ["sm_70", "sm_90:f8", "sm_90:f16:0", "sm_90:f16:1:2", "avx2"])
+@pytest.mark.parametrize("isa", ["sm_70", "sm_90:f8", "sm_90:f16:0", "sm_90:f16:1:2", "sm_90:f16:1:64x32:1", "avx2"])
 def test_unknown_targets(isa):
     with pytest.raises(UsageError):
         backend.target(isa)

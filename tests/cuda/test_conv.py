@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from cnngraph.errors import UsageError
 from cnngraph.ir.interpret import interpret
 from cnngraph.ops import Conv, Dense
 from cnngraph.ops.expression import Expression, Instr
@@ -134,3 +135,19 @@ def test_tiles_fit_the_architecture(arch, precision):
             lanes = target.lanes
             assert tile.bm * tile.bn % (lanes * tile.threads) == 0
             assert tile.threads * lanes % tile.bn == 0
+
+
+@pytest.mark.parametrize("tile", ["256x128", "128x128", "128x64", "64x64", "64x32"])
+def test_tile_by_name(tile):
+    net = network(c=16, k=24, hw=(6, 5), epilogue="residual")
+    program, _ = build(net, isa=f"sm_90:f16:8:{tile}")
+    bm, bn = tile.split("x")
+    names = [k.name for k in program.data.kernels if k.name.startswith("conv_gemm")]
+    assert names
+    assert all(f"_bm{bm}_bn{bn}_" in name for name in names)
+    compare(network(c=16, k=24, hw=(6, 5), epilogue="residual"), isa=f"sm_90:f16:8:{tile}", orders=("backward",))
+
+
+def test_tile_that_does_not_fit():
+    with pytest.raises(UsageError, match="no tile of 256x128"):
+        build(network(c=16, k=24, hw=(6, 5)), isa="sm_86:f16:8:256x128")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cnngraph.errors import UsageError
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import Dim, bind_dim, ceil_div, numel, per_image, product, round_up, static
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Scratch, Target
@@ -69,7 +70,12 @@ def choose_tile(rows: int, outputs: int, groups: int, target: CudaTarget) -> Til
         return ceil_div(blocks, target.multiprocessors) * tile.bm * tile.bn / tile.rate
 
     tiles = FMA_TILES if math_of(target) == FMA else TENSOR_TILES
-    return min((t for t in tiles if t.shared <= target.shared), key=time)
+    fitting = [t for t in tiles if t.shared <= target.shared]
+    if target.tile is not None:
+        fitting = [t for t in fitting if (t.bm, t.bn) == target.tile]
+        if not fitting:
+            raise UsageError(f"no tile of {target.tile[0]}x{target.tile[1]} for {target.isa}")
+    return min(fitting, key=time)
 
 
 COUNTERS = 1024
