@@ -73,3 +73,8 @@ int cuGraphDestroy(void *graph) { free(graph); return 0; }
 int cuGraphLaunch(void *executable, void *stream) { (void)stream; fprintf(out, "replay %d\n", *(int *)executable); fflush(out); return 0; }
 int cuGraphExecDestroy(void *executable) { free(executable); say("forget"); return 0; }
 int cuGetErrorString(int status, const char **text) { *text = status == 2 ? "out of memory" : "fake failure"; return 0; }
+int cuEventCreate(void **event, unsigned flags) { *event = &graphs; return flags ? 1 : 0; }
+int cuEventRecord(void *event, void *stream) { return event == &graphs && stream == &nodes ? 0 : 400; }
+int cuEventSynchronize(void *event) { return event == &graphs ? 0 : 400; }
+int cuEventElapsedTime(float *milliseconds, void *begin, void *end) { (void)begin; (void)end; *milliseconds = 5; return 0; }
+int cuEventDestroy_v2(void *event) { return event == &graphs ? 0 : 400; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 
 from cnngraph.ops import Conv, Dense, Reduce
+from cnngraph.runtime.artifact import save
 from cnngraph.runtime.program import FIRST_IO
+from cnngraph_cuda import gpu_check
 from cnngraph_cuda.driver import CudaDevice, CudaError, Library
 from cnngraph_cuda.executor import CudaExecutor, plan_launch
+from cnngraph_cuda.problems import PROBLEMS
+from cnngraph_cuda.problems import network as problem
 
 from .support import Net, build
 
@@ -92,6 +97,34 @@ def test_inputs_and_outputs_are_copied(library, log):
     device.download(back, executor.bind(1).bases[FIRST_IO])
     np.testing.assert_array_equal(back, x)
     assert np.isnan(y).all()  # nothing has written the fake driver's memory
+
+
+@needs_compiler
+def test_times_are_those_of_the_device(library, log):
+    data = network()
+    row = gpu_check.time_network(data, 4, CudaDevice(library=Library(library)), 10, True)
+    assert row["seconds"] == pytest.approx(0.0005)
+    assert row["images_per_second"] == pytest.approx(8000)
+    assert len(row["steps"]) == len(data.steps)
+
+
+@needs_compiler
+def test_the_check_from_artifacts(library, log, monkeypatch, tmp_path, capsys):
+    """The whole command; nothing computes here, so every problem must be reported as failed."""
+    monkeypatch.setattr(gpu_check, "CudaDevice", lambda: CudaDevice(library=Library(library)))
+    monkeypatch.setattr(gpu_check, "PROBLEMS", {name: PROBLEMS[name] for name in ("max pool", "transpose")})
+    (tmp_path / "settings.json").write_text('{"arch": "sm_90", "seed": 7}')
+    for name in gpu_check.PROBLEMS:
+        program, _ = build(problem(name, 7), isa="sm_90:f32:2")
+        made = [dataclasses.replace(k, code=b"\x7fELF" + k.code) for k in program.data.kernels]
+        save(dataclasses.replace(program.data, kernels=made), tmp_path / gpu_check.file_of(name, "f32", 0))
+    save(network(), tmp_path / gpu_check.file_of("small", "f32", 1))
+    command = ["--artifacts", str(tmp_path), "--precision", "f32", "--network", "small", "--batch", "1", "--no-torch"]
+    assert gpu_check.main([*command, "--json", str(tmp_path / "result.json")]) == 1
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [row["passed"] for row in result["conformance"]] == [False] * 6
+    assert result["speed"][0]["seconds"] == pytest.approx(0.0001)
+    assert "0 of 6 checks passed" in capsys.readouterr().out
 
 
 @needs_compiler
