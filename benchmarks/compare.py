@@ -1,6 +1,10 @@
 """Time networks against installed peers, in one interleaved run.
 
     python benchmarks/compare.py --networks resnet18,resnet50,vgg16 --batches 1 --threads 1,2 [--math f32,exact] [--json FILE]
+    python benchmarks/compare.py --precision int8 --peers onnxruntime,openvino --batches 1,8
+
+With --precision int8 the networks are quantised by cnngraph first, and every engine runs the same QDQ file; the error is then that of
+the integer arithmetic (against onnxruntime without optimisation, which dequantises), not that of quantisation.
 
 Every round runs each engine once, in turn, so that a drift of the machine's speed hits all alike. Printed: the minimum and
 the median over the rounds in milliseconds, the ratio of the best peer's minimum to ours, and the largest difference from
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -53,6 +58,20 @@ def openvino_runner(path: str, threads: int) -> Runner:
     return lambda x: request.infer({0: x})[0]
 
 
+def quantized_file(network: str, folder: str, seed: int = 0) -> str:
+    """The network as a QDQ file with scales from a few random images."""
+    from cnngraph.quantize import Quantizer
+
+    quantizer = Quantizer(cnngraph_models.build(network))
+    (spec,) = quantizer.inputs
+    rng = np.random.default_rng(seed)
+    shape = [size or 2 for size in spec.shape]
+    quantizer.calibrate([{spec.name: rng.standard_normal(shape).astype(np.float32)} for _ in range(4)])
+    path = Path(folder) / f"{network}.int8.onnx"
+    path.write_bytes(quantizer.quantize().model.SerializeToString())
+    return str(path)
+
+
 def input_shape(path: str) -> list[int]:
     """Shape of the first graph input that is no initialiser; free dimensions as 1."""
     graph = onnx.load(path, load_external_data=False).graph
@@ -88,27 +107,30 @@ def main() -> int:
     parser.add_argument("--networks", default="resnet18,resnet50,vgg16")
     parser.add_argument("--batches", default="1")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--math", default="f32,exact")
+    parser.add_argument("--math", help="default: f32,exact; with --precision int8 f32, for there is nothing to reorder")
+    parser.add_argument("--precision", choices=["f32", "int8"], default="f32")
     parser.add_argument("--isa")
     parser.add_argument("--peers", default="onnxruntime")
     parser.add_argument("--seconds", type=float, default=4.0, help="of measuring for each row")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows = []
-    print(f"{platform.processor() or platform.machine()}, {sys.version.split()[0]}")
+    print(f"load {os.getloadavg()[0]:.1f}; {platform.processor() or platform.machine()}, {sys.version.split()[0]}")
     print(f"{'network':18} {'batch':>5} {'T':>2} {'engine':14} {'min ms':>9} {'median ms':>9} {'peer/ours':>9} {'error':>8}")
     with tempfile.TemporaryDirectory() as folder:
         for network in args.networks.split(","):
             path = network
-            if not network.endswith(".onnx"):
+            if args.precision == "int8" and not network.endswith(".onnx"):
+                path = quantized_file(network, folder)
+            elif not network.endswith(".onnx"):
                 path = str(Path(folder) / f"{network}.onnx")
                 Path(path).write_bytes(cnngraph_models.build(network).SerializeToString())
             for threads in map(int, args.threads.split(",")):
                 runners: dict[str, Runner] = {}
                 for peer in filter(None, args.peers.split(",")):
                     runners[peer] = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}[peer](path, threads)
-                for math in args.math.split(","):
-                    runners[f"ours {math}"] = our_runner(path, threads, args.isa, math)
+                for math in (args.math or ("f32" if args.precision == "int8" else "f32,exact")).split(","):
+                    runners[f"ours {args.precision if args.precision != 'f32' else math}"] = our_runner(path, threads, args.isa, math)
                 reference = onnxruntime_runner(path, 2, optimise=False)
                 shape = input_shape(path)[1:]
                 for batch in map(int, args.batches.split(",")):
