@@ -71,6 +71,12 @@ class CpuBackend:
 
         return cache
 
+    def language(self, isa: str) -> tuple[str, str, dict[str, str]]:
+        """See :func:`cnngraph_cpu.standalone.language`."""
+        from cnngraph_cpu.standalone import language
+
+        return language(isa)
+
     def driver(self, target: Target) -> CompiledKernel:
         """The compiled driver for an instruction set."""
         from cnngraph_cpu.driver import source

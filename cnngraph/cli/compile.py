@@ -35,7 +35,8 @@ LAYOUT_STEPS = ("choose_layout", "select_kernels", "plan_memory")
     type=forms.EmitType(),
     default="cnng",
     show_default=True,
-    help="A list of: cnng, the artifact; so, a C library and its header; source, a folder of the kernels' Python source.",
+    help="A list of: cnng, the artifact; so, a C library and its header; python, a folder with one module that needs NumPy and Numba only; "
+    "source, a folder of the kernels' Python source.",
 )
 @click.option(
     "--weights",
@@ -142,8 +143,8 @@ def _stored(model: str, how: Compilation, kinds: Sequence[str]) -> list[Program 
     """
     from cnngraph.runtime import artifact
 
-    if not set(kinds) <= {"so", "source"} or how.isa is not None or how.shapes:
-        raise UsageError(f"'{printable(model)}' is compiled already; --emit so and source can be made of it, without further options")
+    if not set(kinds) <= {"so", "python", "source"} or how.isa is not None or how.shapes:
+        raise UsageError(f"'{printable(model)}' is compiled already; --emit so, python and source are made of it, without further options")
     isas = artifact.variants(model)
     return [artifact.program_of(artifact.read(model, isa=isa if len(isas) > 1 else None)) for isa in isas]
 

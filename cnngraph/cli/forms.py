@@ -115,10 +115,19 @@ def write_sources(program: Program | TailedProgram, folder: Path) -> None:
         (new / "INDEX.txt").write_text("".join(index), "utf-8")
 
 
+def _python(request: Request, path: Path) -> Mapping[str, Path]:
+    from cnngraph.emit.module import emit_module
+
+    data = _one(request, "a Python module").data
+    with atomic_folder(path) as new:
+        emit_module(data, new)
+    return {"python": path}
+
+
 def _one(request: Request, what: str) -> Any:
     if len(request.programs) > 1:
         raise UsageError(f"{what} is for one instruction set; --isa names several")
     return request.programs[0]
 
 
-_WRITERS: dict[str, Callable[[Request, Path], Mapping[str, Path]]] = {"cnng": _cnng, "so": _so, "source": _source}
+_WRITERS: dict[str, Callable[[Request, Path], Mapping[str, Path]]] = {"cnng": _cnng, "so": _so, "python": _python, "source": _source}
