@@ -41,7 +41,7 @@ class CompileOptions:
         isa: instruction set of the generated code ("avx512vnni", "avx512", "avx2vnni", "avx2", "sse4"), None for the best of this machine.
         math: "f32" allows algorithms that reorder arithmetic (Winograd); "exact" is plain multiply-adds in a fixed order.
         threads: default number of threads of a run, None for what affinity and cgroup allow.
-        precision: "f32"; backends on tensor cores also have "tf32" and "f16".
+        precision: "f32"; backends on tensor cores also have "tf32", "f16" and "bf16".
         allow_cpu_ops: whether operators without a kernel of a device may run on the CPU, with copies there and back.
         disabled_passes: names of optional passes to leave out.
         limits: bounds on what the model may ask for.
@@ -59,8 +59,8 @@ class CompileOptions:
     def __post_init__(self) -> None:
         if self.math not in ("f32", "exact"):
             raise UsageError(f"math is {self.math!r}; choose f32 or exact")
-        if self.precision not in ("f32", "tf32", "f16"):
-            raise UsageError(f"precision is {self.precision!r}; choose f32, tf32 or f16")
+        if self.precision not in ("f32", "tf32", "f16", "bf16"):
+            raise UsageError(f"precision is {self.precision!r}; choose f32, tf32, f16 or bf16")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads is {self.threads}; it must be at least 1")
 

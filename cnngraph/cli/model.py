@@ -109,10 +109,10 @@ def compile_options(function: F, *, with_threads: bool = True) -> F:
         click.option("--allow-cpu-ops", is_flag=True, help="Operators without a kernel of the device run on the CPU."),
         click.option(
             "--precision",
-            type=click.Choice(["f32", "tf32", "f16"]),
+            type=click.Choice(["f32", "tf32", "f16", "bf16"]),
             default="f32",
             show_default=True,
-            help="tf32 and f16: tensor cores, for backends that have them.",
+            help="tf32, f16 and bf16: tensor cores, for backends that have them.",
         ),
         click.option(
             "--isa",
