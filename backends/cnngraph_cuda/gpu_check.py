@@ -36,7 +36,7 @@ from cnngraph_cuda.executor import CudaExecutor, plan_launch
 from cnngraph_cuda.problems import PROBLEMS, network
 from cnngraph_cuda.templates.conv_plan import FMA_TILES, TENSOR_TILES
 
-TOLERANCE = {"f32": 1e-5, "tf32": 4e-3, "f16": 6e-3}
+TOLERANCE = {"f32": 1e-5, "tf32": 4e-3, "f16": 6e-3, "bf16": 5e-2}
 """Largest difference relative to the largest element, against float64."""
 
 BATCHES = (1, 8, 64, 128)
@@ -118,7 +118,7 @@ def time_torch(name: str, precision: str, batch: int, repeat: int) -> dict[str, 
         return {"absent": f"torchvision has no {name}"}
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    dtype = torch.float16 if precision == "f16" else torch.float32
+    dtype = {"f16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
     model = builder().eval().cuda().to(dtype)
     x = torch.randn(batch, 3, 224, 224, device="cuda", dtype=dtype)
     out: dict[str, float | str] = {}

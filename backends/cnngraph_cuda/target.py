@@ -9,9 +9,9 @@ from cnngraph.errors import UsageError
 from cnngraph.ir.types import DType
 from cnngraph.kernels.template import Target
 
-PRECISIONS = ("f32", "tf32", "f16")
+PRECISIONS = ("f32", "tf32", "f16", "bf16")
 """f32: multiply-adds in float32. tf32: float32 in memory, products on tensor cores with 10 bits of mantissa.
-f16: float16 in memory and on tensor cores, sums in float32."""
+f16, bf16: 16-bit floats in memory and on tensor cores, sums in float32."""
 
 SHARED_LIMITS = {
     "sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_90a": 227, "sm_100": 227, "sm_120": 99,
@@ -44,7 +44,7 @@ class CudaTarget(Target):
     @property
     def dtype(self) -> DType:
         """Element type of activations in memory."""
-        return DType.F16 if self.precision == "f16" else DType.F32
+        return {"f16": DType.F16, "bf16": DType.BF16}.get(self.precision, DType.F32)
 
     @property
     def lanes(self) -> int:

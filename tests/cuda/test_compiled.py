@@ -50,6 +50,7 @@ def conv_net(channels=64, outputs=64, kernel=3, hw=14, residual=True, seed=0):
 
 INSTRUCTION = {
     "f32": r"fma\.rn\.f32",
+    "bf16": r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.bf16",
     "tf32": r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.tf32",
     "f16": r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16",
 }  # fmt: skip
@@ -63,7 +64,7 @@ INSTRUCTION = {
         pytest.param("sm_90", "tf32", 8, marks=pytest.mark.slow),
         pytest.param("sm_90a", "f16", 4096, marks=pytest.mark.slow),
         pytest.param("sm_100", "f32", 1, marks=pytest.mark.slow),
-        pytest.param("sm_120", "f16", 64, marks=pytest.mark.slow),
+        pytest.param("sm_120", "bf16", 64, marks=pytest.mark.slow),
     ],
 )
 def test_matrix_product(arch, precision, batch):
@@ -109,7 +110,7 @@ def test_every_scalar_function_compiles():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["sm_80:f16:2", "sm_90:f32:2"])
+@pytest.mark.parametrize("isa", ["sm_80:f16:2", "sm_90:f32:2", "sm_100:bf16:2"])
 def test_every_kernel_family_compiles(isa):
     families = set()
     for name in PROBLEMS:

@@ -70,6 +70,11 @@ def test_larger_tiles(precision, batch):
     compare(net, isa=f"sm_90:{precision}:{batch * 64}", batch=batch // 16, orders=("lockstep", "shuffled"))
 
 
+@pytest.mark.parametrize("case", ["3x3_channels_5_to_19", "7x7_stem", "groups", "relu_residual"])
+def test_bf16(case):
+    compare(network(**CASES[case]), isa="sm_80:bf16", orders=("backward",))
+
+
 def test_one_spatial_axis():
     net = Net(6, 11)
     y = net.node(Conv((3,), (2,), (1, 1), (1,)), net.x, net.weights(10, 6, 3), None)

@@ -19,5 +19,5 @@ def test_precision_is_for_devices():
 
 
 def test_unknown_precision():
-    with pytest.raises(UsageError, match="choose f32, tf32 or f16"):
+    with pytest.raises(UsageError, match="choose f32, tf32, f16 or bf16"):
         CompileOptions(precision="f8")

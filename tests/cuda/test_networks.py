@@ -18,13 +18,15 @@ from cnngraph_cuda.executor import plan_launch
 
 from .support import TOLERANCE, Net, build, compare, emulate
 
+LARGE = ("squeezenet1_1", "mobilenet_v2", "cifar_resnet29", "capsnet")
+
 
 @pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
-@pytest.mark.parametrize("name", ["lenet5", "residual_block"])
+@pytest.mark.parametrize("name", ["lenet5", "residual_block", *(pytest.param(n, marks=pytest.mark.slow) for n in LARGE)])
 def test_network(name, precision):
     graph = import_model(cnngraph_models.build(name).SerializeToString())
     shape = graph.inputs[0][1].type.shape[1:]
-    feeds = {graph.inputs[0][0]: np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32)}
+    feeds = {graph.inputs[0][0]: np.random.default_rng(1).uniform(-1, 1, (1 if name in LARGE else 2, *shape)).astype(np.float32)}
     (expected,) = interpret(graph, feeds, np.float64).values()
     options = CompileOptions(backend="cuda", precision=precision)
     optimize(graph, options, PassContext())

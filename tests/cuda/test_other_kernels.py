@@ -12,7 +12,7 @@ from cnngraph.ops.scalar import FUNCTIONS
 
 from .support import Net, compare
 
-PRECISIONS = ("f32", "f16")
+PRECISIONS = ("f32", "f16", "bf16")
 BOTH = ("lockstep", "backward")
 
 

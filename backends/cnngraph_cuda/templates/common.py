@@ -92,7 +92,7 @@ def data_type(dtype: DType) -> int:
 
 def math_of(target: CudaTarget) -> int:
     """The constant MATH of a precision."""
-    return {"f32": FMA, "tf32": TF32, "f16": HALF}[target.precision]
+    return {"f32": FMA, "tf32": TF32, "f16": HALF, "bf16": HALF}[target.precision]
 
 
 def refuse_types(node: Node, target: Target) -> str | None:
