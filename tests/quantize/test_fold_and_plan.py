@@ -139,6 +139,6 @@ def test_old_operator_sets_are_converted_or_refused() -> None:
     )
     old.opset_import[0].version = 9
     assert Network.read(old).model().opset_import[0].version == 13
-    old.graph.node[0].op_type = "Upsample"
+    old.graph.node[0].op_type = "Nonsense"
     with pytest.raises(UnsupportedError, match="operator set 13"):
         Network.read(old)
