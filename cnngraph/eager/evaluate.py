@@ -15,19 +15,18 @@ import onnx
 from onnx import helper
 
 from cnngraph.eager.functions.objects import MOVES_STRINGS, encode_strings, is_strings
+from cnngraph.eager.plans import Bench, Plan, Plans, WatchedTensor
 from cnngraph.eager.registry import EAGER, Datum
 from cnngraph.eager.tail import Tail
 from cnngraph.errors import CnngraphError, InvalidInputError, InvalidModelError, UnsupportedError, printable
 from cnngraph.frontend.attributes import check_arity, check_input_types, decode_attributes, schema_of
 from cnngraph.frontend.bodies import Bodies, call_attributes, function_opsets, resolve_references, schema_body
 from cnngraph.frontend.contents import Content, evaluate
-from cnngraph.frontend.context import NodeContext, Tensor
+from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.registry import find_importer
 from cnngraph.frontend.scope import MAX_DEPTH, captured
 from cnngraph.frontend.tensors import TensorReader
-from cnngraph.ir.graph import Graph, Value
-from cnngraph.ir.interpret import interpret_values
-from cnngraph.ir.types import DType, TensorType, static
+from cnngraph.ir.types import DType, TensorType
 from cnngraph.options import Limits
 
 
@@ -47,6 +46,7 @@ class Evaluator:
         self._bodies = bodies
         self._limits = limits or Limits()
         self._reader = TensorReader(None, self._limits)
+        self._plans = Plans()
 
     def node(self, node: onnx.NodeProto, frame: Frame, label: str) -> list[Datum]:
         """The outputs of ``node``.
@@ -98,20 +98,20 @@ class Evaluator:
 
     def _context(
         self, node: onnx.NodeProto, op: str, frame: Frame, label: str, inputs: Sequence[Datum], types: Sequence[TensorType | None]
-    ) -> tuple[NodeContext, _Bench]:
+    ) -> tuple[NodeContext, Bench, list[WatchedTensor | None]]:
         schema = schema_of(op, frame.opsets[""])
         attributes = decode_attributes(node, schema, self._reader)
         if schema is not None:
             check_arity(node, schema)
             check_input_types(schema, types)
-        bench = _Bench(self._limits)
-        tensors = [None if t is None else bench.tensor(np.asarray(x), t) for x, t in zip(inputs, types, strict=True)]
-        return NodeContext(bench, op, frame.opsets[""], label, attributes, tensors, list(node.output)), bench
+        bench = Bench(self._limits)
+        tensors = [None if t is None else bench.tensor(i, np.asarray(x), t) for i, (x, t) in enumerate(zip(inputs, types, strict=True))]
+        return NodeContext(bench, op, frame.opsets[""], label, attributes, tensors, list(node.output)), bench, tensors
 
     def _contents(
         self, node: onnx.NodeProto, op: str, frame: Frame, label: str, inputs: Sequence[Datum], types: Sequence[TensorType | None]
     ) -> list[Datum] | None:
-        ctx, _ = self._context(node, op, frame, label, inputs, types)
+        ctx, _, _ = self._context(node, op, frame, label, inputs, types)
         contents = [None if x is None or t is None else Content(np.asarray(x), t.dtype) for x, t in zip(inputs, types, strict=True)]
         found = evaluate(ctx, contents, self._limits.max_fold_bytes)
         return None if found is None else [c.array for c in found]
@@ -119,20 +119,21 @@ class Evaluator:
     def _tensors(
         self, node: onnx.NodeProto, op: str, frame: Frame, label: str, inputs: Sequence[Datum], types: Sequence[TensorType | None]
     ) -> list[Datum]:
-        ctx, bench = self._context(node, op, frame, label, inputs, types)
-        function = find_importer(op, frame.opsets[""])
-        assert function is not None
-        made = function(ctx)
-        values = made if isinstance(made, tuple) else (made,)
-        present = [v for v in values if v is not None]
-        arrays = dict(zip(present, interpret_values(bench.graph, {}, present), strict=True))
-        out: list[Datum] = []
-        for index, name in enumerate(node.output):
-            value = values[index] if index < len(values) else None
-            if value is None and name:
-                raise UnsupportedError(f"output {index} is not supported")
-            out.append(None if value is None else np.asarray(arrays[value]).astype(value.type.dtype.numpy, copy=False))
-        return out
+        opset = frame.opsets[""]
+        plan = self._plans.find(node, opset, types, inputs)
+        if plan is None:
+            ctx, bench, tensors = self._context(node, op, frame, label, inputs, types)
+            function = find_importer(op, opset)
+            assert function is not None
+            made = function(ctx)
+            values = [*(made if isinstance(made, tuple) else (made,))][: len(node.output)]
+            for index, name in enumerate(node.output):
+                if name and (index >= len(values) or values[index] is None):
+                    raise UnsupportedError(f"output {index} is not supported")
+            seen = {i: np.array(inputs[i]) for i, tensor in enumerate(tensors) if tensor is not None and tensor.seen}
+            plan = Plan(node, bench.graph, tuple(values), seen)
+            self._plans.keep(plan, opset, types)
+        return list(plan.run(inputs))
 
     def _call(self, node: onnx.NodeProto, frame: Frame, label: str, function: onnx.FunctionProto, inputs: Sequence[Datum]) -> list[Datum]:
         if frame.depth >= MAX_DEPTH:
@@ -209,26 +210,6 @@ def _type(value: Datum) -> TensorType:
         return TensorType(DType.of(array), array.shape)
     except ValueError:
         raise UnsupportedError(f"an input has the type {array.dtype.name}, which this operator does not take here") from None
-
-
-class _Bench:
-    """The builder of a single node: constants in, a few operators out."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.graph = Graph("node")
-        self._limits = limits
-
-    def tensor(self, array: np.ndarray, type_: TensorType) -> Tensor:
-        return Tensor(type_, self.graph.constant(array), Content(array, type_.dtype))
-
-    def materialize(self, tensor: Tensor, origin: str) -> Value:
-        assert tensor.value is not None
-        return tensor.value
-
-    def check_size(self, type_: TensorType) -> None:
-        nbytes = int(np.prod(static(type_.shape), dtype=object)) * type_.dtype.itemsize
-        if nbytes > self._limits.max_tensor_bytes:
-            raise InvalidInputError(f"a tensor {type_} has {nbytes} bytes; the limit is {self._limits.max_tensor_bytes}")
 
 
 class _Call:

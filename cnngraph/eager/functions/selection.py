@@ -77,17 +77,29 @@ def _corners(boxes: np.ndarray, center: bool) -> np.ndarray:
 
 
 def _greedy(corners: np.ndarray, scores: np.ndarray, limit: int, overlap: float, least: float) -> list[int]:
+    """Indices of the boxes kept. Boxes are sorted by one side, so that each one kept is compared with its neighbours only."""
     candidates = np.flatnonzero(scores > least)
     order = candidates[np.argsort(-scores[candidates], kind="stable")]
-    area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    kept: list[int] = []
-    while order.size and len(kept) < limit:
-        best, rest = int(order[0]), order[1:]
-        kept.append(best)
-        low, high = np.maximum(corners[best, :2], corners[rest, :2]), np.minimum(corners[best, 2:], corners[rest, 2:])
-        shared = np.prod(np.maximum(high - low, 0), axis=1)
-        union = area[best] + area[rest] - shared
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where((area[best] <= 0) | (area[rest] <= 0) | (union <= 0), 0.0, shared / union)
-        order = rest[ratio <= overlap]
+    boxes = corners[order]
+    low, high = np.ascontiguousarray(boxes[:, :2].T), np.ascontiguousarray(boxes[:, 2:].T)
+    area = (high[0] - low[0]) * (high[1] - low[1])
+    by_side = np.argsort(low[1], kind="stable")
+    side = low[1][by_side].astype(np.float64)
+    widest = float(np.max(high[1] - low[1], initial=0)) * (1 + 1e-6) if np.isfinite(boxes).all() and overlap >= 0 else np.inf
+    alive, kept = np.ones(len(order), bool), []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for i in range(len(order)):
+            if not alive[i]:
+                continue
+            kept.append(int(order[i]))
+            if len(kept) >= limit:
+                break
+            near = by_side[np.searchsorted(side, float(low[1, i]) - widest) : np.searchsorted(side, float(high[1, i]), "right")]
+            near = near[alive[near] & (near > i)] if np.isfinite(widest) else np.flatnonzero(alive[i + 1 :]) + i + 1
+            shared = np.maximum(np.minimum(high[0, i], high[0, near]) - np.maximum(low[0, i], low[0, near]), 0) * np.maximum(
+                np.minimum(high[1, i], high[1, near]) - np.maximum(low[1, i], low[1, near]), 0
+            )
+            union = area[i] + area[near] - shared
+            ratio = np.where((area[i] <= 0) | (area[near] <= 0) | (union <= 0), 0.0, shared / union)
+            alive[near[~(ratio <= overlap)]] = False
     return kept
