@@ -35,6 +35,7 @@ from cnngraph.passes.fuse_qdq import FuseQDQ
 from cnngraph.passes.lower_batchnorm import LowerBatchNorm
 from cnngraph.passes.lower_integers import LowerIntegers
 from cnngraph.passes.merge_common import MergeCommon
+from cnngraph.passes.merge_lookups import MergeLookups
 from cnngraph.passes.merge_reshapes import MergeReshapes
 from cnngraph.passes.plan_memory import plan_memory
 from cnngraph.passes.remove_dead import RemoveDead
@@ -63,6 +64,7 @@ AfterPass = Callable[[Graph, PassRecord], None]
 
 CANONICAL: tuple[Pass, ...] = (
     FuseQDQ(),  # before constants fold, while weights still are integers
+    MergeLookups(),
     WidenHalf(),  # after it, so that only real half-precision arithmetic is left
     FoldConstants(),  # before the rest: weights become constants, which the fusions ask for
     RemoveIdentity(),  # so that patterns see a convolution's real reader

@@ -1,16 +1,19 @@
-"""Lanes of a vector in an order that is known only at run time."""
+"""Lanes of a vector in an order that is known only at run time, and bytes by a table."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnngraph_cpu.simd import VectorType
-from cnngraph_cpu.simd_int import IntVectorType
+from cnngraph_cpu.simd_int import U8, IntVectorType
 
+_INT16 = ir.IntType(16)
+_TRANSLATED = 16
 _X86 = {16: "llvm.x86.avx512.permvar.sf.512", 8: "llvm.x86.avx2.permps"}
 
 
@@ -36,4 +39,44 @@ def permutations(lanes: int) -> dict[str, Any]:
 
         return VectorType(lanes)(VectorType(lanes), IntVectorType(lanes)), codegen
 
-    return {"permute": permute}
+    return {"permute": permute, **({"translate": _translate} if lanes == _TRANSLATED else {})}
+
+
+@intrinsic
+def _translate(typingctx: Any, table: Any, x: Any, offset: Any, y: Any, to: Any) -> Any:
+    """``translate(table, x, offset, y, to)``: 64 bytes of ``y`` are the entries of a table of 256 bytes that those of ``x`` number.
+
+    Two bytes a lane of 16 bits: the table's pair of entries is found by a permutation of 128 lanes, one entry of it by a shift.
+    """
+    words, wide = ir.VectorType(_INT16, 32), ir.VectorType(_INT16, 32).as_pointer()
+
+    def constant(number: int) -> Any:
+        return ir.Constant(words, [number] * 32)
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        fnty = ir.FunctionType(words, [words, words, words])
+        permute = cgutils.get_or_insert_function(builder.module, fnty, "llvm.x86.avx512.vpermi2var.hi.512")
+
+        def pointer(base: Any, at: Any) -> Any:
+            return builder.bitcast(builder.gep(base, [at]), wide)
+
+        def load(base: Any, at: Any) -> Any:
+            loaded = builder.load(pointer(base, at))
+            loaded.align = 1
+            return loaded
+
+        parts = [load(values[0], ir.Constant(ir.IntType(64), 64 * i)) for i in range(4)]
+
+        def entries(numbers: Any) -> Any:
+            pair = builder.lshr(numbers, constant(1))
+            low, high = builder.call(permute, [parts[0], pair, parts[1]]), builder.call(permute, [parts[2], pair, parts[3]])
+            both = builder.select(builder.icmp_unsigned(">", numbers, constant(127)), high, low)
+            return builder.lshr(both, builder.shl(builder.and_(numbers, constant(1)), constant(3)))
+
+        given = load(values[1], values[2])
+        even = builder.and_(entries(builder.and_(given, constant(255))), constant(255))
+        odd = builder.shl(entries(builder.lshr(given, constant(8))), constant(8))
+        builder.store(builder.or_(even, odd), pointer(values[3], values[4])).align = 1
+        return context.get_dummy_value()
+
+    return types.void(U8, U8, types.intp, U8, types.intp), codegen

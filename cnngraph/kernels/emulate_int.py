@@ -90,6 +90,9 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         bounded = np.where(value > low, value, low)
         return np.rint(np.where(bounded < high, bounded, high)).astype(np.int32)
 
+    def translate(table: Any, x: Any, offset: int, y: Any, to: int) -> None:
+        _bytes(y, to, 4 * width)[:] = _bytes(table, 0, 256)[_bytes(x, offset, 4 * width)]
+
     def put_byte(p: Any, offset: int, value: Any) -> None:
         _bytes(p, offset, 1)[:] = int(value) & 255
 
@@ -102,7 +105,7 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         "store_bytes_partial": store_bytes_partial, "load_words": load_words, "store_words": store_words,
         "load_words_partial": load_words_partial, "store_words_partial": store_words_partial, "broadcast_word": broadcast_word,
         "splat_int": splat_int, "load_interleaved": load_interleaved, "store_four_bytes": store_four_bytes,
-        "dot4": dot4, "round_between": round_between,
+        "translate": translate, "dot4": dot4, "round_between": round_between,
         "fma_single": lambda a, b, c: (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(np.float32),
         "to_floats": lambda v: v.astype(np.float32),
         "float_bits": lambda v: v.view(np.float32),

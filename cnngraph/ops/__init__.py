@@ -36,7 +36,7 @@ from cnngraph.ops.quantized import (
     QuantizeLinear,
 )
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool, QLinearSoftmax
-from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
+from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary, QTable
 from cnngraph.ops.quantized_range import RangeOfParts, RangeParameters
 from cnngraph.ops.recurrent import Recurrent
 from cnngraph.ops.reduce import Reduce
@@ -95,7 +95,10 @@ __all__ = [
     "QLinearMatMul",
     "QLinearSoftmax",
     "QLinearUnary",
+    "QTable",
     "QuantizeLinear",
+    "RangeOfParts",
+    "RangeParameters",
     "Recurrent",
     "Reduce",
     "Reorder",

@@ -162,3 +162,25 @@ class QLinearUnary(Op):
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         return Cost(flops=per_image(numel(outputs[0].shape)))
+
+
+@dataclass(frozen=True)
+class QTable(Op):
+    """``x, table [256] -> y``: the entry of the table that each number's bits, as uint8, count out."""
+
+    name: ClassVar[str] = "QTable"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        require(len(inputs) == 2, f"QTable takes 2 inputs, got {len(inputs)}")
+        x, table = needed(inputs[0], "x"), needed(inputs[1], "table")
+        require_eight_bits(x, "x")
+        require_eight_bits(table, "table")
+        require(table.shape == (256,), "a table has 256 entries")
+        return (result(table.dtype, x.shape),)
+
+    def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        x = present(inputs, 0)
+        return (present(inputs, 1)[np.ascontiguousarray(x).view(np.uint8).reshape(x.shape)],)
+
+    def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
+        return Cost(flops=per_image(numel(outputs[0].shape)))

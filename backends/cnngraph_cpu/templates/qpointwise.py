@@ -15,7 +15,7 @@ from cnngraph.ir.types import PLAIN, Dim, DType, numel, per_image
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Cast
 from cnngraph.ops.quantized import DequantizeLinear, QuantizeLinear
-from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary, add_parameters
+from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary, QTable, add_parameters
 from cnngraph_cpu.language import (
     BytePointer,
     F32Pointer,
@@ -48,6 +48,7 @@ from cnngraph_cpu.language import (
     sub_int,
     to_float,
     to_floats,
+    translate,
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked
@@ -193,7 +194,13 @@ def lookup(
         source = task // chunks * x_batch
         target = task // chunks * y_batch
         first = task % chunks * chunk
-        for i in range(first, min(first + chunk, elements)):
+        stop = min(first + chunk, elements)
+        whole = first
+        if W == 16:
+            whole = first + (stop - first) // 64 * 64
+            for i in range(first, whole, 64):
+                translate(table, x, source + i, y, target + i)
+        for i in range(whole, stop):
             put_byte(y, target + i, get_byte(table, get_byte(x, source + i)))
 
 
@@ -359,7 +366,7 @@ class Lookup(_Pointwise):
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses parameters computed at run time."""
-        if not isinstance(node.op, QLinearUnary):
+        if not isinstance(node.op, (QLinearUnary, QTable)):
             return "not a function of 8-bit numbers"
         if any(v is not None and v.data is None for v in node.inputs[1:]):
             return "a scale is computed at run time"
@@ -372,9 +379,12 @@ class Lookup(_Pointwise):
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Chunks of images; the result may be written over the input."""
         op, x, y = node.op, node.input(0), node.output
-        assert isinstance(op, QLinearUnary)
-        with np.errstate(all="ignore"):
-            table = op.table(x.type.dtype, tuple(None if v is None else v.data for v in node.inputs[1:]))
+        if isinstance(op, QLinearUnary):
+            with np.errstate(all="ignore"):
+                table = op.table(x.type.dtype, tuple(None if v is None else v.data for v in node.inputs[1:]))
+        else:
+            assert node.input(1).data is not None
+            table = node.input(1).data
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "table": Packed(table), "y": Pointer(y), **self._loop(node, {"x_batch": x, "y_batch": y}),
         }  # fmt: skip
