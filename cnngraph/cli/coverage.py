@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cnngraph.errors import CnngraphError, UnsupportedError
 
-Operand = tuple[int | str, ...] | np.ndarray | None
-"""Shape of a float32 run-time input, contents of a stored tensor, or None for an absent one."""
+
+@dataclass(frozen=True)
+class Bytes:
+    """A run-time input of type uint8."""
+
+    shape: tuple[int | str, ...]
+
+
+Operand = tuple[int | str, ...] | Bytes | np.ndarray | None
+"""Shape of a float32 run-time input, a uint8 one, contents of a stored tensor, or None for an absent one."""
 
 IMAGE: tuple[int | str, ...] = ("N", 8, 6, 6)
 MATRIX: tuple[int | str, ...] = ("N", 8)
@@ -55,6 +65,7 @@ SAMPLES: dict[str, Sample] = {
     "MatMul": Sample((MATRIX, _weights(8, 16))),
     "Max": Sample((IMAGE, IMAGE)),
     "MaxPool": Sample(attributes=_WINDOW),
+    "MaxRoiPool": Sample((IMAGE, _weights(2, 5)), {"pooled_shape": [2, 2]}),
     "Mean": Sample((IMAGE, IMAGE)),
     "Min": Sample((IMAGE, IMAGE)),
     "PRelu": Sample((IMAGE, _weights(8, 1, 1))),
@@ -71,30 +82,91 @@ SAMPLES: dict[str, Sample] = {
     for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 }  # fmt: skip
 
-_RESULTS = {"Cast": TensorProto.INT32, "Shape": TensorProto.INT64}
+_SCALE, _ZERO, _BYTES = np.array(0.1, np.float32), np.array(128, np.uint8), Bytes(IMAGE)
+_BYTE_MATRIX, _BYTE_WEIGHTS = Bytes(MATRIX), np.full((8, 16), 130, np.uint8)
+
+# Operators that onnx itself knows nothing of.
+SAMPLES |= {
+    "com.microsoft::BiasGelu": Sample((MATRIX, _weights(8))),
+    "com.microsoft::DequantizeLinear": Sample((_BYTES, _SCALE, _ZERO)),
+    "com.microsoft::DynamicQuantizeMatMul": Sample((MATRIX, _BYTE_WEIGHTS, _SCALE, _ZERO)),
+    "com.microsoft::FusedConv": Sample((IMAGE, _weights(8, 8, 3, 3)), {"activation": "Relu"}),
+    "com.microsoft::FusedGemm": Sample((MATRIX, _weights(8, 16)), {"activation": "Relu"}),
+    "com.microsoft::FusedMatMul": Sample((MATRIX, _weights(8, 16))),
+    "com.microsoft::MatMulIntegerToFloat": Sample((_BYTE_MATRIX, _BYTE_WEIGHTS, _SCALE, _SCALE)),
+    "com.microsoft::QGemm": Sample((_BYTE_MATRIX, _SCALE, _ZERO, _BYTE_WEIGHTS, _SCALE, _ZERO, None, _SCALE, _ZERO)),
+    "com.microsoft::QLinearAdd": Sample((_BYTES, _SCALE, _ZERO, _BYTES, _SCALE, _ZERO, _SCALE, _ZERO)),
+    "com.microsoft::QLinearAveragePool": Sample((_BYTES, _SCALE, _ZERO, _SCALE, _ZERO), _WINDOW),
+    "com.microsoft::QLinearConcat": Sample((_SCALE, _ZERO, _BYTES, _SCALE, _ZERO, _BYTES, _SCALE, _ZERO), {"axis": 1}),
+    "com.microsoft::QLinearConv": Sample((_BYTES, _SCALE, _ZERO, np.full((8, 8, 3, 3), 130, np.uint8), _SCALE, _ZERO, _SCALE, _ZERO)),
+    "com.microsoft::QLinearGlobalAveragePool": Sample((_BYTES, _SCALE, _ZERO, _SCALE, _ZERO)),
+    "com.microsoft::QLinearLeakyRelu": Sample((_BYTES, _SCALE, _ZERO, _SCALE, _ZERO)),
+    "com.microsoft::QLinearMul": Sample((_BYTES, _SCALE, _ZERO, _BYTES, _SCALE, _ZERO, _SCALE, _ZERO)),
+    "com.microsoft::QLinearSigmoid": Sample((_BYTES, _SCALE, _ZERO, _SCALE, _ZERO)),
+    "com.microsoft::QLinearSoftmax": Sample((_BYTE_MATRIX, _SCALE, _ZERO, _SCALE, _ZERO), {"opset": 13, "axis": -1}),
+    "com.microsoft::QuantizeLinear": Sample((IMAGE, _SCALE, _ZERO)),
+    "com.microsoft::SkipLayerNormalization": Sample((("N", 4, 8), ("N", 4, 8), _weights(8))),
+}
+
+
+@cache
+def _onnx_cases() -> dict[str, tuple[onnx.ModelProto, list[Any]]]:
+    """For every operator the first test of onnx itself that consists of one such node, and its inputs."""
+    from onnx.backend.test.loader import load_model_tests
+
+    found: dict[str, tuple[onnx.ModelProto, list[Any]]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for case in load_model_tests(kind="node"):
+            model = case.model
+            if model is not None and len(model.graph.node) == 1 and not model.graph.node[0].domain and case.data_sets:
+                found.setdefault(model.graph.node[0].op_type, (model, list(case.data_sets[0][0])))
+    return found
+
+
+def _from_onnx(op: str) -> onnx.ModelProto | None:
+    """The case of onnx; all inputs but the first are stored, as a model has them."""
+    if op not in _onnx_cases():
+        return None
+    case, inputs = _onnx_cases()[op]
+    if not all(isinstance(x, (np.ndarray, np.generic)) for x in inputs):
+        return case
+    model = onnx.ModelProto()
+    model.CopyFrom(case)
+    infos = list(model.graph.input)
+    del model.graph.input[1:]
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), info.name) for info, x in zip(infos[1:], inputs[1:], strict=True))
+    return model
 
 
 def sample_model(op: str) -> onnx.ModelProto:
-    """A model of one node ``op`` in the newest operator set."""
+    """A model of one node ``op`` (``domain::name`` outside the standard domain) in the newest operator set that fits."""
+    domain, _, name = op.rpartition("::")
     version = int(onnx.defs.onnx_opset_version())
-    schema = onnx.defs.get_schema(op, version)
-    sample = SAMPLES.get(op) or Sample(tuple(IMAGE for _ in range(schema.min_input)))
+    sample = SAMPLES.get(op)
+    if sample is None:
+        found = _from_onnx(op)
+        if found is not None:
+            return found
+        if domain:
+            sample = Sample()
+        else:  # a few operators are gone from newer sets
+            version = next(v for v in range(version, 0, -1) if not onnx.defs.get_schema(op, v).deprecated)
+            sample = Sample(tuple(IMAGE for _ in range(onnx.defs.get_schema(op, version).min_input)))
     inputs, stored, names = [], [], []
     for index, operand in enumerate(sample.operands):
-        name = f"x{index}"
-        names.append("" if operand is None else name)
-        if isinstance(operand, tuple):
-            inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, operand))
+        label = f"x{index}"
+        names.append("" if operand is None else label)
+        if isinstance(operand, Bytes):
+            inputs.append(helper.make_tensor_value_info(label, TensorProto.UINT8, operand.shape))
+        elif isinstance(operand, tuple):
+            inputs.append(helper.make_tensor_value_info(label, TensorProto.FLOAT, operand))
         elif operand is not None:
-            stored.append(numpy_helper.from_array(np.asarray(operand), name))
-    count = 2 if op == "Split" else 1
-    results = [f"y{index}" for index in range(count)]
-    node = helper.make_node(op, names, results, name=op, **(sample.attributes or {}))
-    outputs = [onnx.ValueInfoProto(name=name) for name in results]
-    for output in outputs:
-        output.type.tensor_type.elem_type = _RESULTS.get(op, TensorProto.FLOAT)
-    graph = helper.make_graph([node], "sample", inputs, outputs, stored)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
+            stored.append(numpy_helper.from_array(np.asarray(operand), label))
+    results = [f"y{index}" for index in range(2 if op == "Split" else 1)]
+    node = helper.make_node(name, names, results, name=name, domain=domain, **(sample.attributes or {}))
+    graph = helper.make_graph([node], "sample", inputs, [onnx.ValueInfoProto(name=result) for result in results], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version), helper.make_opsetid("com.microsoft", 1)])
 
 
 def execution(op: str, backend: str, isa: str | None = None) -> tuple[str, str]:

@@ -68,7 +68,7 @@ class PoolIndices:
         """Refuses pooling without indices and other tensors than images."""
         op = node.op
         if not isinstance(op, Pool) or not op.indices:
-            return "no pooling with indices"
+            return "not a pooling with indices"
         x = node.input(0).type
         if x.dtype is not DType.F32:
             return f"{x.dtype.value} tensors run by the reference; kernels are float32"

@@ -172,7 +172,7 @@ class TakeChannelsPlain:
 
 def _refusal(node: Node) -> str | None:
     if not isinstance(node.op, TakeChannels):
-        return "no choice of channels"
+        return "not a choice of channels"
     if any(d == 0 for v in (*node.inputs, node.output) if v is not None for d in v.type.shape):
         return "an empty tensor"
     if not 3 <= node.output.type.rank <= 5:
