@@ -78,11 +78,10 @@ def joins_in_place(node: Node) -> bool:
 
 def pitch(type_: TensorType) -> int:
     """Elements between pixels of a channels-last tensor; of a matrix, between rows."""
-    if type_.layout.plain:
-        channels = type_.shape[1]
-        assert isinstance(channels, int)
-        return channels
-    return type_.layout.block
+    if not type_.layout.plain:
+        return type_.layout.block
+    channels = type_.shape[1] if type_.rank > 1 else 1
+    return channels if isinstance(channels, int) else 1
 
 
 def data_type(dtype: DType) -> int:
