@@ -36,7 +36,7 @@ LAYOUT_STEPS = ("choose_layout", "select_kernels", "plan_memory")
     default="cnng",
     show_default=True,
     help="A list of: cnng, the artifact; so, a C library and its header; python, a folder with one module that needs NumPy and Numba only; "
-    "source, a folder of the kernels' Python source.",
+    "onnx, the optimised graph; source, a folder of the kernels' Python source.",
 )
 @click.option(
     "--weights",

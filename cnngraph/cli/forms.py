@@ -124,10 +124,27 @@ def _python(request: Request, path: Path) -> Mapping[str, Path]:
     return {"python": path}
 
 
+def _onnx(request: Request, path: Path) -> Mapping[str, Path]:
+    from cnngraph.cli.output import atomic_write
+    from cnngraph.emit.onnx_model import optimized_model
+    from cnngraph.options import CompileOptions
+
+    model = optimized_model(request.model, CompileOptions(math=request.how.math), dict(request.how.shapes) or None)
+    with atomic_write(path) as file:
+        file.write(model.SerializeToString())
+    return {"onnx": path}
+
+
 def _one(request: Request, what: str) -> Any:
     if len(request.programs) > 1:
         raise UsageError(f"{what} is for one instruction set; --isa names several")
     return request.programs[0]
 
 
-_WRITERS: dict[str, Callable[[Request, Path], Mapping[str, Path]]] = {"cnng": _cnng, "so": _so, "python": _python, "source": _source}
+_WRITERS: dict[str, Callable[[Request, Path], Mapping[str, Path]]] = {
+    "cnng": _cnng,
+    "so": _so,
+    "python": _python,
+    "onnx": _onnx,
+    "source": _source,
+}
