@@ -358,6 +358,12 @@ def binary_factors(node: Node) -> np.ndarray:
         return np.array([np.float32(p["a_scale"] * p["b_scale"]) / p["y_scale"], 0, p["y_zero"]], np.float32)
 
 
+def single_table(value: Value) -> np.ndarray:
+    """The 256 entries of a constant table."""
+    assert value.data is not None
+    return value.data
+
+
 class Lookup(_Pointwise):
     """Functions of each number by a table of 256 results."""
 
@@ -383,8 +389,7 @@ class Lookup(_Pointwise):
             with np.errstate(all="ignore"):
                 table = op.table(x.type.dtype, tuple(None if v is None else v.data for v in node.inputs[1:]))
         else:
-            assert node.input(1).data is not None
-            table = node.input(1).data
+            table = single_table(node.input(1))
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "table": Packed(table), "y": Pointer(y), **self._loop(node, {"x_batch": x, "y_batch": y}),
         }  # fmt: skip
