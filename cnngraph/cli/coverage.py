@@ -65,7 +65,7 @@ SAMPLES: dict[str, Sample] = {
     "MatMul": Sample((MATRIX, _weights(8, 16))),
     "Max": Sample((IMAGE, IMAGE)),
     "MaxPool": Sample(attributes=_WINDOW),
-    "MaxRoiPool": Sample((IMAGE, _weights(2, 5)), {"pooled_shape": [2, 2]}),
+    "MaxRoiPool": Sample(((1, *IMAGE[1:]), _weights(2, 5)), {"pooled_shape": [2, 2]}),
     "Mean": Sample((IMAGE, IMAGE)),
     "Min": Sample((IMAGE, IMAGE)),
     "PRelu": Sample((IMAGE, _weights(8, 1, 1))),
@@ -125,7 +125,7 @@ def _onnx_cases() -> dict[str, tuple[onnx.ModelProto, list[Any]]]:
 
 
 def _from_onnx(op: str) -> onnx.ModelProto | None:
-    """The case of onnx; all inputs but the first are stored, as a model has them."""
+    """The case of onnx; all inputs but the first tensor are stored, as a model has them."""
     if op not in _onnx_cases():
         return None
     case, inputs = _onnx_cases()[op]
@@ -134,8 +134,10 @@ def _from_onnx(op: str) -> onnx.ModelProto | None:
     model = onnx.ModelProto()
     model.CopyFrom(case)
     infos = list(model.graph.input)
-    del model.graph.input[1:]
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), info.name) for info, x in zip(infos[1:], inputs[1:], strict=True))
+    first = 1 if np.ndim(inputs[0]) else 0  # a single number is no network's input
+    del model.graph.input[first:]
+    stored = zip(infos[first:], inputs[first:], strict=True)
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), info.name) for info, x in stored)
     return model
 
 
