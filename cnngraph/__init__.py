@@ -39,7 +39,13 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"cnngraph.{name}")
     if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
+        try:
+            home = importlib.import_module(_HOME[name])
+        except ModuleNotFoundError as error:
+            if error.name != _HOME[name]:
+                raise
+            raise ModuleNotFoundError(f"cnngraph.{name} is not part of cnngraph-runtime; install cnngraph instead") from None
+        value = getattr(home, name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'cnngraph' has no attribute {name!r}")

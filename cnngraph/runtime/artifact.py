@@ -306,8 +306,13 @@ def program_of(data: ProgramData, threads: int | None = None) -> Program | Taile
     program = Program(data, threads=threads)
     if data.tail is None:
         return program
-    from cnngraph.eager.tail import decode
-    from cnngraph.runtime.tailed import TailedProgram
+    try:
+        from cnngraph.eager.tail import decode
+        from cnngraph.runtime.tailed import TailedProgram
+    except ImportError as error:
+        raise ArtifactError(
+            f"the program ends in nodes that run one by one, for which this installation lacks {error.name}; install all of cnngraph"
+        ) from None
 
     return TailedProgram(program, decode(data.tail))
 
