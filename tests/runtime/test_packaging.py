@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 RUN = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1], sys.argv[3]
 import numpy as np
 import cnngraph
 assert cnngraph.__file__.startswith(sys.argv[1]), cnngraph.__file__
@@ -58,7 +58,8 @@ def test_it_runs_programs_and_says_what_it_lacks(installed: Path, tmp_path: Path
     tensor = helper.make_tensor_value_info
     tail = helper.make_graph([helper.make_node("NonZero", ["x"], ["y"])], "g", [tensor("x", 1, [2, 3])], [tensor("y", 7, [2, "n"])])
     cnngraph.compile(helper.make_model(tail, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)).save(tmp_path / "tail.cnng")
-    command = [sys.executable, "-c", RUN, str(installed), str(tmp_path)]
+    packages = Path(np.__file__).parents[1]  # without the site module, which would find this checkout too
+    command = [sys.executable, "-I", "-S", "-c", RUN, str(installed), str(tmp_path), str(packages)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "cnngraph.compile is not part of cnngraph-runtime" in result.stdout
