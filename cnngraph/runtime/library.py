@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import os
 import re
@@ -50,7 +51,8 @@ class Library:
         """
         path = os.path.abspath(path)
         name = name or re.sub(r"[^A-Za-z0-9_]", "_", os.path.basename(path).split(".")[0].removeprefix("lib"))
-        self._library, self._name, self._model = ctypes.CDLL(path), name, ctypes.c_void_p()
+        self._library: Any = ctypes.CDLL(path)
+        self._name, self._model = name, ctypes.c_void_p()
         for function in ("input", "output"):
             self._function(function).restype = ctypes.POINTER(_Tensor)
         self._function("message").restype = self._function("isa").restype = ctypes.c_char_p
@@ -88,9 +90,11 @@ class Library:
         return results
 
     def close(self) -> None:
-        """End the model and its threads."""
-        self._function("destroy")(self._model)
-        self._model = ctypes.c_void_p()
+        """End the model and its threads, and let go of the library: another file at its place can then be loaded."""
+        if self._library is not None:
+            self._function("destroy")(self._model)
+            _ctypes.dlclose(self._library._handle)
+            self._library = None
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +103,8 @@ class Library:
         self.close()
 
     def _function(self, suffix: str) -> Any:
+        if self._library is None:
+            raise ValueError("the library is closed")
         return getattr(self._library, f"{self._name}_{suffix}")
 
     def _check(self, status: int) -> None:

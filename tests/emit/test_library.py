@@ -88,6 +88,35 @@ def test_a_team_of_threads(tmp_path: Path) -> None:
         assert not wrong
 
 
+def test_another_library_at_the_same_place(case: Case, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        program = compiled(seed=seed)
+        emit_library([program.data], tmp_path / "net.so")
+        with Library(tmp_path / "net.so") as library:
+            np.testing.assert_array_equal(library.run({"x": X})["y"], program.run({"x": X})["y"])
+    library.close()
+    with pytest.raises(ValueError, match="closed"):
+        library.run({"x": X})
+
+
+@pytest.mark.parametrize("op", ["Pow", "Sin", "Softmax", "ReduceSum"])
+def test_functions_of_the_mathematical_library(tmp_path: Path, op: str) -> None:
+    tensor = onnx.helper.make_tensor_value_info
+    inputs = ["x", "p"] if op == "Pow" else ["x"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, inputs, ["y"])], "g", [tensor("x", 1, ["N", 37])], [tensor("y", 1, None)],
+        initializer=[onnx.numpy_helper.from_array(np.full(37, 1.7, np.float32), "p")] if op == "Pow" else [],
+    )  # fmt: skip
+    opset = 11 if op == "ReduceSum" else 17
+    if op == "ReduceSum":
+        graph.node[0].attribute.append(onnx.helper.make_attribute("axes", [1]))
+    program = cnngraph.compile(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8))
+    emit_library([program.data], tmp_path / "net.so")
+    x = np.random.default_rng(0).random((5, 37)).astype(np.float32)
+    with Library(tmp_path / "net.so", threads=2) as library:
+        np.testing.assert_array_equal(library.run({"x": x})["y"], program.run({"x": x})["y"])
+
+
 def test_wrong_feeds(case: Case, tmp_path: Path) -> None:
     emit_library(case.data, tmp_path / "net.so")
     with Library(tmp_path / "net.so") as library:
