@@ -28,5 +28,5 @@ load_bytes = load_signed_bytes = load_bytes_partial = load_signed_bytes_partial 
 load_words = store_words = load_words_partial = store_words_partial = broadcast_word = splat_int = _only_specialised
 dot4 = to_floats = float_bits = round_between = add_int = sub_int = mul_int = xor_int = max_int = min_int = _only_specialised
 get_byte = get_signed_byte = put_byte = get_word = put_word = fma_single = load_interleaved = store_four_bytes = _only_specialised
-translate = byte_pointer_argument = _only_specialised
+translate = store_four_rounded = byte_pointer_argument = _only_specialised
 registers = unroll = epilogue = expression = _only_specialised

@@ -278,10 +278,54 @@ def _to_nearest(isa: str, lanes: int) -> Callable[[Any, Any], Any]:
     return convert
 
 
+def _pack_four(isa: str, lanes: int) -> Callable[..., Any]:
+    """Four vectors of int32 as bytes: the zero point is added and the bounds, which are bytes, are applied after saturation.
+
+    Packs of x86 take pieces of 128 bits in turn, so that words of four bytes have to be put in order at last.
+    """
+    halves, whole, vector = ir.VectorType(ir.IntType(16), 2 * lanes), ir.VectorType(_BYTE, 4 * lanes), ir.VectorType(_INT32, lanes)
+    names = {
+        16: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"), 8: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+        4: ("llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packuswb.128"),
+    }  # fmt: skip
+
+    def saturated(builder: Any, value: Any, low: int, high: int) -> Any:
+        least, most = (ir.Constant(value.type, [bound] * value.type.count) for bound in (low, high))
+        value = builder.select(builder.icmp_signed("<", value, least), least, value)
+        return builder.select(builder.icmp_signed(">", value, most), most, value)
+
+    def joined(builder: Any, a: Any, b: Any) -> Any:
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, 2 * a.type.count), list(range(2 * a.type.count))))
+
+    def pack(builder: Any, numbers: list[Any], zero: Any, low: Any, high: Any) -> Any:
+        zeros = splat_value(builder, builder.trunc(zero, ir.IntType(16)), halves)
+        if isa == "neon":
+            parts = [builder.trunc(saturated(builder, n, -(2**15), 2**15 - 1), ir.VectorType(ir.IntType(16), lanes)) for n in numbers]
+            pairs = [joined(builder, parts[0], parts[1]), joined(builder, parts[2], parts[3])]
+        else:
+            pairs = [_call(builder, names[lanes][0], halves, numbers[i], numbers[i + 1]) for i in (0, 2)]
+        shifted = [_call(builder, f"llvm.sadd.sat.v{2 * lanes}i16", halves, pair, zeros) for pair in pairs]
+        if isa == "neon":
+            narrow = [builder.trunc(saturated(builder, s, 0, 255), ir.VectorType(_BYTE, 2 * lanes)) for s in shifted]
+            packed = joined(builder, narrow[0], narrow[1])
+        else:
+            packed = _call(builder, names[lanes][1], whole, *shifted)
+        least, most = (splat_value(builder, builder.trunc(bound, _BYTE), whole) for bound in (low, high))
+        packed = builder.select(builder.icmp_unsigned(">", packed, least), packed, least)
+        packed = builder.select(builder.icmp_unsigned("<", packed, most), packed, most)
+        if isa == "neon" or lanes == 4:
+            return packed
+        words, pieces = builder.bitcast(packed, vector), lanes // 4
+        order = [4 * (place % pieces) + place // pieces for place in range(lanes)]
+        return builder.shuffle_vector(words, words, ir.Constant(vector, order))
+
+    return pack
+
+
 def _arithmetic(isa: str, lanes: int) -> dict[str, Any]:
     vector_type, float_type = IntVectorType(lanes), VectorType(lanes)
     floats = ir.VectorType(_FLOAT, lanes)
-    product, nearest = _dot_product(isa, lanes), _to_nearest(isa, lanes)
+    product, nearest, pack = _dot_product(isa, lanes), _to_nearest(isa, lanes), _pack_four(isa, lanes)
 
     def binary(body: Callable[[Any, Any, Any], Any]) -> Any:
         @intrinsic
@@ -316,6 +360,19 @@ def _arithmetic(isa: str, lanes: int) -> dict[str, Any]:
         return vector_type(float_type, float_type, float_type), codegen
 
     @intrinsic
+    def store_four_rounded(
+        typingctx: Any, pointer: Any, offset: Any, a: Any, b: Any, c: Any, d: Any, zero: Any, low: Any, high: Any
+    ) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            numbers = [nearest(builder, value) for value in values[2:6]]
+            packed = pack(builder, numbers, *(builder.trunc(value, _INT32) for value in values[6:]))
+            where = builder.bitcast(builder.gep(values[0], [values[1]]), packed.type.as_pointer())
+            builder.store(packed, where).align = 1
+            return context.get_dummy_value()
+
+        return types.void(U8, types.intp, *[float_type] * 4, types.int64, types.int64, types.int64), codegen
+
+    @intrinsic
     def fma_single(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             if ISAS[isa].target.has_fma:
@@ -327,7 +384,8 @@ def _arithmetic(isa: str, lanes: int) -> dict[str, Any]:
         return float_type(float_type, float_type, float_type), codegen
 
     return {
-        "dot4": dot4, "fma_single": fma_single, "to_floats": to_floats, "round_between": round_between, "float_bits": float_bits,
+        "dot4": dot4, "fma_single": fma_single, "store_four_rounded": store_four_rounded,
+        "to_floats": to_floats, "round_between": round_between, "float_bits": float_bits,
         "add_int": binary(lambda b, x, y: b.add(x, y)), "sub_int": binary(lambda b, x, y: b.sub(x, y)),
         "mul_int": binary(lambda b, x, y: b.mul(x, y)), "xor_int": binary(lambda b, x, y: b.xor(x, y)),
         "max_int": binary(lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y)),

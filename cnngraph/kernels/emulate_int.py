@@ -90,6 +90,11 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         bounded = np.where(value > low, value, low)
         return np.rint(np.where(bounded < high, bounded, high)).astype(np.int32)
 
+    def store_four_rounded(p: Any, offset: int, *values: Any) -> None:
+        rounded = np.clip(np.rint(np.concatenate(values[:4]).astype(np.float64)), -(2**15), 2**15 - 1).astype(np.int64)
+        zero, low, high = (int(v) for v in values[4:])
+        _bytes(p, offset, 4 * width)[:] = np.clip(np.clip(rounded + zero, 0, 255), low, high)
+
     def translate(table: Any, x: Any, offset: int, y: Any, to: int) -> None:
         _bytes(y, to, 4 * width)[:] = _bytes(table, 0, 256)[_bytes(x, offset, 4 * width)]
 
@@ -105,7 +110,7 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         "store_bytes_partial": store_bytes_partial, "load_words": load_words, "store_words": store_words,
         "load_words_partial": load_words_partial, "store_words_partial": store_words_partial, "broadcast_word": broadcast_word,
         "splat_int": splat_int, "load_interleaved": load_interleaved, "store_four_bytes": store_four_bytes,
-        "translate": translate, "dot4": dot4, "round_between": round_between,
+        "translate": translate, "store_four_rounded": store_four_rounded, "dot4": dot4, "round_between": round_between,
         "fma_single": lambda a, b, c: (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(np.float32),
         "to_floats": lambda v: v.astype(np.float32),
         "float_bits": lambda v: v.view(np.float32),

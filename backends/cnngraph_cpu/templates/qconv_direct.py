@@ -36,6 +36,7 @@ from cnngraph_cpu.language import (
     store,
     store_bytes,
     store_four_bytes,
+    store_four_rounded,
     store_words,
     sub_int,
     to_float,
@@ -49,7 +50,7 @@ TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 ANY_TAIL = -1
 FOUR_FLIPS = 0x80808080
 
-W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = OUT = FLIP = SUMS = ZERO_GIVEN = 0  # fixed by the plan
+W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = OUT = FLIP = SUMS = ZERO_GIVEN = PACK4 = 0  # fixed by the plan
 
 
 def pack_blocked(x: BytePointer, packed: BytePointer, image: int, row0: int) -> None:
@@ -108,6 +109,24 @@ def pack_plain(x: BytePointer, packed: BytePointer, image: int, row0: int) -> No
                         put_byte(packed, to + (pad_x + c) * CB + ch, get_byte(x, at + c))
 
 
+def packed_columns(COLS: int) -> None:
+    """Round, shift, bound and store the pixels in ``scale``, four at a time; three that remain are stored with the one before them."""
+    for four in unroll(COLS // 4):
+        store_four_rounded(
+            y, image * y_batch + inner + four * 4 * W, scale[four * 4], scale[four * 4 + 1], scale[four * 4 + 2], scale[four * 4 + 3],
+            y_zero, low_byte, high_byte,
+        )  # fmt: skip
+    if COLS % 4 == 3 and COLS > 4:
+        store_four_rounded(
+            y, image * y_batch + inner + (COLS - 4) * W, scale[COLS - 4], scale[COLS - 3], scale[COLS - 2], scale[COLS - 1],
+            y_zero, low_byte, high_byte,
+        )  # fmt: skip
+    else:
+        for c in unroll(COLS % 4):
+            result = add_int(round_between(scale[COLS // 4 * 4 + c], splat(low), splat(high)), splat_int(y_zero))
+            store_bytes(y, image * y_batch + inner + (COLS // 4 * 4 + c) * W, result)
+
+
 def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
     """One register tile: ROWS x COLS output pixels at (row, col) of the task, TV channel vectors of ``tile``."""
     for v in unroll(TV):
@@ -161,7 +180,9 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
                     total = acc[v, r, c]
                     if SUMS:
                         total = add_int(total, mul_int(correction, acc[TV, r, c]))
-                    if OUT == TO_BYTES:
+                    if PACK4:
+                        scale[c] = mul(to_floats(total), factor)
+                    elif OUT == TO_BYTES:
                         scaled = mul(to_floats(total), factor)
                         result = add_int(round_between(scaled, splat(low), splat(high)), splat_int(y_zero))
                         store_bytes(y, image * y_batch + inner + c * W, result)
@@ -171,6 +192,8 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
                         store(y_floats, image * y_batch + inner + c * W, out)
                     else:
                         store_words(y_words, image * y_batch + inner + c * W, total)
+                if PACK4:
+                    packed_columns(COLS)
 
 
 def tile_row(ROWS: int, row: int) -> None:
@@ -204,6 +227,8 @@ def qconv(
     plane = rows_out * row_out
     low = to_float(low_int)
     high = to_float(high_int)
+    low_byte = low_int + y_zero
+    high_byte = high_int + y_zero
     zero = x_zero
     if ZERO_GIVEN:
         zero = get_byte(zero_at, 0)
@@ -211,6 +236,7 @@ def qconv(
             zero = zero ^ 128
     acc = registers(TV + 1, ROWS, COLS)
     weight = registers(TV + 1)
+    scale = registers(COLS)
     line = registers(ROWS)
     have = -1
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):

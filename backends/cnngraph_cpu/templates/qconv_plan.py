@@ -33,6 +33,7 @@ from cnngraph_cpu.templates.quantized import (
     channel_arguments,
     finite,
     layer_of,
+    packs,
     refuse_layer,
     signed_weights,
 )
@@ -78,7 +79,7 @@ class QConv:
     reorders_arithmetic = False
     code = Code(
         kernel.qconv,
-        {f.__name__: f for f in (kernel.pack_blocked, kernel.pack_plain, kernel.register_tile, kernel.tile_row)},
+        {f.__name__: f for f in (kernel.pack_blocked, kernel.pack_plain, kernel.packed_columns, kernel.register_tile, kernel.tile_row)},
         "Convolution of 8-bit tensors, register-tiled over output pixels and channels.",
     )
 
@@ -170,6 +171,7 @@ class QConv:
             ("U", 1 if small else unroll), ("SOURCE", 0 if in_place else 2 if plain else 1), ("MERGED", int(merged)),
             ("GUARD", int(out_blocks % tile.vectors != 0)), ("OUT", layer.output), ("FLIP", int(layer.signed)),
             ("SUMS", int(deltas is not None)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))),
+            ("PACK4", int(packs(layer, y.type.dtype))),
         ]  # fmt: skip
         if not small:
             constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]

@@ -38,6 +38,7 @@ from cnngraph_cpu.language import (
     splat_int,
     store,
     store_bytes,
+    store_four_rounded,
     store_words,
     sub_int,
     to_float,
@@ -50,11 +51,11 @@ from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_l
 from cnngraph_cpu.templates.depthwise import _MOST_UNROLLED_TAPS
 from cnngraph_cpu.templates.pool import inner_columns
 from cnngraph_cpu.templates.qconv_plan import QConv, geometry
-from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, padded, refuse_layer, signed_weights
+from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, packs, padded, refuse_layer, signed_weights
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 FOUR_FLIPS = 0x80808080
-W = SX = KX = OUT = SIGNED = ZERO_GIVEN = DX = DY = COLS = DOTS = 0
+W = SX = KX = OUT = SIGNED = ZERO_GIVEN = DX = DY = COLS = DOTS = PACK4 = 0
 _EXACT = 1 << 24
 
 
@@ -119,10 +120,15 @@ def columns_within(COLS: int, ox: int) -> None:
                     else:
                         number = load_bytes(x, line + (kx * DX + c * SX) * W)
                     acc[c] = fma(weight, to_floats(sub_int(number, zeros)), acc[c])
-    for c in unroll(COLS):
-        inner = ((cb * out_y + oy) * out_x + ox + c) * W
-        total = acc[c]
-        finish()
+    if PACK4 and COLS == 8:
+        for c in unroll(8):
+            sums[c] = add_int(round_between(acc[c], splat(-16777216.0), splat(16777216.0)), bias)
+        finish_eight()
+    else:
+        for c in unroll(COLS):
+            inner = ((cb * out_y + oy) * out_x + ox + c) * W
+            total = acc[c]
+            finish()
 
 
 def start_row() -> None:
@@ -152,6 +158,16 @@ def finish_dots(COLS: int) -> None:
             store_words(y_words, image * y_batch + inner, whole)
 
 
+def finish_eight() -> None:
+    """As :func:`finish_dots` for the sums of eight pixels whose results are uint8."""
+    for four in unroll(2):
+        store_four_rounded(
+            y, image * y_batch + ((cb * out_y + oy) * out_x + ox + four * 4) * W, mul(to_floats(sums[four * 4]), factor),
+            mul(to_floats(sums[four * 4 + 1]), factor), mul(to_floats(sums[four * 4 + 2]), factor),
+            mul(to_floats(sums[four * 4 + 3]), factor), y_zero, low_byte, high_byte,
+        )  # fmt: skip
+
+
 def columns_by_dots(COLS: int, ox: int) -> None:
     """COLS output columns within the row, three taps a dot product: four pixels in each lane serve two columns at stride 1."""
     for c in unroll(COLS):
@@ -174,7 +190,10 @@ def columns_by_dots(COLS: int, ox: int) -> None:
                 if SIGNED:
                     pixels = xor_int(pixels, splat_int(FOUR_FLIPS))
                 sums[c] = dot4(sums[c], pixels, early)
-    finish_dots(COLS)
+    if PACK4 and COLS == 8:
+        finish_eight()
+    else:
+        finish_dots(COLS)
 
 
 def qdepthwise(
@@ -189,6 +208,8 @@ def qdepthwise(
     weights = registers(KX)
     low = to_float(low_int)
     high = to_float(high_int)
+    low_byte = low_int + y_zero
+    high_byte = high_int + y_zero
     zero = x_zero
     if ZERO_GIVEN:
         if SIGNED:
@@ -239,7 +260,7 @@ class QDepthwise:
     reorders_arithmetic = False
     code = Code(
         qdepthwise,
-        {f.__name__: f for f in (finish, border, columns_within, start_row, finish_dots, columns_by_dots)},
+        {f.__name__: f for f in (finish, border, columns_within, start_row, finish_dots, finish_eight, columns_by_dots)},
         "Depthwise convolution of an 8-bit blocked tensor.",
     )
     _general = QConv()
@@ -303,7 +324,8 @@ class QDepthwise:
         }  # fmt: skip
         constants = (
             ("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), ("OUT", layer.output),
-            ("SIGNED", int(layer.signed)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))), ("DOTS", int(dots)), *kinds,
+            ("SIGNED", int(layer.signed)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))), ("DOTS", int(dots)),
+            ("PACK4", int(packs(layer, y.type.dtype))), *kinds,
         )  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, constants, epilogue_of), arguments)
 

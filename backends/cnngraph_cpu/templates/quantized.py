@@ -152,6 +152,11 @@ def finite(layer: Layer) -> str | None:
     return None if layer.factors is None or bool(np.isfinite(layer.factors).all()) else "a multiplier that is not finite"
 
 
+def packs(layer: Layer, to: DType) -> bool:
+    """Whether four vectors of results may be rounded and packed at once: uint8 results, and no product leaves int32."""
+    return to is DType.U8 and layer.output == TO_BYTES and layer.factors is not None and bool((np.abs(layer.factors) < 1).all())
+
+
 def padded(data: np.ndarray | None, size: int, dtype: type[np.generic]) -> Packed:
     """One number a channel, padded by zeros to whole tiles; wraps around as int32 does."""
     out = np.zeros(size, np.int64 if dtype is np.int32 else dtype)
