@@ -104,9 +104,10 @@ class _Accuracy:
 def _search(
     accuracy: _Accuracy, layers: Sequence[LayerReport], exclude: tuple[str, ...], max_loss: float, progress: Progress | None
 ) -> Search:
+    from cnngraph.quantize.plan import MOVEMENT
     from cnngraph.quantize.sensitivity import Search, search
 
-    ranked = [layer.name for layer in layers if np.isfinite(layer.alone_db)]
+    ranked = [layer.name for layer in layers if np.isfinite(layer.alone_db) and layer.kind not in MOVEMENT]
     most = 64
     advance = None if progress is None else lambda done: progress("searching", done, most)
     found = search(ranked, lambda names: accuracy.of((*exclude, *names)), accuracy.best - max_loss, most_trials=most, progress=advance)
