@@ -1,13 +1,16 @@
 """Compiled kernels in the cache folder (:mod:`cnngraph.runtime.cache`): object code by specification.
 
-A kernel's key is the SHA-256 of its source, its target and the versions of the compiler.
+A kernel's key is the SHA-256 of its source, its target, the versions of the compiler, and the text of the modules that define
+the intrinsics it names.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-from functools import lru_cache
+import re
+from functools import cache, lru_cache
 from pathlib import Path
 
 from cnngraph.runtime.cache import KERNEL, PROGRAM, cache_dir, entries, keep_below_limit, prune, sound_program, used, write
@@ -24,9 +27,45 @@ def _versions() -> tuple[str, str]:
     return version("numba"), version("llvmlite")
 
 
+_ALWAYS = ("simd", "worker")
+_LANGUAGE = {"functions": ("trigonometric",), "trigonometric": (), "simd_int": (), "simd_permute": ("simd_int",)}
+"""Modules of intrinsics, and which others each builds on."""
+
+
+@cache
+def _text_of(module: str) -> str:
+    return (Path(__file__).parent / f"{module}.py").read_text("utf-8")
+
+
+@cache
+def names_in(module: str) -> frozenset[str]:
+    """What a module of intrinsics offers: the keys of its tables, written as dictionaries or as keywords, and its ``@inline`` functions."""
+    found = set()
+    for node in ast.walk(ast.parse(_text_of(module))):
+        if isinstance(node, ast.Dict):
+            found |= {key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            found.add(node.arg)
+        elif isinstance(node, ast.FunctionDef) and any(isinstance(d, ast.Name) and d.id == "inline" for d in node.decorator_list):
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _intrinsics(source: str) -> list[str]:
+    """Text of the modules that define what ``source`` names; empty for a source that is whole by itself."""
+    if "primitives(" not in source and "cnngraph_cpu" not in source:
+        return []
+    names = set(re.findall(r"[A-Za-z_]\w*", source))
+    used = set(_ALWAYS)
+    for module, others in _LANGUAGE.items():
+        if names & names_in(module):
+            used |= {module, *others}
+    return [_text_of(module) for module in sorted(used)]
+
+
 def key(source: str, target: str) -> str:
     """Hash that names the entry of a kernel."""
-    text = "\0".join([source, target, *_versions()])
+    text = "\0".join([source, target, *_versions(), *_intrinsics(source)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

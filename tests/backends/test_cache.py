@@ -49,3 +49,27 @@ def test_prune_keeps_the_newest(folder: Path) -> None:
         (folder / f"entry{i}.kernel").touch()
     assert cache.prune(2500) >= 2
     assert sum(p.stat().st_size for p in cache.entries()) <= 2500
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avx2", "sse4"])
+def test_every_intrinsic_is_known_to_the_key(isa: str) -> None:
+    from cnngraph_cpu.simd import primitives
+
+    offered = frozenset[str]().union(*(cache.names_in(module) for module in ("simd", *cache._LANGUAGE)))
+    assert set(primitives(isa)) <= offered
+
+
+def test_a_key_changes_with_the_intrinsics_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    floats = "from cnngraph_cpu.simd import primitives\n\ndef f(args):\n    store(y, 0, fma(load(x, 0), a, b))\n"
+    sigmoid, integers = floats.replace("fma(", "sigmoid("), floats.replace("fma(", "dot4(")
+    real = cache._text_of
+
+    def keys(changed: str) -> list[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "_text_of", lambda module: real(module) + ("\n# changed\n" if module == changed else ""))
+            return [cache.key(source, "target") for source in (floats, sigmoid, integers, "def driver():\n    pass\n")]
+
+    before = keys("none")
+    assert [a != b for a, b in zip(before, keys("simd"), strict=True)] == [True, True, True, False]
+    assert [a != b for a, b in zip(before, keys("functions"), strict=True)] == [False, True, False, False]
+    assert [a != b for a, b in zip(before, keys("simd_int"), strict=True)] == [False, False, True, False]
