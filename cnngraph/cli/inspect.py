@@ -82,6 +82,8 @@ def artifact_facts(path: str, how: Compilation) -> dict[str, Any]:
         "isas": variants(path),
         "inputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in program.inputs],
         "outputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in program.outputs],
+        "versions": program.report.get("versions", {}),
+        "required_features": list(program.data.required),
         "steps": len(program.data.steps),
         "weight_bytes": memory["weights"],
         "memory": memory,

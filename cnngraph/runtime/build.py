@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+import cnngraph
 from cnngraph.eager import tail
 from cnngraph.errors import InternalError, printable
 from cnngraph.ir.graph import Graph, Node, Value
@@ -179,10 +180,23 @@ def build_program(
             steps=steps, kernels=kernels, driver=Kernel(driver.name, driver.symbol, driver.code), weights=builder.weights.blob(),
             arena=plan.arena, static_bytes=plan.static_bytes, scratch=plan.scratch, copies=copies, isa=target.isa,
             required=backend.required_features(target), threads=options.threads,
-            report={"options": _options(options), **_report(calls, plan, records, rejections, selections, steps)},
+            report={"options": _options(options), "versions": _versions(), **_report(calls, plan, records, rejections, selections, steps)},
             tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name,
         )
     )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    """Versions of all that took part in compiling."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"cnngraph": cnngraph.__version__}
+    for name in ("numpy", "numba", "llvmlite", "onnx"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _options(options: CompileOptions) -> dict[str, object]:

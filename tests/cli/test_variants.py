@@ -15,7 +15,11 @@ def test_several_instruction_sets(call: Call, lenet: Path, tmp_path: Path) -> No
     outcome = call("compile", lenet, "-o", path, "--isa", "avx512,avx2,sse4", "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["isas"] == ["avx512", "avx2", "sse4"]
-    assert call("inspect", path, "--json").json["isas"] == ["avx512", "avx2", "sse4"]
+    facts = call("inspect", path, "--json").json
+    assert facts["isas"] == ["avx512", "avx2", "sse4"]
+    assert facts["versions"]["cnngraph"] == cnngraph.__version__
+    assert {"numba", "llvmlite", "numpy"} < set(facts["versions"])
+    assert "sse4.2" in facts["required_features"]
     program = cnngraph.load(path, isa="sse4")
     (spec,) = program.inputs
     x = np.random.default_rng(0).random((2, *spec.shape[1:]), np.float32)
