@@ -54,29 +54,40 @@ def load_kernels(kernels: Sequence[Kernel]) -> list[int]:
 
 
 def _load(kernels: Sequence[Kernel]) -> list[int]:
-    files = [ObjectFile(kernel.code) for kernel in kernels]
-    outside = {name: 0 for file in files for name in file.undefined()}
     process = ctypes.CDLL(None)
-    for name in outside:
-        user = next(kernel.name for kernel, file in zip(kernels, files, strict=True) if name in file.undefined())
-        if name not in OFFERED:
-            raise ArtifactError(f"the object code of kernel {user} calls {printable(name)}, which is not offered to kernels")
-        if not hasattr(process, name):
-            raise ArtifactError(f"the object code of kernel {user} calls {name}, which this system's C library lacks")
-        outside[name] = ctypes.cast(getattr(process, name), ctypes.c_void_p).value or 0
-    if simple() and all(f.machine == X86_64 and all(r.type == R_64 for r in f.relocations) for f in files):
-        addresses = _link(files, kernels, outside, process)
+    if sys.platform == "linux":
+        files = [ObjectFile(kernel.code) for kernel in kernels]
+        outside = _outside(files, kernels, process)
+        here = simple() and all(f.machine == X86_64 and all(r.type == R_64 for r in f.relocations) for f in files)
+        addresses = _link(files, kernels, outside, process) if here else _load_by_llvm(kernels, outside)
     else:
-        addresses = _load_by_llvm(kernels, outside)
+        addresses = _load_by_llvm(kernels, {name: _address(process, name) for name in OFFERED if hasattr(process, name)})
     for kernel, address in zip(kernels, addresses, strict=True):
         if not address:
             raise ArtifactError(f"the object code of kernel {kernel.name} lacks its entry point")
     return addresses
 
 
+def _outside(files: Sequence[ObjectFile], kernels: Sequence[Kernel], process: Any) -> dict[str, int]:
+    """Addresses of the functions that the code calls and does not define."""
+    found = {}
+    for file, kernel in zip(files, kernels, strict=True):
+        for name in file.undefined():
+            if name not in OFFERED:
+                raise ArtifactError(f"the object code of kernel {kernel.name} calls {printable(name)}, which is not offered to kernels")
+            if not hasattr(process, name):
+                raise ArtifactError(f"the object code of kernel {kernel.name} calls {name}, which this system's C library lacks")
+            found[name] = _address(process, name)
+    return found
+
+
+def _address(process: Any, name: str) -> int:
+    return ctypes.cast(getattr(process, name), ctypes.c_void_p).value or 0
+
+
 def simple() -> bool:
-    """Whether this system runs code that is linked here: x86-64 with the calling convention of System V."""
-    return sys.platform != "win32" and os.uname().machine in ("x86_64", "amd64") and struct.calcsize("P") == 8
+    """Whether this system runs code that is linked here: Linux on x86-64."""
+    return sys.platform == "linux" and os.uname().machine == "x86_64" and struct.calcsize("P") == 8
 
 
 def _link(files: Sequence[ObjectFile], kernels: Sequence[Kernel], outside: dict[str, int], process: Any) -> list[int]:

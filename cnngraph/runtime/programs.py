@@ -139,7 +139,7 @@ def keep(key: str, program: Program | TailedProgram, source: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         save(dataclasses.replace(data, threads=None), path, durable=False)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the report holds what JSON has not
         logger.warning("cache not written: %s", error)
         return
     cache.keep_below_limit()

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +45,13 @@ def test_linked_here_and_by_llvm_compute_the_same(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loader, "_addresses", {})
     monkeypatch.setattr(loader, "simple", lambda: False)
     np.testing.assert_array_equal(Program(program_data()).run({"x": x}, threads=2)["y"], here)
+
+
+def test_systems_other_than_linux_offer_everything_to_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_addresses", {})
+    monkeypatch.setattr(loader, "sys", SimpleNamespace(platform="elsewhere"))
+    x = feed(2)
+    np.testing.assert_array_equal(Program(program_data(), threads=1).run({"x": x})["y"], expected(x))
 
 
 @pytest.mark.skipif(not loader.simple() or sys.platform != "linux", reason="code is linked by LLVM, or the map of memory is not to be had")
