@@ -68,6 +68,7 @@ class Network:
                 taken.add(own.name)
             seen.add(own.name)
             self.nodes.append(own)
+        self._taken = {*self.constants, *(n for node in self.nodes for n in (*node.input, *node.output)), *(v.name for v in self.inputs)}
         self.ranks = _ranks(model)
 
     @classmethod
@@ -119,9 +120,9 @@ class Network:
 
     def fresh(self, name: str) -> str:
         """``name``, or a variation of it that no tensor has."""
-        taken = {*self.constants, *(n for node in self.nodes for n in (*node.input, *node.output)), *(v.name for v in self.inputs)}
-        while name in taken:
+        while name in self._taken:
             name += "'"
+        self._taken.add(name)
         return name
 
     def with_nodes(self, nodes: list[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> Network:
