@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from cnngraph.passes.base import PassContext
 from cnngraph.pipeline import optimize
 
 OPSET, IR_VERSION = 21, 10
+OWN_FORMS = ("lower_integers",)
+"""Passes whose results are forms of this compiler's own."""
+
 _LARGEST = 2_000_000_000
 """Bytes of a model that protobuf surely takes."""
 
@@ -45,6 +49,7 @@ def optimized_model(
         graph = import_model(source, shapes=shapes, constants=constants, limits=options.limits)
     except (FreeDimensionsError, BatchNotSymbolicError, ContentsNeededError) as error:
         raise UsageError(f"the input shapes must be fixed, up to the batch: {error}") from error
+    options = dataclasses.replace(options, disabled_passes=(*options.disabled_passes, *OWN_FORMS))
     optimize(graph, options, PassContext(max_fold_bytes=options.limits.max_fold_bytes))
     return model_of(graph)
 
@@ -66,7 +71,7 @@ def model_of(graph: Graph) -> onnx.ModelProto:
 
 
 class Writer:
-    """Collects ONNX nodes and initializers. Rules for operators are in :mod:`cnngraph.emit.onnx_rules`."""
+    """Collects ONNX nodes and initializers. Rules for operators are in ``onnx_rules`` and ``onnx_quantized``."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -85,9 +90,10 @@ class Writer:
 
     def node(self, node: Node) -> None:
         """Write a node of the graph."""
-        from cnngraph.emit.onnx_rules import RULES
+        from cnngraph.emit import onnx_quantized, onnx_rules
 
-        rule: Callable[[Writer, Node, Any], None] | None = RULES.get(type(node.op).__name__)
+        kind = type(node.op).__name__
+        rule: Callable[[Writer, Node, Any], None] | None = onnx_rules.RULES.get(kind) or onnx_quantized.RULES.get(kind)
         if rule is None:
             raise Inexpressible("there is no rule for this operator")
         rule(self, node, node.op)
@@ -155,13 +161,14 @@ class Writer:
         for name, value in self.graph.outputs:
             if self.name(value) != name:
                 self.emit("Identity", [self.name(value)], name)
+        domains = {"": OPSET} | {node.domain: 1 for node in self.nodes if node.domain}
         proto = onnx.helper.make_graph(
             self.nodes, self.graph.name or "graph", [_info(n, v) for n, v in self.graph.inputs],
             [_info(n, v) for n, v in self.graph.outputs], initializer=self._stored,
         )  # fmt: skip
         model = onnx.helper.make_model(
             proto, producer_name="cnngraph", producer_version=cnngraph.__version__, ir_version=IR_VERSION,
-            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+            opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in domains.items()],
         )  # fmt: skip
         onnx.checker.check_model(model)
         return model

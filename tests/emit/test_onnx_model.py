@@ -20,6 +20,7 @@ from cnngraph.ops import Elementwise, Expression
 from cnngraph.ops.scalar import FUNCTIONS
 from cnngraph.options import CompileOptions
 from tests.cli.conftest import Call, call  # noqa: F401  a fixture
+from tests.conformance import quantized_net
 from tests.runtime.test_weights import X, model
 
 ort = pytest.importorskip("onnxruntime")
@@ -125,6 +126,44 @@ def test_every_scalar_function_has_a_form(function: str) -> None:
     feeds = {n: (RNG.random(40) * 0.9 + (1.05 if function == "acosh" else 0.05)).astype(np.float32) for n in names}
     got = judge(model_of(graph), feeds)[0]
     np.testing.assert_allclose(got, expression.evaluate(list(feeds.values())), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_quantised_network(dtype: type[np.integer], per_channel: bool) -> None:
+    """Fused quantisation rounds once where the original rounds twice: results differ by one step of the output at most."""
+    proto = onnx.load_from_string(quantized_net.model(dtype, per_channel))
+    emitted = optimized_model(proto, CompileOptions())
+    x = np.random.default_rng(0).standard_normal((2, 3, 20, 18)).astype(np.float32)
+    (wanted,), (got,) = judge(proto, {"input": x}), judge(emitted, {"input": x})
+    step = np.unique(np.abs(wanted[wanted != 0])).min()
+    assert len(emitted.graph.node) < len(proto.graph.node) // 2
+    assert np.abs(wanted - got).max() <= 1.01 * max(step, 0.03)
+    assert "QLinearConv" in {node.op_type for node in emitted.graph.node}
+
+
+DYNAMIC = ("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], {})
+CONVERTED = [("ConvInteger", ["q", "w", "z"], ["c"], {}), ("Cast", ["c"], ["f"], {"to": 1}), ("Mul", ["f", "s"], ["y"], {})]
+PER_CHANNEL = {"s": np.linspace(0.1, 0.2, 6, dtype=np.float32), "z": np.arange(6, dtype=np.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "stored", "outputs"),
+    [
+        ([("Greater", ["x", "h"], ["p"], {}), ("Where", ["p", "x", "h"], ["y"], {})], {"h": np.float32(0.2)}, {}),
+        ([("TopK", ["x", "k"], ["y", "i"], {"axis": 3, "largest": 0})], {"k": [3]}, {"y": 1, "i": I64}),
+        ([("QuantizeLinear", ["x", "s", "z"], ["y"], {"axis": 1})], PER_CHANNEL, {"y": TensorProto.UINT8}),
+        ([DYNAMIC, *CONVERTED], {"w": np.sign(W).astype(np.int8)}, {}),
+        (
+            [DYNAMIC, ("MatMulInteger", ["q", "w", "z"], ["y"], {})],
+            {"w": np.arange(24, dtype=np.int8).reshape(8, 3)},
+            {"y": TensorProto.INT32},
+        ),
+    ],
+)
+def test_integers_and_searches(nodes: list[Any], stored: dict[str, Any], outputs: dict[str, int]) -> None:
+    made = [helper.make_node(op, inputs, results, **attributes) for op, inputs, results, attributes in nodes]
+    compare(one(made, IMAGE, stored, **outputs), {"x": RNG.standard_normal(IMAGE).astype(np.float32)})
 
 
 def test_what_has_no_form_is_listed() -> None:
