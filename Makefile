@@ -17,7 +17,7 @@ help:
 	@echo "make demo         compile the trained digit network, classify held-out digits, write digits.png"
 	@echo "make test         the whole test suite (ARGS=... goes to pytest)"
 	@echo "make test-quick   without the tests marked slow"
-	@echo "make conformance  only tests/conformance"
+	@echo "make conformance  what passes of onnx's backend tests, suite by suite, then tests/conformance"
 	@echo "make fuzz-ops     random nodes of every operator: kernels, references, onnxruntime (ARGS=\"--seconds 60 --seed 1 --op Conv\")"
 	@echo "make lint types   ruff and mypy --strict; make check: all that .ci/run does"
 	@echo "make bench        the classic networks against onnxruntime (ARGS=... goes to the script)"
@@ -33,6 +33,7 @@ test-quick: $(DEVELOP)
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 
 conformance: $(DEVELOP)
+	@$(BIN)/python -W ignore -m tests.conformance.onnx_suites
 	@$(BIN)/python -m pytest -q -n $(JOBS) tests/conformance $(ARGS)
 
 fuzz-ops: $(DEVELOP)
@@ -52,11 +53,11 @@ bench: $(DEVELOP)
 	@$(BIN)/python benchmarks/compare.py $(ARGS)
 
 wheel: $(DEVELOP)
-	@rm -rf build
-	@$(BIN)/pip wheel -q --no-deps -w dist .
+	@rm -rf build packaging/runtime/build
+	@$(BIN)/pip wheel -q --no-deps -w dist . ./packaging/runtime
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis digits.png
+	rm -rf $(VENV) build dist *.egg-info packaging/runtime/build packaging/runtime/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis digits.png
 
 $(BIN)/python:
 	@for python in $(PYTHON); do \
