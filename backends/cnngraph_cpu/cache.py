@@ -13,7 +13,7 @@ import re
 from functools import cache, lru_cache
 from pathlib import Path
 
-from cnngraph.runtime.cache import KERNEL, PROGRAM, cache_dir, entries, keep_below_limit, prune, sound_program, used, write
+from cnngraph.runtime.cache import KERNEL, PROGRAM, cache_dir, entries, keep_below_limit, prune, sound_program, trusted, used, write
 
 __all__ = ["cache_dir", "entries", "keep_below_limit", "key", "load", "prune", "store", "verify"]
 
@@ -72,6 +72,8 @@ def key(source: str, target: str) -> str:
 def load(entry: str) -> tuple[str, bytes] | None:
     """(symbol, object code) of an entry, or None if it is absent or damaged."""
     path = cache_dir() / f"{entry}{KERNEL}"
+    if not trusted():
+        return None
     try:
         data = path.read_bytes()
     except OSError:

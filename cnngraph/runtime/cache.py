@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -49,8 +50,31 @@ def limit() -> int:
     return int(chosen) * 1_000_000
 
 
+_distrusted: set[Path] = set()
+
+
+def trusted() -> bool:
+    """Whether only this user and the administrator can write the folder, which holds code; warns once of one that others can.
+
+    A folder that does not exist yet will be made so.
+    """
+    folder = cache_dir()
+    try:
+        status = folder.stat()
+    except OSError:
+        return True
+    if not hasattr(os, "getuid") or (status.st_uid in (os.getuid(), 0) and not status.st_mode & stat.S_IWOTH):
+        return True
+    if folder not in _distrusted:
+        _distrusted.add(folder)
+        logger.warning("the cache folder %s is not used: other users can write there, and it holds code", folder)
+    return False
+
+
 def write(name: str, parts: Iterable[bytes]) -> bool:
     """Write the entry ``name`` whole or not at all; returns False, after a warning, if the directory or the disk does not allow it."""
+    if not trusted():
+        return False
     temporary = None
     try:
         directory = cache_dir()

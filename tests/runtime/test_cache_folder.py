@@ -181,6 +181,22 @@ def test_processes_at_once(folder: Path, path: Path) -> None:
     assert {p.suffix for p in folder.iterdir()} == {".kernel", ".program"}
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners")
+def test_a_folder_that_others_can_write_is_not_used(folder: Path, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from cnngraph_cpu.cache import load, store
+
+    assert store("entry", "symbol", b"code")
+    assert load("entry") == ("symbol", b"code")
+    folder.chmod(0o777)
+    with caplog.at_level(logging.WARNING):
+        assert load("entry") is None
+        assert not store("other", "symbol", b"code")
+        assert programs.key_of(path, CompileOptions(), None, None) is None
+    assert caplog.text.count("is not used") == 1
+    folder.chmod(0o750)
+    assert load("entry") == ("symbol", b"code")
+
+
 def entry(name: str, size: int, age: float) -> Path:
     assert cache.write(name, [bytes(size)])
     path = cache.cache_dir() / name
