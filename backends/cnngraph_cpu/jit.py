@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import json
 import os
@@ -62,6 +63,11 @@ class _Worker:
             raise InternalError(f"kernel {name} does not compile:\n{answer['error']}")
         return CompiledKernel(name, answer["symbol"], base64.b64decode(answer["code"]), answer["seconds"])
 
+    @property
+    def usable(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the process."""
         if self._process.stdin is not None:
@@ -69,6 +75,60 @@ class _Worker:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process.wait()
+
+
+class _Idle:
+    """Compiler processes that wait for more work: starting one, which imports Numba, takes as long as compiling a small kernel."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[_Worker]] = {}
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def take(self, isa: str) -> _Worker:
+        """A process for ``isa``, started if none waits."""
+        with self._lock:
+            waiting = self._waiting.get(isa, [])
+            while waiting:
+                worker = waiting.pop()
+                if worker.usable:
+                    return worker
+                worker.close()
+        return _Worker(isa)
+
+    def give(self, isa: str, worker: _Worker) -> None:
+        """Keep ``worker`` for :data:`_IDLE_SECONDS`; processes for other instruction sets end."""
+        with self._lock:
+            leaving = [w for other, waiting in self._waiting.items() if other != isa for w in waiting]
+            self._waiting = {isa: [*self._waiting.get(isa, []), worker]}
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(_IDLE_SECONDS, self.close)
+            self._timer.daemon = True
+            self._timer.start()
+        for old in leaving:
+            old.close()
+
+    def close(self) -> None:
+        """End every waiting process."""
+        with self._lock:
+            leaving = [worker for waiting in self._waiting.values() for worker in waiting]
+            self._waiting.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+        for worker in leaving:
+            worker.close()
+
+    def forget(self) -> None:
+        """In a forked child: the processes are the parent's."""
+        self._waiting, self._lock, self._timer = {}, threading.Lock(), None
+
+
+_IDLE_SECONDS = 10.0
+_idle = _Idle()
 
 
 def compile_sources(
@@ -102,7 +162,7 @@ def compile_sources(
     def serve(folder: str) -> None:
         worker = None
         try:
-            worker = _Worker(isa)
+            worker = _idle.take(isa)
             while not failures:
                 try:
                     source, entry = pending.get_nowait()
@@ -119,7 +179,9 @@ def compile_sources(
         except BaseException as error:  # handed to the caller's thread below
             failures.append(error)
         finally:
-            if worker is not None:
+            if worker is not None and worker.usable:
+                _idle.give(isa, worker)
+            elif worker is not None:
                 worker.close()
 
     with tempfile.TemporaryDirectory(prefix="cnngraph-") as folder:
