@@ -11,12 +11,12 @@ KEY := $(shell cat pyproject.toml setup.py | cksum | tr ' ' '-')
 RUNTIME := $(VENV)/.runtime-$(KEY)
 DEVELOP := $(VENV)/.develop-$(KEY)
 
-.PHONY: help demo test test-quick conformance fuzz-ops lint types check bench wheel clean
+.PHONY: help demo test test-slow conformance fuzz-ops lint types check bench wheel clean
 
 help:
 	@echo "make demo         compile the trained digit network, classify held-out digits, write digits.png"
-	@echo "make test         the whole test suite (ARGS=... goes to pytest)"
-	@echo "make test-quick   without the tests marked slow"
+	@echo "make test         the test suite (ARGS=... goes to pytest)"
+	@echo "make test-slow    the tests marked slow: large networks, every kernel on every instruction set; .ci/run runs both"
 	@echo "make conformance  what passes of onnx's backend tests, suite by suite, then tests/conformance"
 	@echo "make fuzz-ops     random nodes of every operator: kernels, references, onnxruntime (ARGS=\"--seconds 60 --seed 1 --op Conv\")"
 	@echo "make lint types   ruff and mypy --strict; make check: all that .ci/run does"
@@ -27,10 +27,10 @@ demo: $(RUNTIME)
 	@$(BIN)/python -m cnngraph_models.demo $(ARGS)
 
 test: $(DEVELOP)
-	@$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
-
-test-quick: $(DEVELOP)
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
+
+test-slow: $(DEVELOP)
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m slow $(ARGS)
 
 conformance: $(DEVELOP)
 	@$(BIN)/python -W ignore -m tests.conformance.onnx_suites
