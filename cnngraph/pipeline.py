@@ -38,6 +38,7 @@ from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_lookups import MergeLookups
 from cnngraph.passes.merge_reshapes import MergeReshapes
 from cnngraph.passes.plan_memory import plan_memory
+from cnngraph.passes.propagate_strides import PropagateStrides
 from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.remove_identity import RemoveIdentity
 from cnngraph.passes.select_kernels import select_kernels
@@ -80,6 +81,7 @@ FUSED: tuple[Pass, ...] = (
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
     FuseElementwise(),  # before the epilogues, so that x*sigmoid(x) is one reader of the convolution
     FuseEpilogue(),
+    PropagateStrides(),  # after the epilogues, so that a residual sum is part of the convolution that it ends
     TakeWholeChannels(),  # after the fusions, so that what reads and writes the moved channels is a kernel's node
     FoldConstants(),  # of the constants that the rewrites above have made
     RemoveDead(),

@@ -1,0 +1,116 @@
+"""Move strides towards the input: pixels that no reader looks at are not computed.
+
+``conv(conv(x), 1x1, stride 2) => conv(conv(x, stride 2), 1x1)``. A 1x1 convolution, a 1x1 pooling or a slice of stride s along an axis reads every
+s-th pixel from the first on. Where all readers of a value agree in that, its producer computes only these: a convolution or
+pooling by a larger stride, an element-wise operator on sampled operands. In ResNets whose stride is in the first 1x1 convolution of
+a stage (He et al. 2015) this reaches the last block of the stage before: its last 1x1 and its 3x3 convolution do a quarter of the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.ir.types import ceil_div
+from cnngraph.ops import Conv, Elementwise, Pool, Slice
+from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.rewrite import replace
+
+Steps = tuple[int, ...]
+"""Distance of the pixels read along each spatial axis."""
+
+
+@dataclass(frozen=True)
+class PropagateStrides(Pass):
+    """Strides of 1x1 readers into the producers of what they read, from the outputs to the inputs."""
+
+    name: ClassVar[str] = "propagate_strides"
+
+    def run(self, graph: Graph, context: PassContext) -> int:
+        """Visit producers after their readers, so that strides travel as far as they can."""
+        changes = 0
+        for node in reversed(graph.nodes):
+            if len(node.outputs) == 1 and isinstance(node.op, (Conv, Pool, Elementwise)):
+                steps = _common_steps(graph, node.output)
+                if steps is not None and _can_sample(node, len(steps)):
+                    _sample_producer(graph, node, steps)
+                    changes += 1
+        return changes
+
+
+def _common_steps(graph: Graph, value: Value) -> Steps | None:
+    """The steps that all readers of ``value`` share, if any is above 1 and none needs more."""
+    if graph.is_output(value) or value.type.rank < 3 or not all(isinstance(d, int) for d in value.type.shape[2:]):
+        return None
+    found = {_steps(user, value) for user in value.users}
+    steps = next(iter(found)) if len(found) == 1 else None
+    return steps if steps is not None and any(s > 1 for s in steps) else None
+
+
+def _steps(user: Node, value: Value) -> Steps | None:
+    """The steps by which ``user`` reads ``value``; None if it reads it in another way."""
+    op, rank = user.op, value.type.rank - 2
+    if sum(v is value for v in user.inputs) != 1 or user.inputs[0] is not value:
+        return None
+    if isinstance(op, Conv) or (isinstance(op, Pool) and not op.ceil_mode and not op.indices):
+        single = [k == 1 and not op.pads[a] and not op.pads[a + rank] for a, k in enumerate(op.kernel)]
+        return tuple(s if alone else 1 for s, alone in zip(op.strides, single, strict=True))
+    if isinstance(op, Slice) and not any(op.starts) and op.shape[:2] == value.type.shape[:2] and op.steps[:2] == (1, 1):
+        steps = op.steps[2:]
+        sampled = _sampled(value, steps) if all(s >= 1 for s in steps) else None
+        return steps if op.shape[2:] == sampled else None
+    return None
+
+
+def _sampled(value: Value, steps: Steps) -> tuple[int, ...]:
+    return tuple(ceil_div(int(d), s) for d, s in zip(value.type.shape[2:], steps, strict=True))  # type: ignore[arg-type]
+
+
+def _can_sample(node: Node, rank: int) -> bool:
+    """Whether the producer can leave pixels out; its operands must have the result's axes or be equal for all pixels."""
+    op = node.op
+    if isinstance(op, Pool):
+        return not op.ceil_mode and not op.indices
+    pixelwise = node.inputs[3:] if isinstance(op, Conv) else node.inputs
+    return all(v is None or v.type.rank == rank + 2 or all(d == 1 for d in v.type.shape[-rank:]) for v in pixelwise)
+
+
+def _sample_producer(graph: Graph, node: Node, steps: Steps) -> None:
+    op, value = node.op, node.output
+    readers = list(dict.fromkeys(value.users))
+    if isinstance(op, Elementwise):
+        producer = replace(graph, node, op, [_sample(graph, v, value, steps, node) for v in node.inputs])
+    else:
+        assert isinstance(op, (Conv, Pool))
+        strides = tuple(a * b for a, b in zip(op.strides, steps, strict=True))
+        operands = [_sample(graph, v, value, steps, node) for v in node.inputs[3:]]
+        producer = replace(graph, node, dataclasses.replace(op, strides=strides), [*node.inputs[:3], *operands])
+    for reader in readers:
+        _read_all(graph, reader, producer.output, steps)
+
+
+def _sample(graph: Graph, operand: Value | None, like: Value, steps: Steps, before: Node) -> Value | None:
+    """Every s-th pixel of an operand, along the axes in which it is not broadcast."""
+    if operand is None or operand.type.rank != like.type.rank:
+        return operand
+    own = tuple(1 if d == 1 else s for d, s in zip(operand.type.shape[2:], steps, strict=True))
+    if all(s == 1 for s in own):
+        return operand
+    rank = operand.type.rank
+    shape = (*operand.type.shape[:2], *_sampled(operand, own))
+    (sampled,) = graph.add(Slice((0,) * rank, (1, 1, *own), shape), [operand], origin=before.origin, before=before)
+    return sampled
+
+
+def _read_all(graph: Graph, reader: Node, value: Value, steps: Steps) -> None:
+    """Make a reader that looked at every s-th pixel look at each pixel of the sampled ``value``."""
+    op = reader.op
+    if isinstance(op, Slice) or (isinstance(op, Pool) and all(k == 1 for k in op.kernel) and op.strides == steps):
+        graph.replace_uses(reader.output, value)
+        graph.erase(reader)
+        return
+    assert isinstance(op, (Conv, Pool))
+    strides = tuple(1 if s > 1 else own for own, s in zip(op.strides, steps, strict=True))
+    replace(graph, reader, dataclasses.replace(op, strides=strides), reader.inputs)
