@@ -1,9 +1,10 @@
 """Move strides towards the input: pixels that no reader looks at are not computed.
 
-``conv(conv(x), 1x1, stride 2) => conv(conv(x, stride 2), 1x1)``. A 1x1 convolution, a 1x1 pooling or a slice of stride s along an axis reads every
-s-th pixel from the first on. Where all readers of a value agree in that, its producer computes only these: a convolution or
-pooling by a larger stride, an element-wise operator on sampled operands. In ResNets whose stride is in the first 1x1 convolution of
-a stage (He et al. 2015) this reaches the last block of the stage before: its last 1x1 and its 3x3 convolution do a quarter of the work.
+``conv(conv(x), 1x1, stride 2) => conv(conv(x, stride 2), 1x1)``. A 1x1 convolution, a 1x1 pooling or a slice of stride s along an axis
+reads every s-th pixel from the first on. Where all readers of a value agree in that, its producer computes only these: a convolution
+or pooling by a larger stride, an element-wise operator on sampled operands. In ResNets whose stride is in the first 1x1
+convolution of a stage (He et al. 2015) this reaches the last block of the stage before: its last 1x1 and its 3x3 convolution do a
+quarter of the work.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import ClassVar
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import ceil_div
-from cnngraph.ops import Conv, Elementwise, Pool, Slice
+from cnngraph.ops import Conv, ConvInteger, Elementwise, Pool, QLinearBinary, QLinearConv, QLinearUnary, QTable, Slice
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import replace
 
 Steps = tuple[int, ...]
 """Distance of the pixels read along each spatial axis."""
+
+
+_CONVOLUTIONS = (Conv, ConvInteger, QLinearConv)
+_WINDOWS = (*_CONVOLUTIONS, Pool)
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,10 @@ class PropagateStrides(Pass):
         """Visit producers after their readers, so that strides travel as far as they can."""
         changes = 0
         for node in reversed(graph.nodes):
-            if len(node.outputs) == 1 and isinstance(node.op, (Conv, Pool, Elementwise)):
+            if len(node.outputs) == 1 and (pixelwise := _pixelwise(node)) is not None:
                 steps = _common_steps(graph, node.output)
-                if steps is not None and _can_sample(node, len(steps)):
-                    _sample_producer(graph, node, steps)
+                if steps is not None and all(_can_sample(node.inputs[i], node.output) for i in pixelwise):
+                    _sample_producer(graph, node, pixelwise, steps)
                     changes += 1
         return changes
 
@@ -54,7 +59,7 @@ def _steps(user: Node, value: Value) -> Steps | None:
     op, rank = user.op, value.type.rank - 2
     if sum(v is value for v in user.inputs) != 1 or user.inputs[0] is not value:
         return None
-    if isinstance(op, Conv) or (isinstance(op, Pool) and not op.ceil_mode and not op.indices):
+    if isinstance(op, _CONVOLUTIONS) or (isinstance(op, Pool) and not op.ceil_mode and not op.indices):
         single = [k == 1 and not op.pads[a] and not op.pads[a + rank] for a, k in enumerate(op.kernel)]
         return tuple(s if alone else 1 for s, alone in zip(op.strides, single, strict=True))
     if isinstance(op, Slice) and not any(op.starts) and op.shape[:2] == value.type.shape[:2] and op.steps[:2] == (1, 1):
@@ -68,25 +73,37 @@ def _sampled(value: Value, steps: Steps) -> tuple[int, ...]:
     return tuple(ceil_div(int(d), s) for d, s in zip(value.type.shape[2:], steps, strict=True))  # type: ignore[arg-type]
 
 
-def _can_sample(node: Node, rank: int) -> bool:
-    """Whether the producer can leave pixels out; its operands must have the result's axes or be equal for all pixels."""
-    op = node.op
-    if isinstance(op, Pool):
-        return not op.ceil_mode and not op.indices
-    pixelwise = node.inputs[3:] if isinstance(op, Conv) else node.inputs
-    return all(v is None or v.type.rank == rank + 2 or all(d == 1 for d in v.type.shape[-rank:]) for v in pixelwise)
+def _pixelwise(node: Node) -> tuple[int, ...] | None:
+    """The inputs of which a pixel of the result reads the same pixel; None for an operator whose pixels cannot be left out."""
+    op, every = node.op, range(len(node.inputs))
+    if isinstance(op, Pool) and (op.ceil_mode or op.indices):
+        return None
+    if isinstance(op, Conv):
+        return tuple(every[3:])
+    if isinstance(op, ConvInteger):
+        return tuple(every[4:])
+    if isinstance(op, (Pool, QLinearConv)):
+        return ()
+    if isinstance(op, Elementwise):
+        return tuple(every)
+    if isinstance(op, QLinearBinary):
+        return (0, 3)
+    return (0,) if isinstance(op, (QLinearUnary, QTable)) else None
 
 
-def _sample_producer(graph: Graph, node: Node, steps: Steps) -> None:
+def _can_sample(operand: Value | None, like: Value) -> bool:
+    """Whether the operand has the axes of the result or is equal for all its pixels."""
+    pixels = like.type.rank - 2
+    return operand is None or operand.type.rank == like.type.rank or all(d == 1 for d in operand.type.shape[-pixels:])
+
+
+def _sample_producer(graph: Graph, node: Node, pixelwise: tuple[int, ...], steps: Steps) -> None:
     op, value = node.op, node.output
     readers = list(dict.fromkeys(value.users))
-    if isinstance(op, Elementwise):
-        producer = replace(graph, node, op, [_sample(graph, v, value, steps, node) for v in node.inputs])
-    else:
-        assert isinstance(op, (Conv, Pool))
-        strides = tuple(a * b for a, b in zip(op.strides, steps, strict=True))
-        operands = [_sample(graph, v, value, steps, node) for v in node.inputs[3:]]
-        producer = replace(graph, node, dataclasses.replace(op, strides=strides), [*node.inputs[:3], *operands])
+    inputs = [_sample(graph, v, value, steps, node) if i in pixelwise else v for i, v in enumerate(node.inputs)]
+    if isinstance(op, _WINDOWS):
+        op = dataclasses.replace(op, strides=tuple(a * b for a, b in zip(op.strides, steps, strict=True)))
+    producer = replace(graph, node, op, inputs)
     for reader in readers:
         _read_all(graph, reader, producer.output, steps)
 
@@ -111,6 +128,6 @@ def _read_all(graph: Graph, reader: Node, value: Value, steps: Steps) -> None:
         graph.replace_uses(reader.output, value)
         graph.erase(reader)
         return
-    assert isinstance(op, (Conv, Pool))
+    assert isinstance(op, _WINDOWS)
     strides = tuple(1 if s > 1 else own for own, s in zip(op.strides, steps, strict=True))
     replace(graph, reader, dataclasses.replace(op, strides=strides), reader.inputs)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cnngraph.ir.graph import Value
-from cnngraph.ops import Conv, Elementwise, Pool, Slice
+from cnngraph.ir.types import DType
+from cnngraph.ops import Conv, Elementwise, Pool, QLinearBinary, QLinearConv, QTable, QuantizeLinear, Slice
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
 from cnngraph.passes.propagate_strides import PropagateStrides
 from tests.passes.support import Net, apply
@@ -77,3 +79,22 @@ def test_operand_that_would_have_to_be_reshaped() -> None:
     y = strided(net, net.elementwise("mul", net.x, net.weights(8)), 2, (2, 2))
     changes, _ = apply(net, PropagateStrides(), outputs=[y])
     assert changes == 0
+
+
+def test_quantized_convolutions() -> None:
+    """Two 8-bit convolutions, a sum and a table between the strided reader and the input."""
+    net = Net(3, 7, 6)
+    scale, zero = net.constant(np.array(0.1, np.float32)), net.constant(np.array(3, np.int8))
+    x = net.node(QuantizeLinear(DType.I8), net.x, scale, zero)
+
+    def conv(value: Value, kernel: int, stride: int) -> Value:
+        w = net.constant(net.rng.integers(-9, 9, (3, 3, kernel, kernel)).astype(np.int8))
+        op = QLinearConv((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 4, (1, 1), to=DType.I8)
+        return net.node(op, value, scale, zero, w, scale, zero, scale, zero, None)
+
+    summed = net.node(QLinearBinary("add"), conv(x, 3, 1), scale, zero, x, scale, zero, scale, zero)
+    table = net.constant(net.rng.integers(-128, 128, 256).astype(np.int8))
+    y = conv(net.node(QTable(), summed, table), 1, 2)
+    changes, _ = apply(net, PropagateStrides(), outputs=[y])
+    assert changes == 3
+    assert [node.op.strides for node in net.nodes if isinstance(node.op, QLinearConv)] == [(2, 2), (1, 1)]
