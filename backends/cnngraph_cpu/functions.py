@@ -19,7 +19,7 @@ def derived(p: dict[str, Any]) -> dict[str, Any]:
     minimum, maximum, floor, vabs, neg = p["minimum"], p["maximum"], p["floor"], p["absolute"], p["neg"]
     select_negative, power_of_two = p["select_negative"], p["power_of_two"]
     exponent_of, mantissa_of, select_nan = p["exponent_of"], p["mantissa_of"], p["select_nan"]
-    where_less, copy_sign = p["where_less"], p["copy_sign"]
+    where_less, copy_sign, add_exponent = p["where_less"], p["copy_sign"], p["add_exponent"]
     inline = njit(forceinline=True, error_model="numpy", boundscheck=False)
 
     @inline
@@ -106,7 +106,18 @@ def derived(p: dict[str, Any]) -> dict[str, Any]:
 
     @inline
     def sigmoid(x: Any) -> Any:
-        return div(splat(1.0), add(splat(1.0), exp(neg(x))))
+        # 1/(1 + e^-x). Adding 1.5*2^23 rounds -x/ln(2) to an integer n in the low bits of the sum, from where it goes into the exponent
+        # without a conversion. e^-r for |r| <= ln(2)/2 by a minimax polynomial, relative error 1e-7.
+        clamped = minimum(maximum(x, splat(-88.0)), splat(87.0))
+        shifted = fma(clamped, splat(-1.44269504088896341), splat(12582912.0))
+        r = fma(sub(shifted, splat(12582912.0)), splat(0.69314718055994531), clamped)
+        q = splat(-8.290315047e-3)
+        q = fma(q, r, splat(4.189793020e-2))
+        q = fma(q, r, splat(-1.666763574e-1))
+        q = fma(q, r, splat(4.999915063e-1))
+        q = fma(q, r, splat(-9.999997020e-1))
+        q = fma(q, r, splat(1.0))
+        return div(splat(1.0), add(splat(1.0), add_exponent(q, shifted)))
 
     @inline
     def tanh(x: Any) -> Any:

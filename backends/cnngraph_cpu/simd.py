@@ -310,6 +310,10 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
         biased = builder.add(whole, ir.Constant(integers, [127] * lanes))
         return builder.bitcast(builder.shl(biased, ir.Constant(integers, [23] * lanes)), vector)
 
+    def add_exponent(builder: Any, x: Any, shifted: Any) -> Any:
+        exponent = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [23] * lanes))
+        return builder.bitcast(builder.add(builder.bitcast(x, integers), exponent), vector)
+
     def exponent_of(builder: Any, x: Any) -> Any:
         bits = builder.lshr(builder.bitcast(x, integers), ir.Constant(integers, [23] * lanes))
         return builder.sitofp(builder.sub(bits, ir.Constant(integers, [126] * lanes)), vector)
@@ -365,6 +369,7 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
         "select_negative": ternary(select_negative),
         "select_nan": binary(lambda b, x, y: b.select(b.fcmp_unordered("uno", x, x), x, y)),
         "power_of_two": unary(power_of_two),
+        "add_exponent": binary(add_exponent),
         "exponent_of": unary(exponent_of),
         "mantissa_of": unary(mantissa_of),
         "power": binary(lambda b, x, y: per_lane(b, "powf", x, y)),
