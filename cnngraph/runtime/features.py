@@ -1,4 +1,4 @@
-"""Which CPU features this machine offers, in LLVM's spelling."""
+"""Which CPU this is, and which features it offers, in LLVM's spelling."""
 
 from __future__ import annotations
 
@@ -35,6 +35,25 @@ def host_features(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 def _spelling(flag: str) -> str:
     return _SPELLINGS.get(flag) or (flag.replace("_", "", 1) if flag.startswith("avx512_") else flag)
+
+
+@cache
+def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's model as the system names it, with family, model and stepping where they are known."""
+    import platform
+
+    found: dict[str, str] = {}
+    try:
+        with open(info, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                found.setdefault(name.strip(), value.strip())
+                if not line.strip():
+                    break
+    except OSError:
+        pass  # no Linux
+    numbers = "/".join(found[name] for name in ("cpu family", "model", "stepping") if name in found)
+    return " ".join(filter(None, [found.get("model name") or platform.processor() or platform.machine(), numbers]))
 
 
 def missing_features(required: Sequence[str]) -> list[str]:
