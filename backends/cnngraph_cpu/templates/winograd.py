@@ -1,11 +1,12 @@
-"""Winograd convolution F(4x4, 3x3), stride 1, blocked layout (Lavin and Gray, arXiv:1509.09308).
+"""Winograd convolution F(MxM, 3x3), M 4 or 2, stride 1, blocked layout (Lavin and Gray, arXiv:1509.09308).
 
-y = A^T [ (G g G^T) * (B^T d B) ] A on 6x6 input tiles that overlap by two pixels: 36 multiplications for 16 outputs
-of 9 taps each, a quarter of the direct method's. G g G^T is computed in float64 at compile time.
+y = A^T [ (G g G^T) * (B^T d B) ] A on PxP input tiles, P = M+2, that overlap by two pixels: 36 multiplications for 16 outputs of 9
+taps each, a quarter of the direct method's, or 16 for 4, four ninths. The smaller tile has less than half the weights to read, which
+decides for deep layers on small maps. G g G^T is computed in float64 at compile time.
 
 A task is one image, a block of tile rows and a group of output-channel tiles. It copies its input rows with their zero
-padding into scratch, transforms them (``v``: [36][channel block][tile][W]), and for each channel tile multiplies (``m``:
-[36][TV][tile][W]) and transforms back. Tiles beyond the edge are computed and not stored.
+padding into scratch, transforms them (``v``: [P*P][channel block][tile][W]), and for each channel tile multiplies (``m``:
+[P*P][TV][tile][W]) and transforms back. Tiles beyond the edge are computed and not stored.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from cnngraph_cpu.language import (
     unroll,
 )
 
-W = TV = TT = U = GUARD = PARTIAL_X = PARTIAL_Y = 0  # fixed by the plan
+W = M = P = TV = TT = U = GUARD = PARTIAL_X = PARTIAL_Y = 0  # fixed by the plan
 
 
 def pack_rows(image: int, row0: int) -> None:
     """Copy the input rows of a task, padded with zeros, into scratch ``[channel block][row][column][W]``."""
     for cb in range(blocks):
         for r in range(scratch_rows):
-            iy = row0 * 4 + r - pad_y
+            iy = row0 * M + r - pad_y
             to = (cb * scratch_rows + r) * scratch_width * W
             if iy < 0 or iy >= height:
                 for c in range(scratch_width):
@@ -49,20 +50,30 @@ def pack_rows(image: int, row0: int) -> None:
 
 def input_line() -> None:
     """T = B^T d."""
-    t[0] = fma(four, d[0], fma(minus5, d[2], d[4]))
-    t[1] = fma(minus4, add(d[1], d[2]), add(d[3], d[4]))
-    t[2] = fma(four, sub(d[1], d[2]), sub(d[4], d[3]))
-    t[3] = fma(two, sub(d[3], d[1]), sub(d[4], d[2]))
-    t[4] = fma(two, sub(d[1], d[3]), sub(d[4], d[2]))
-    t[5] = fma(four, d[1], fma(minus5, d[3], d[5]))
+    if P == 4:
+        t[0] = sub(d[0], d[2])
+        t[1] = add(d[1], d[2])
+        t[2] = sub(d[2], d[1])
+        t[3] = sub(d[1], d[3])
+    else:
+        t[0] = fma(four, d[0], fma(minus5, d[2], d[4]))
+        t[1] = fma(minus4, add(d[1], d[2]), add(d[3], d[4]))
+        t[2] = fma(four, sub(d[1], d[2]), sub(d[4], d[3]))
+        t[3] = fma(two, sub(d[3], d[1]), sub(d[4], d[2]))
+        t[4] = fma(two, sub(d[1], d[3]), sub(d[4], d[2]))
+        t[5] = fma(four, d[1], fma(minus5, d[3], d[5]))
 
 
 def output_line() -> None:
     """T = A^T d."""
-    t[0] = add(add(d[0], add(d[1], d[2])), add(d[3], d[4]))
-    t[1] = fma(two, sub(d[3], d[4]), sub(d[1], d[2]))
-    t[2] = fma(four, add(d[3], d[4]), add(d[1], d[2]))
-    t[3] = add(fma(eight, sub(d[3], d[4]), sub(d[1], d[2])), d[5])
+    if P == 4:
+        t[0] = add(d[0], add(d[1], d[2]))
+        t[1] = sub(sub(d[1], d[2]), d[3])
+    else:
+        t[0] = add(add(d[0], add(d[1], d[2])), add(d[3], d[4]))
+        t[1] = fma(two, sub(d[3], d[4]), sub(d[1], d[2]))
+        t[2] = fma(four, add(d[3], d[4]), add(d[1], d[2]))
+        t[3] = add(fma(eight, sub(d[3], d[4]), sub(d[1], d[2])), d[5])
 
 
 def transform_input(tile_rows_here: int) -> None:
@@ -70,26 +81,26 @@ def transform_input(tile_rows_here: int) -> None:
     for cb in range(blocks):
         for ty in range(tile_rows_here):
             for tx in range(tiles_x):
-                at = ((cb * scratch_rows + ty * 4) * scratch_width + tx * 4) * W
+                at = ((cb * scratch_rows + ty * M) * scratch_width + tx * M) * W
                 to = (cb * tiles_padded + ty * tiles_x + tx) * W
-                for i in unroll(6):
-                    for j in unroll(6):
+                for i in unroll(P):
+                    for j in unroll(P):
                         d[j] = load(packed, at + (j * scratch_width + i) * W)
                     input_line()
-                    for j in unroll(6):
+                    for j in unroll(P):
                         s[j, i] = t[j]
-                for j in unroll(6):
-                    for i in unroll(6):
+                for j in unroll(P):
+                    for i in unroll(P):
                         d[i] = s[j, i]
                     input_line()
-                    for i in unroll(6):
-                        store(v, to + (j * 6 + i) * v_step, t[i])
+                    for i in unroll(P):
+                        store(v, to + (j * P + i) * v_step, t[i])
 
 
 def multiply(tile: int) -> None:
-    """``m`` of one channel tile: 36 products over the input channels."""
+    """``m`` of one channel tile: P*P products over the input channels."""
     at0 = tile * tile_weights
-    for xi in range(36):
+    for xi in range(P * P):
         for tt in range(0, tiles_padded, TT):
             for k in unroll(TV):
                 for p in unroll(TT):
@@ -121,21 +132,21 @@ def transform_output(tile: int, image: int, tile_row0: int, tile_rows_here: int)
             for ty in range(tile_rows_here):
                 for tx in range(tiles_x):
                     at = (k * tiles_padded + ty * tiles_x + tx) * W
-                    for i in unroll(6):
-                        for j in unroll(6):
-                            d[j] = load(m, at + (j * 6 + i) * m_step)
+                    for i in unroll(P):
+                        for j in unroll(P):
+                            d[j] = load(m, at + (j * P + i) * m_step)
                         output_line()
-                        for j in unroll(4):
+                        for j in unroll(M):
                             s[j, i] = t[j]
-                    oy = (tile_row0 + ty) * 4
-                    ox = tx * 4
+                    oy = (tile_row0 + ty) * M
+                    ox = tx * M
                     inner = ((tile * TV + k) * rows_out + oy) * cols_out * W + ox * W
-                    for j in unroll(4):
+                    for j in unroll(M):
                         if not PARTIAL_Y or oy + j < rows_out:
-                            for i in unroll(6):
+                            for i in unroll(P):
                                 d[i] = s[j, i]
                             output_line()
-                            for i in unroll(4):
+                            for i in unroll(M):
                                 if not PARTIAL_X or ox + i < cols_out:
                                     place = inner + (j * cols_out + i) * W
                                     y_value = add(bias, t[i])
@@ -165,9 +176,9 @@ def winograd(
     eight = splat(8.0)
     minus4 = splat(-4.0)
     minus5 = splat(-5.0)
-    d = registers(6)
-    t = registers(6)
-    s = registers(6, 6)
+    d = registers(P)
+    t = registers(P)
+    s = registers(P, P)
     acc = registers(TV, TT)
     weight = registers(TV)
     have = -1

@@ -1,8 +1,8 @@
-"""When and how Winograd F(4x4, 3x3) is used: blocking, weight transform, arguments."""
+"""When and how Winograd F(4x4, 3x3) and F(2x2, 3x3) are used: blocking, weight transform, arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,18 +28,25 @@ from cnngraph_cpu.templates import winograd as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
 
-G = np.array(
-    [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
-)
-"""The weight transform of F(4, 3) for the points 0, 1, -1, 2, -2 and infinity."""
+G = {
+    4: np.array(
+        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
+    ),
+    2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
+}
+"""The weight transform by outputs of a tile along an axis: points 0, 1, -1, (2, -2) and infinity."""
+
+_TRANSFORM_CYCLES = {4: (220, 180), 2: (66, 60)}
+"""Cycles of an input and of an output transform of one tile and vector of channels."""
 
 _WEIGHT_BYTES_PER_CYCLE = 12.0
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """Tile rows of a task, register tile (pixel tiles x channel vectors), and the estimated cycles of an image."""
+    """Outputs of a tile along an axis, tile rows of a task, register tile (pixel tiles x channel vectors), estimated cycles of an image."""
 
+    outputs: int
     tile_rows: int
     pixel_tiles: int
     vectors: int
@@ -50,32 +57,31 @@ class Blocking:
 @lru_cache(maxsize=4096)
 def choose_blocking(g: Geometry, target: Target) -> Blocking:
     """The blocking with the least estimated cycles whose scratch stays within the private cache where possible."""
+    return min((b for outputs in G for b in _blockings(g, target, outputs)), key=lambda b: b.cycles)
+
+
+def _blockings(g: Geometry, target: Target, outputs: int) -> Iterator[Blocking]:
     width = target.width
-    tiles_y, tiles_x = ceil_div(g.out[1], 4), ceil_div(g.out[2], 4)
+    tiles_y, tiles_x = ceil_div(g.out[1], outputs), ceil_div(g.out[2], outputs)
     blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
+    points = (outputs + 2) ** 2
     spare = 1 if target.has_fma else 2
-    weight_bytes = 36 * g.channels * out_blocks * width * 4
-    best: Blocking | None = None
+    weight_bytes = points * g.channels * out_blocks * width * 4
+    stream = weight_bytes / _WEIGHT_BYTES_PER_CYCLE if weight_bytes > target.l2 // 2 else 0
+    forth, back = _TRANSFORM_CYCLES[outputs]
     for tile_rows in range(1, tiles_y + 1):
         count = tile_rows * tiles_x
-        if tile_rows > 1 and 36 * count * g.channels * 4 > target.l2 * 3 // 4:
+        if tile_rows > 1 and points * count * g.channels * 4 > target.l2 * 3 // 4:
             break
         row_blocks = ceil_div(tiles_y, tile_rows)
-        for vectors in (1, 2, 3, 4):
-            if vectors > out_blocks:
-                break
+        for vectors in range(1, min(4, out_blocks) + 1):
             limit = (target.registers - spare - vectors) // vectors
             for pixel_tiles in range(1, limit + 1):
                 padded = round_up(count, pixel_tiles)
                 step = max(pixel_tiles * vectors / 2, (pixel_tiles + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixel_tiles + 0.5 * vectors
-                gemm = 36 * g.channels * ceil_div(out_blocks, vectors) * (padded // pixel_tiles) * step
-                transforms = count * (220 * blocks + 180 * out_blocks)
-                stream = weight_bytes / _WEIGHT_BYTES_PER_CYCLE if weight_bytes > target.l2 // 2 else 0
-                cycles = row_blocks * (gemm + transforms + stream)
-                if best is None or cycles < best.cycles:
-                    best = Blocking(tile_rows, pixel_tiles, vectors, padded, cycles)
-    assert best is not None
-    return best
+                gemm = points * g.channels * ceil_div(out_blocks, vectors) * (padded // pixel_tiles) * step
+                transforms = count * (forth * blocks + back * out_blocks)
+                yield Blocking(outputs, tile_rows, pixel_tiles, vectors, padded, row_blocks * (gemm + transforms + stream))
 
 
 class Winograd:
@@ -92,7 +98,7 @@ class Winograd:
                 kernel.transform_output,
             )
         },
-        "Winograd F(4x4, 3x3) convolution on blocked tensors.",
+        "Winograd convolution, F(4x4, 3x3) or F(2x2, 3x3), on blocked tensors.",
     )  # fmt: skip
     _direct = ConvDirect()
 
@@ -103,7 +109,7 @@ class Winograd:
             return refusal
         g = geometry(node)
         if g.kernel != (1, 3, 3) or g.stride != (1, 1, 1) or g.dilation != (1, 1, 1):
-            return "Winograd F(4x4,3x3) needs a 3x3 kernel with stride and dilation 1"
+            return "Winograd F(MxM,3x3) needs a 3x3 kernel with stride and dilation 1"
         if g.group != 1:
             return "grouped"
         if g.channels < target.width:
@@ -131,31 +137,32 @@ class Winograd:
         weights = node.input(1).data
         assert weights is not None
         choice = choose_blocking(g, target)
-        tv = choice.vectors
+        tv, m = choice.vectors, choice.outputs
+        points = (m + 2) ** 2
         blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
         tiles = ceil_div(out_blocks, tv)
-        tiles_y, tiles_x = ceil_div(g.out[1], 4), ceil_div(g.out[2], 4)
-        scratch_rows, scratch_width = choice.tile_rows * 4 + 2, tiles_x * 4 + 2
+        tiles_y, tiles_x = ceil_div(g.out[1], m), ceil_div(g.out[2], m)
+        scratch_rows, scratch_width = choice.tile_rows * m + 2, tiles_x * m + 2
         v_at = blocks * scratch_rows * scratch_width * width
-        m_at = v_at + 36 * blocks * choice.padded * width
-        scratch = m_at + 36 * tv * choice.padded * width
+        m_at = v_at + points * blocks * choice.padded * width
+        scratch = m_at + points * tv * choice.padded * width
         row_blocks = ceil_div(tiles_y, choice.tile_rows)
         numbers = {
             "channels": g.channels, "blocks": blocks, "out_blocks": out_blocks, "tiles": tiles, "height": g.size[1],
             "width": g.size[2], "rows_out": g.out[1], "cols_out": g.out[2], "tiles_y": tiles_y, "tiles_x": tiles_x,
-            "tile_weights": 36 * g.channels * tv * width, "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width),
+            "tile_weights": points * g.channels * tv * width, "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width),
             "copied": max(0, min(g.size[2], scratch_width - g.pad[2])), "scratch_rows": scratch_rows,
             "scratch_width": scratch_width, "block_tile_rows": choice.tile_rows, "tiles_padded": choice.padded, "v_at": v_at,
             "m_at": m_at, "tiles_per_group": _tiles_per_group(tiles, row_blocks),
         }  # fmt: skip
         constants = [
-            ("TT", choice.pixel_tiles), ("TV", tv), ("U", next(u for u in (2, 1) if g.channels % u == 0)),
-            ("GUARD", int(out_blocks % tv != 0)), ("PARTIAL_X", int(g.out[2] % 4 != 0)), ("PARTIAL_Y", int(g.out[1] % 4 != 0)),
+            ("M", m), ("P", m + 2), ("TT", choice.pixel_tiles), ("TV", tv), ("U", next(u for u in (2, 1) if g.channels % u == 0)),
+            ("GUARD", int(out_blocks % tv != 0)), ("PARTIAL_X", int(g.out[2] % m != 0)), ("PARTIAL_Y", int(g.out[1] % m != 0)),
         ]  # fmt: skip
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tv)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),
-            "w": Packed(transform_weights(weights, g, tiles, tv * width)),
+            "w": Packed(transform_weights(weights, g, tiles, tv * width, m)),
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tv),
             "y": Pointer(y),
             "scratch": Scratch(scratch * 4),
@@ -166,25 +173,26 @@ class Winograd:
         arguments.update({name: Extent(value) for name, value in numbers.items()})
         arguments.update(operands)
         spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
-        note = f"F(4x4,3x3), {choice.tile_rows} tile rows a block, {choice.pixel_tiles} tiles x {tv}x{width} channels"
+        note = f"F({m}x{m},3x3), {choice.tile_rows} tile rows a block, {choice.pixel_tiles} tiles x {tv}x{width} channels"
         return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
 
 
-def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int) -> np.ndarray:
-    """G g G^T of every filter, in float64, rounded once: ``[channel tile][36][channel][tile channel]``.
+def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, outputs: int) -> np.ndarray:
+    """G g G^T of every filter, in float64, rounded once: ``[channel tile][P*P][channel][tile channel]``, P = outputs + 2.
 
     The sums are written out, because a matrix product's bits depend on the machine.
     """
     filters = np.zeros((tiles * tile_channels, g.channels, 9), np.float32)
     filters[: g.out_channels] = w.reshape(g.out_channels, g.channels, 9)
-    out = np.empty((tiles, 36, g.channels, tile_channels), np.float32)
+    rule = G[outputs].tolist()
+    out = np.empty((tiles, len(rule) ** 2, g.channels, tile_channels), np.float32)
     for tile in range(tiles):
         part = filters[tile * tile_channels : (tile + 1) * tile_channels]
         taps = np.ascontiguousarray(part.transpose(2, 1, 0)).astype(np.float64).reshape(3, 3, g.channels, tile_channels)
-        rows = [sum(float(G[a, i]) * taps[i] for i in range(3) if G[a, i]) for a in range(6)]
+        rows = [sum(factor * taps[i] for i, factor in enumerate(line) if factor) for line in rule]
         for a, row in enumerate(rows):
-            for b in range(6):
-                out[tile, 6 * a + b] = sum(float(G[b, j]) * row[j] for j in range(3) if G[b, j])
+            for b, line in enumerate(rule):
+                out[tile, len(rule) * a + b] = sum(factor * row[j] for j, factor in enumerate(line) if factor)
     return out
 
 

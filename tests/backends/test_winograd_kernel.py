@@ -1,0 +1,74 @@
+"""Winograd F(4x4, 3x3) and F(2x2, 3x3) against the reference, whichever of them the cost model would take."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from cnngraph.ir.types import BATCH
+from cnngraph.ops import Conv
+from cnngraph.ops.expression import Expression, Instr
+from cnngraph_cpu import backend
+from cnngraph_cpu.registry import TEMPLATES
+from cnngraph_cpu.templates import winograd_plan
+from cnngraph_cpu.templates.conv_direct_plan import geometry
+from tests.backends.template_cases import Case, Compiled, build, plan, requests, run_compiled, run_emulated
+
+RESIDUAL = Expression(2, (Instr("add", (0, 1)), Instr("relu", (2,))))
+
+
+def case(channels: int, filters: int, size: tuple[int, int], pads: tuple[int, ...] = (1,) * 4, residual: bool = False) -> Case:
+    rng = np.random.default_rng(channels)
+    w = rng.standard_normal((filters, channels, 3, 3)).astype(np.float32)
+    op = Conv((3, 3), (1, 1), pads, (1, 1), 1, RESIDUAL if residual else Expression.of("relu"))
+    inputs: list[object] = [(BATCH, channels, *size), w, rng.standard_normal(filters).astype(np.float32)]
+    if residual:
+        inputs.append((BATCH, filters, size[0] + pads[0] + pads[2] - 2, size[1] + pads[1] + pads[3] - 2))
+    return Case("winograd", op, tuple(inputs), batch=2, tolerance=1e-4)  # type: ignore[arg-type]
+
+
+CASES = [
+    case(17, 9, (7, 7), residual=True),
+    case(16, 33, (4, 9)),
+    case(19, 16, (8, 3), (0, 1, 1, 0), residual=True),
+    case(33, 70, (2, 2)),
+    case(16, 5, (13, 1), (2, 2, 0, 0)),
+]
+
+
+@pytest.fixture(params=sorted(winograd_plan.G))
+def outputs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let the plan choose among blockings of one tile size."""
+    only = {request.param: winograd_plan.G[request.param]}
+    monkeypatch.setattr(winograd_plan, "G", only)
+    monkeypatch.setattr(winograd_plan, "choose_blocking", lru_cache(winograd_plan.choose_blocking.__wrapped__))
+    return int(request.param)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse4"])
+def test_emulated_kernel_meets_reference(number: int, isa: str, outputs: int) -> None:
+    if TEMPLATES["winograd"].accepts(build(CASES[number]), backend.target(isa)) is not None:
+        pytest.skip("not with vectors of this width")
+    (request,) = requests(CASES[number], isa)
+    assert plan(CASES[number], isa, request)[1].spec.constant("M") == outputs
+    one, three = (run_emulated(CASES[number], isa, request, threads=threads) for threads in (1, 3))
+    assert np.array_equal(one, three)
+
+
+def test_compiled_kernel_meets_reference(outputs: int) -> None:
+    isa = backend.isas()[0].replace("vnni", "").replace("bf16", "")
+    cases = CASES[:3]
+    calls = [plan(c, isa, requests(c, isa)[0])[1] for c in cases]
+    kernels = Compiled(calls, isa)
+    for c in cases:
+        run_compiled(c, requests(c, isa)[0], isa, kernels)
+
+
+def test_deep_layers_on_small_maps_take_the_small_tile() -> None:
+    """There the 36 weights of a 6x6 tile would be read from memory for four tiles only."""
+    target, layers = backend.target("avx512"), ((64, 56), (256, 14), (512, 7))
+    chosen = [winograd_plan.choose_blocking(geometry(build(case(c, c, (size, size)))), target).outputs for c, size in layers]
+    assert chosen == [4, 4, 2]
