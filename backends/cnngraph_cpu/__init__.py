@@ -30,11 +30,11 @@ class CpuBackend:
 
     name = "cpu"
 
-    def target(self, isa: str | None, *, integers: bool = False) -> Target:
-        """The target called ``isa``, or the best of this machine (for 8-bit arithmetic); UsageError if there is none."""
+    def target(self, isa: str | None, *, integers: bool = False, halves: bool = False) -> Target:
+        """The target called ``isa``, or the best of this machine (for 8-bit or bfloat16 arithmetic); UsageError if there is none."""
         from cnngraph_cpu.target import resolve
 
-        return resolve(isa, integers=integers)
+        return resolve(isa, integers=integers, halves=halves)
 
     def templates(self) -> Sequence[Template]:
         """Every kernel family."""

@@ -27,8 +27,10 @@ def _versions() -> tuple[str, str]:
     return version("numba"), version("llvmlite")
 
 
-_ALWAYS = ("simd", "worker")
-_LANGUAGE = {"functions": ("trigonometric",), "trigonometric": (), "simd_int": (), "simd_permute": ("simd_int",)}
+_ALWAYS = ("simd", "simd_half", "worker")
+_LANGUAGE = {
+    "functions": ("trigonometric",), "trigonometric": (), "simd_int": (), "simd_permute": ("simd_int",), "simd_pairs": ("simd_int",),
+}  # fmt: skip
 """Modules of intrinsics, and which others each builds on."""
 
 

@@ -29,4 +29,5 @@ load_words = store_words = load_words_partial = store_words_partial = broadcast_
 dot4 = to_floats = float_bits = round_between = add_int = sub_int = mul_int = xor_int = max_int = min_int = _only_specialised
 get_byte = get_signed_byte = put_byte = get_word = put_word = fma_single = load_interleaved = store_four_bytes = _only_specialised
 translate = store_four_rounded = byte_pointer_argument = _only_specialised
+half_pointer_argument = load_pairs = broadcast_pair = dot2 = _only_specialised
 registers = unroll = epilogue = expression = _only_specialised

@@ -1,7 +1,8 @@
 """The kernel language as Numba intrinsics: vectors of float32 over LLVM vector types.
 
 ``primitives(isa)`` returns the functions that generated source imports. The plain meaning of each stands in
-:mod:`cnngraph.kernels.emulate`, under the same name. Loads and stores need no alignment beyond four bytes.
+:mod:`cnngraph.kernels.emulate`, under the same name. Loads and stores need no alignment beyond that of an element, which is
+float32 or bfloat16, by the pointer's type.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from cnngraph_cpu.simd_half import F32, alignment, float_pointer, half_pointer_argument, memory_type, stored, widened
 from cnngraph_cpu.target import ISAS
 
-F32 = types.CPointer(types.float32)
 I64 = types.CPointer(types.int64)
 _FLOAT, _INT32 = ir.FloatType(), ir.IntType(32)
 
@@ -73,7 +74,7 @@ def get(typingctx: Any, pointer: Any, offset: Any) -> Any:
     """The scalar at ``pointer[offset]``."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.load(builder.gep(values[0], [values[1]]))
+        return widened(builder, builder.load(builder.gep(values[0], [values[1]])))
 
     return types.float32(pointer, types.intp), codegen
 
@@ -93,7 +94,7 @@ def put(typingctx: Any, pointer: Any, offset: Any, value: Any) -> Any:
     """Store a float32 scalar."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        builder.store(values[2], builder.gep(values[0], [values[1]]))
+        builder.store(stored(builder, values[2], pointer, False), builder.gep(values[0], [values[1]]))
         return context.get_dummy_value()
 
     return types.void(pointer, types.intp, types.float32), codegen
@@ -149,72 +150,78 @@ def splat_value(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count))
 
 
-def _memory(lanes: int) -> dict[str, Any]:
-    """Loads, stores and broadcasts of ``lanes`` float32."""
+def _memory(lanes: int, converts: bool) -> dict[str, Any]:
+    """Loads, stores and broadcasts of ``lanes`` float32; ``converts``: one instruction makes bfloat16 of them."""
     vector_type, vector = VectorType(lanes), ir.VectorType(_FLOAT, lanes)
 
-    def address(builder: Any, values: Any) -> Any:
-        return builder.bitcast(builder.gep(values[0], [values[1]]), vector.as_pointer())
+    def address(builder: Any, pointer: Any, values: Any) -> Any:
+        return builder.bitcast(builder.gep(values[0], [values[1]]), memory_type(pointer, lanes).as_pointer())
 
     def mask(builder: Any, count: Any) -> Any:
         numbers = ir.Constant(ir.VectorType(ir.IntType(64), lanes), list(range(lanes)))
         return builder.icmp_signed("<", numbers, splat_value(builder, count, ir.VectorType(ir.IntType(64), lanes)))
 
+    def suffix(pointer: Any) -> str:
+        return f"v{lanes}{memory_type(pointer, lanes).element.intrinsic_name}.p0"
+
     @intrinsic
     def load(typingctx: Any, pointer: Any, offset: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            loaded = builder.load(address(builder, values))
-            loaded.align = 4
-            return loaded
+            loaded = builder.load(address(builder, pointer, values))
+            loaded.align = alignment(pointer)
+            return widened(builder, loaded)
 
-        return vector_type(F32, types.intp), codegen
+        return vector_type(float_pointer(pointer), types.intp), codegen
 
     @intrinsic
     def store(typingctx: Any, pointer: Any, offset: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            builder.store(values[2], address(builder, values)).align = 4
+            elements = stored(builder, values[2], pointer, converts)
+            builder.store(elements, address(builder, pointer, values)).align = alignment(pointer)
             return context.get_dummy_value()
 
-        return types.void(F32, types.intp, vector_type), codegen
+        return types.void(float_pointer(pointer), types.intp, vector_type), codegen
 
     @intrinsic
     def load_partial(typingctx: Any, pointer: Any, offset: Any, count: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            bits = ir.VectorType(ir.IntType(1), lanes)
-            fnty = ir.FunctionType(vector, [vector.as_pointer(), _INT32, bits, vector])
-            function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.load.v{lanes}f32.p0")
-            zero = ir.Constant(vector, [0.0] * lanes)
-            return builder.call(function, [address(builder, values), ir.Constant(_INT32, 4), mask(builder, values[2]), zero])
+            bits, elements = ir.VectorType(ir.IntType(1), lanes), memory_type(pointer, lanes)
+            fnty = ir.FunctionType(elements, [elements.as_pointer(), _INT32, bits, elements])
+            function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.load.{suffix(pointer)}")
+            align, zero = ir.Constant(_INT32, alignment(pointer)), ir.Constant(elements, None)
+            return widened(builder, builder.call(function, [address(builder, pointer, values), align, mask(builder, values[2]), zero]))
 
-        return vector_type(F32, types.intp, types.intp), codegen
+        return vector_type(float_pointer(pointer), types.intp, types.intp), codegen
 
     @intrinsic
     def store_partial(typingctx: Any, pointer: Any, offset: Any, value: Any, count: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            bits = ir.VectorType(ir.IntType(1), lanes)
-            fnty = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), _INT32, bits])
-            function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.store.v{lanes}f32.p0")
-            builder.call(function, [values[2], address(builder, values), ir.Constant(_INT32, 4), mask(builder, values[3])])
+            bits, elements = ir.VectorType(ir.IntType(1), lanes), memory_type(pointer, lanes)
+            fnty = ir.FunctionType(ir.VoidType(), [elements, elements.as_pointer(), _INT32, bits])
+            function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.store.{suffix(pointer)}")
+            align, what = ir.Constant(_INT32, alignment(pointer)), stored(builder, values[2], pointer, converts)
+            builder.call(function, [what, address(builder, pointer, values), align, mask(builder, values[3])])
             return context.get_dummy_value()
 
-        return types.void(F32, types.intp, vector_type, types.intp), codegen
+        return types.void(float_pointer(pointer), types.intp, vector_type, types.intp), codegen
 
     @intrinsic
     def broadcast(typingctx: Any, pointer: Any, offset: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return splat_value(builder, builder.load(builder.gep(values[0], [values[1]])), vector)
+            return splat_value(builder, widened(builder, builder.load(builder.gep(values[0], [values[1]]))), vector)
 
-        return vector_type(F32, types.intp), codegen
+        return vector_type(float_pointer(pointer), types.intp), codegen
 
     @intrinsic
     def transpose_tile(typingctx: Any, source: Any, at: Any, step: Any, target: Any, to: Any, pitch: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            source, at, step, target, to, pitch = values
+            memory, at, step, result, to, pitch = values
             rows = []
             for i in range(lanes):
                 place = builder.add(at, builder.mul(step, ir.Constant(step.type, i)))
-                rows.append(builder.load(address(builder, (source, place))))
-                rows[-1].align = 4
+                loaded = builder.load(address(builder, source, (memory, place)))
+                loaded.align = alignment(source)
+                rows.append(widened(builder, loaded))
             distance = 1
             while distance < lanes:  # swap the off-diagonal blocks of every 2x2 square of blocks, ever larger
                 upper = [j + lanes - distance if j & distance else j for j in range(lanes)]
@@ -227,10 +234,12 @@ def _memory(lanes: int) -> dict[str, Any]:
                 distance *= 2
             for i in range(lanes):
                 place = builder.add(to, builder.mul(pitch, ir.Constant(pitch.type, i)))
-                builder.store(rows[i], address(builder, (target, place))).align = 4
+                elements = stored(builder, rows[i], target, converts)
+                builder.store(elements, address(builder, target, (result, place))).align = alignment(target)
             return context.get_dummy_value()
 
-        return types.void(F32, types.intp, types.intp, F32, types.intp, types.intp), codegen
+        floats = (float_pointer(source), types.intp, types.intp, float_pointer(target), types.intp, types.intp)
+        return types.void(*floats), codegen
 
     @intrinsic
     def splat(typingctx: Any, value: Any) -> Any:
@@ -385,17 +394,19 @@ def primitives(isa: str) -> dict[str, Any]:
     """Everything generated source may name, for one instruction set."""
     from cnngraph_cpu.functions import derived
     from cnngraph_cpu.simd_int import integer_primitives
+    from cnngraph_cpu.simd_pairs import pair_primitives
     from cnngraph_cpu.simd_permute import permutations
     from cnngraph_cpu.trigonometric import half_pi_reduction
 
     target = ISAS[isa].target
-    table = {**_memory(target.width), **_arithmetic(target.width, target.has_fma), **half_pi_reduction(target.width)}
+    table = {**_memory(target.width, target.dot2), **_arithmetic(target.width, target.has_fma), **half_pi_reduction(target.width)}
     table.update(
         pointer_argument=pointer_argument, int_pointer_argument=int_pointer_argument, int_argument=int_argument,
-        get=get, get_int=get_int, put=put, put_int=put_int, to_float=to_float, advance=advance,
+        half_pointer_argument=half_pointer_argument, get=get, get_int=get_int, put=put, put_int=put_int, to_float=to_float, advance=advance,
         scalar_exp=_unary_scalar("exp"), scalar_log=_unary_scalar("log"), scalar_sqrt=_unary_scalar("sqrt"),
     )  # fmt: skip
     table.update(derived(table))
     table.update(integer_primitives(isa))
+    table.update(pair_primitives(isa))
     table.update(permutations(target.width))
     return table

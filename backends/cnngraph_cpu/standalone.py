@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnngraph_cpu.target import ISAS
 
-MODULES = ("simd", "simd_int", "simd_permute", "trigonometric", "functions")
+MODULES = ("simd_half", "simd", "simd_int", "simd_pairs", "simd_permute", "trigonometric", "functions")
 
 
 @cache
@@ -22,7 +22,8 @@ def language(isa: str) -> tuple[str, str, dict[str, str]]:
         f"""class _Target:
     \"\"\"The instruction set that the kernels are written for.\"\"\"
 
-    isa, width, registers, has_fma, dot = {isa!r}, {target.width}, {target.registers}, {target.has_fma}, {target.dot}
+    isa, width, registers, has_fma = {isa!r}, {target.width}, {target.registers}, {target.has_fma}
+    dot, dot2 = {target.dot}, {target.dot2}
 
 
 class _Info:

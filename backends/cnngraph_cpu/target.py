@@ -30,6 +30,9 @@ ISAS: dict[str, IsaInfo] = {
     "avx512vnni": IsaInfo(
         Target("avx512vnni", 16, 32, has_fma=True, dot=True), "x86-64-v4", "-prefer-256-bit,+avx512vnni", (*_V4, "avx512vnni")
     ),
+    "avx512bf16": IsaInfo(
+        Target("avx512bf16", 16, 32, has_fma=True, dot2=True), "x86-64-v4", "-prefer-256-bit,+avx512bf16", (*_V4, "avx512bf16")
+    ),
     "avx512": IsaInfo(Target("avx512", 16, 32, has_fma=True), "x86-64-v4", "-prefer-256-bit", _V4),
     "avx2vnni": IsaInfo(Target("avx2vnni", 8, 16, has_fma=True, dot=True), "x86-64-v3", "+avxvnni", (*_V3, "avxvnni")),
     "avx2": IsaInfo(Target("avx2", 8, 16, has_fma=True), "x86-64-v3", "", _V3),
@@ -46,13 +49,17 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
 
 
-def available(dot: bool = False) -> list[str]:
-    """Instruction sets this machine can run, best first; with ``dot`` also those that add only dot products of bytes."""
-    return [name for name, info in ISAS.items() if set(info.required) <= host_features() and (dot or not info.target.dot)]
+def available(special: bool = False) -> list[str]:
+    """Instruction sets this machine can run, best first; ``special``: also those that add only dot products of small numbers."""
+    return [
+        name
+        for name, info in ISAS.items()
+        if set(info.required) <= host_features() and (special or not (info.target.dot or info.target.dot2))
+    ]
 
 
-def resolve(isa: str | None, *, integers: bool = False) -> Target:
-    """The target called ``isa``, or the best this machine runs; for ``integers``, with dot products of bytes if it has them.
+def resolve(isa: str | None, *, integers: bool = False, halves: bool = False) -> Target:
+    """The target called ``isa``, or the best this machine runs: with dot products of bytes for ``integers``, of bfloat16 for ``halves``.
 
     Raises:
         UsageError: no such instruction set, or none of ours runs here.
@@ -65,7 +72,9 @@ def resolve(isa: str | None, *, integers: bool = False) -> Target:
     if not names:
         raise UsageError("this CPU has none of the instruction sets " + ", ".join(ISAS))
     best = ISAS[names[0]].target
-    if integers:
-        dots = [ISAS[name].target for name in available(dot=True) if ISAS[name].target.dot and ISAS[name].target.width == best.width]
-        return dots[0] if dots else best
+    for wanted, attribute in ((integers, "dot"), (halves, "dot2")):
+        special = [ISAS[name].target for name in available(special=True)]
+        fitting = [target for target in special if getattr(target, attribute) and target.width == best.width]
+        if wanted and fitting:
+            return fitting[0]
     return best

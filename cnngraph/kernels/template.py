@@ -8,14 +8,14 @@ compiled kernel. Extents are run-time arguments wherever they do not shape the i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from cnngraph.ir.graph import Node, Value
-from cnngraph.ir.types import Dim, Layout
+from cnngraph.ir.types import Dim, DType, Layout
 from cnngraph.ops.expression import Expression
 
 if TYPE_CHECKING:
@@ -30,12 +30,13 @@ class Target:
     """A CPU instruction set as the kernel templates see it.
 
     Attributes:
-        isa: "avx512", "avx2", "sse4" or "neon"; "avx512vnni" or "avx2vnni" with dot products of bytes.
+        isa: "avx512", "avx2", "sse4" or "neon"; "avx512vnni" or "avx2vnni" with dot products of bytes; "avx512bf16" with those of bfloat16.
         width: 32-bit lanes of one vector, which is also the channel block of the blocked layout.
         registers: architectural vector registers.
         l1, l2: bytes of a core's data cache and private cache assumed by tilings. Constants of the target,
             not of the machine that compiles, so that the code does not depend on it.
         dot: whether one instruction adds the products of four bytes (VNNI).
+        dot2: whether one instruction adds the products of two bfloat16 (AVX512-BF16).
     """
 
     isa: str
@@ -45,6 +46,7 @@ class Target:
     l1: int = 32 * 1024
     l2: int = 1024 * 1024
     dot: bool = False
+    dot2: bool = False
 
 
 # Run-time arguments of a kernel call -----------------------------------------------------------------------------
@@ -84,9 +86,10 @@ class Packed:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Address of ``nbytes`` of 64-byte aligned memory private to the running thread, contents undefined."""
+    """Address of ``nbytes`` of 64-byte aligned memory private to the running thread, contents undefined, read as ``dtype``."""
 
     nbytes: int
+    dtype: DType = DType.F32
 
 
 Argument = Pointer | Extent | BatchStride | Packed | Scratch
@@ -101,12 +104,14 @@ class KernelSpec:
         isa: instruction set name.
         constants: compile-time constants by their upper-case name in the template function.
         expression: element-wise arithmetic put in at the template's ``epilogue`` marks, or None.
+        halves: names of the arguments that point to bfloat16 instead of float32; see :meth:`KernelCall.typed`.
     """
 
     template: str
     isa: str
     constants: tuple[tuple[str, int], ...]
     expression: Expression | None = None
+    halves: tuple[str, ...] = ()
 
     def constant(self, name: str) -> int:
         """Value of one compile-time constant."""
@@ -125,6 +130,19 @@ class KernelCall:
     arguments: Mapping[str, Argument]
     notes: tuple[str, ...] = ()
     overwrites: tuple[Value, ...] = ()
+
+    def typed(self) -> KernelCall:
+        """The call with the arguments that point to bfloat16 named in its specification, as the code of the kernel depends on them."""
+        halves = tuple(name for name, argument in self.arguments.items() if _points_to_half(argument))
+        return replace(self, spec=replace(self.spec, halves=halves)) if halves else self
+
+
+def _points_to_half(argument: Argument) -> bool:
+    if isinstance(argument, Pointer):
+        return argument.value.type.dtype is DType.BF16
+    if isinstance(argument, Packed):
+        return argument.data.dtype.name == DType.BF16.value
+    return isinstance(argument, Scratch) and argument.dtype is DType.BF16
 
 
 @dataclass(frozen=True)
@@ -187,8 +205,8 @@ class Backend(Protocol):
 
     name: str
 
-    def target(self, isa: str | None, *, integers: bool = False) -> Target:
-        """The target for an instruction set name, or the best one of this machine for None, for 8-bit ``integers`` if so."""
+    def target(self, isa: str | None, *, integers: bool = False, halves: bool = False) -> Target:
+        """The target for an instruction set name, or for None the best of this machine, for 8-bit ``integers`` or bfloat16 ``halves``."""
         ...
 
     def templates(self) -> Sequence[Template]:

@@ -21,7 +21,7 @@ def select_kernels(graph: Graph, choice: LayoutChoice, target: Target) -> dict[N
             calls[node] = None
             continue
         try:
-            calls[node] = template.plan(node, target)
+            calls[node] = template.plan(node, target).typed()
         except CnngraphError:
             raise
         except Exception as error:

@@ -26,7 +26,7 @@ class _Compiled:
         self._data = data
         self._kernels = {kernel.name: kernel for kernel in data.kernels}
 
-    def target(self, isa: str | None, *, integers: bool = False) -> Target:
+    def target(self, isa: str | None, *, integers: bool = False, halves: bool = False) -> Target:
         return self._backend.target(self._data.isa)
 
     def templates(self) -> Sequence[Template]:

@@ -25,11 +25,13 @@ from cnngraph_cpu.registry import TEMPLATES
 Given = np.ndarray | int | emulate.EmulatedPointer
 GAP = 5
 GUARD = np.float32(12345.0)
+HALF_STEP = 2.0**-8 * 1.001
+"""Greatest relative error of one rounding to bfloat16, and a little."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A node: its template, operator, and inputs, each a shape (computed), an array (constant) or None."""
+    """A node: its template, operator, and inputs, each a shape (computed), an array (constant) or None; ``half``: all in bfloat16."""
 
     template: str
     op: Op
@@ -38,6 +40,7 @@ class Case:
     tolerance: float = 2e-5
     scale: float = 1.0
     positive: bool = False
+    half: bool = False
     label: str = field(default="", compare=False)
 
 
@@ -49,9 +52,10 @@ def build(case: Case) -> Node:
         if given is None:
             values.append(None)
         elif isinstance(given, np.ndarray):
-            values.append(graph.constant(given))
+            narrow = case.half and given.dtype == np.float32
+            values.append(graph.constant(given.astype(DType.BF16.numpy) if narrow else given))
         else:
-            values.append(graph.add_input(f"x{i}", TensorType(DType.F32, tuple(given))))
+            values.append(graph.add_input(f"x{i}", TensorType(DType.BF16 if case.half else DType.F32, tuple(given))))
     output = graph.add(case.op, values, origin=("node",))[0]
     assert output.producer is not None
     return output.producer
@@ -86,13 +90,14 @@ class Memory:
         rows = physical.reshape(images, -1)
         self.size = rows.shape[1]
         self.pitch = self.size + GAP if apart else self.size
-        self.array = np.full(images * self.pitch, GUARD, np.float32)
+        dtype = physical.dtype if physical.dtype == DType.BF16.numpy else np.float32
+        self.array = np.full(images * self.pitch, GUARD.astype(dtype), dtype)
         self.array.reshape(images, self.pitch)[:, : self.size] = rows
 
     def read(self) -> np.ndarray:
         """The physical array; AssertionError if a guard was overwritten."""
         rows = self.array.reshape(-1, self.pitch)
-        assert (rows[:, self.size :] == GUARD).all(), "a guard between images was overwritten"
+        assert (rows[:, self.size :] == GUARD.astype(self.array.dtype)).all(), "a guard between images was overwritten"
         return rows[:, : self.size].reshape(self.shape)
 
 
@@ -103,7 +108,8 @@ def feeds_of(case: Case, node: Node, seed: int = 0) -> dict[Value, np.ndarray]:
     for value in node.inputs:
         if value is not None and not value.is_constant:
             array = rng.standard_normal(bind_shape(value.type.shape, case.batch)).astype(np.float32) * np.float32(case.scale)
-            out[value] = np.abs(array) + np.float32(0.1) if case.positive else array
+            array = np.abs(array) + np.float32(0.1) if case.positive else array
+            out[value] = array.astype(value.type.dtype.numpy)
     return out
 
 
@@ -123,7 +129,11 @@ def plan(case: Case, isa: str, request: LayoutRequest) -> tuple[Node, KernelCall
         if value is not None and layout is not None:
             assert not value.is_constant or layout.plain
             value.type = value.type.with_layout(layout)
-    return node, TEMPLATES[case.template].plan(node, target)
+    return node, TEMPLATES[case.template].plan(node, target).typed()
+
+
+def _in_memory(value: Value) -> np.dtype[np.generic]:
+    return value.type.dtype.numpy if value.type.dtype is DType.BF16 else np.dtype(np.float32)
 
 
 def arguments(case: Case, call: KernelCall, node: Node, feeds: dict[Value, np.ndarray]) -> tuple[list[Given], Memory, list[Memory]]:
@@ -134,9 +144,9 @@ def arguments(case: Case, call: KernelCall, node: Node, feeds: dict[Value, np.nd
         if value in feeds or value.is_constant:
             array = feeds.get(value, value.data)
             assert array is not None
-            physical = to_layout(array.astype(np.float32), value.type.layout)
+            physical = to_layout(array.astype(_in_memory(value)), value.type.layout)
         else:
-            physical = np.full(bind_shape(value.type.physical_shape, case.batch), np.nan, np.float32)
+            physical = np.full(bind_shape(value.type.physical_shape, case.batch), np.nan, _in_memory(value))
         memories[value] = Memory(physical, value in strided and value.type.rank > 0)
     out: list[Given] = []
     for argument in call.arguments.values():
@@ -149,8 +159,8 @@ def arguments(case: Case, call: KernelCall, node: Node, feeds: dict[Value, np.nd
                 out.append(memories[value].pitch)
             case Packed(data):
                 out.append(data)
-            case Scratch(nbytes):
-                out.append(np.full(nbytes // 4, np.nan, np.float32))
+            case Scratch(nbytes, dtype):
+                out.append(np.full(nbytes // dtype.itemsize, np.nan, dtype.numpy))
     return out, memories[node.output], list(memories.values())
 
 
@@ -159,13 +169,14 @@ def expected(case: Case, node: Node, feeds: dict[Value, np.ndarray]) -> np.ndarr
     arrays = []
     for value in node.inputs:
         array = None if value is None else feeds.get(value, value.data)
-        arrays.append(array.astype(np.float64) if array is not None and array.dtype == np.float32 else array)
+        floats = array is not None and array.dtype in (np.float32, DType.BF16.numpy)
+        arrays.append(array.astype(np.float64) if array is not None and floats else array)
     return case.op.bind(case.batch).reference(*arrays)[0]
 
 
 def compare(case: Case, node: Node, got: np.ndarray, want: np.ndarray) -> None:
     """AssertionError unless equal within the tolerance, NaN and infinities alike."""
-    bound = case.tolerance * np.maximum(1.0, np.abs(want))
+    bound = case.tolerance * np.maximum(1.0, np.abs(want)) + (HALF_STEP * np.abs(want) if case.half else 0.0)
     with np.errstate(invalid="ignore"):
         bad = ~((np.abs(got - want) <= bound) | (got == want) | (np.isnan(got) & np.isnan(want)))
     assert not bad.any(), (
@@ -175,7 +186,8 @@ def compare(case: Case, node: Node, got: np.ndarray, want: np.ndarray) -> None:
 
 def result(node: Node, memory: Memory, batch: int) -> np.ndarray:
     """The logical output."""
-    return from_layout(memory.read(), bind_shape(node.output.type.shape, batch), node.output.type.layout)
+    array = from_layout(memory.read(), bind_shape(node.output.type.shape, batch), node.output.type.layout)
+    return array.astype(np.float32) if node.output.type.dtype is DType.BF16 else array
 
 
 def run_emulated(case: Case, isa: str, request: LayoutRequest, threads: int = 3) -> np.ndarray:

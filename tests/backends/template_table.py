@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -199,3 +200,5 @@ ALL = {
         elementwise_cases() + pool_cases() + depthwise_cases() + dense_cases() + reduce_cases() + lrn_cases() + movement_cases()
     )
 }
+HALVES = {name: dataclasses.replace(case, half=True) for name, case in ALL.items() if case.template != "softmax"}
+"""The same in bfloat16."""

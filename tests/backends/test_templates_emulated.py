@@ -10,7 +10,7 @@ from cnngraph.kernels.template import LayoutRequest
 from cnngraph.ops import Reorder
 from cnngraph_cpu import backend
 from tests.backends.template_cases import Case, requests, run_emulated
-from tests.backends.template_table import ALL, reorder_cases
+from tests.backends.template_table import ALL, HALVES, reorder_cases
 
 ISAS = ("avx512", "avx2", "sse4")
 
@@ -27,6 +27,13 @@ def test_threads_do_not_change_a_bit(name: str) -> None:
     for request in requests(ALL[name], "avx2"):
         one, four = (run_emulated(ALL[name], "avx2", request, threads=t) for t in (1, 4))
         assert np.array_equal(one, four)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_emulated_kernel_in_bfloat16_meets_reference(name: str) -> None:
+    for isa in ("avx512bf16", "avx2"):
+        for request in requests(HALVES[name], isa):
+            run_emulated(HALVES[name], isa, request)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -14,10 +14,10 @@ from tests.backends.template_cases import Compiled
 Loaded = tuple[str, list[tuple[str, IntCase, LayoutRequest]], Compiled]
 
 
-@pytest.fixture(scope="module", params=available(dot=True))
+@pytest.fixture(scope="module", params=available(special=True))
 def loaded(request: pytest.FixtureRequest) -> Loaded:
     isa = request.param
-    step = 1 if isa == available(dot=True)[0] else 6
+    step = 1 if isa == available(special=True)[0] else 6
     chosen = {**{name: ALL[name] for name in list(ALL)[::step]}, **LARGE}
     runs = [(name, case, offer) for name, case in chosen.items() for offer in requests(case, isa)]
     return isa, runs, Compiled([plan(case, isa, offer)[1] for _, case, offer in runs], isa)

@@ -36,7 +36,7 @@ def onnxruntime(model: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", available(dot=True))
+@pytest.mark.parametrize("isa", available(special=True))
 def test_integers_are_the_same_on_every_instruction_set(isa: str) -> None:
     for dtype in (np.uint8, np.int8):
         model = quantized_net.model(dtype)
@@ -78,7 +78,7 @@ def test_the_target_with_dot_products_is_taken_for_integers_only() -> None:
     integers = cnngraph.compile(quantized_net.model())
     floats = cnngraph.compile(quantized_net.model(), options=CompileOptions(disabled_passes=("fuse_qdq",)))
     assert floats.data.isa == available()[0]
-    dots = [isa for isa in available(dot=True) if isa.endswith("vnni")]
+    dots = [isa for isa in available(special=True) if isa.endswith("vnni")]
     assert integers.data.isa == (dots[0] if dots else available()[0])
 
 

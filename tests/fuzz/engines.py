@@ -46,7 +46,7 @@ def isas() -> tuple[str, ...]:
     """The instruction sets this machine can run, best first."""
     from cnngraph_cpu.target import available
 
-    return tuple(available(dot=True))
+    return tuple(available(special=True))
 
 
 def fixed(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> onnx.ModelProto:

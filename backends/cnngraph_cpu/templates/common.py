@@ -26,6 +26,14 @@ def only_f32(node: Node) -> str | None:
     return None
 
 
+def only_floats(node: Node) -> str | None:
+    """A refusal unless every tensor of the node is float32, or bfloat16, which is widened by loads and rounded by stores."""
+    for value in (*node.inputs, *node.outputs):
+        if value is not None and value.type.dtype not in (DType.F32, DType.BF16):
+            return f"{value.type.dtype.value} tensors run by the reference; kernels are float32"
+    return None
+
+
 def refuse_epilogue(operands: Sequence[Value | None], output: TensorType) -> str | None:
     """A refusal if an epilogue operand varies in a way no kernel loads."""
     for operand in operands:

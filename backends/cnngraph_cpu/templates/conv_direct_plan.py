@@ -28,7 +28,7 @@ from cnngraph_cpu.templates import conv_direct as kernel
 from cnngraph_cpu.templates.common import (
     blocked,
     epilogue_arguments,
-    only_f32,
+    only_floats,
     operand_layouts,
     overwritable,
     per_channel,
@@ -171,7 +171,7 @@ class ConvDirect:
         """Refuses what is no float32 convolution with constant weights."""
         if not isinstance(node.op, Conv):
             return "not a convolution"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         bias = node.inputs[2]

@@ -29,7 +29,7 @@ from cnngraph_cpu.templates import conv_transpose as kernel
 from cnngraph_cpu.templates.common import (
     blocked,
     epilogue_arguments,
-    only_f32,
+    only_floats,
     operand_layouts,
     overwritable,
     per_channel,
@@ -171,7 +171,7 @@ class ConvTransposeDirect:
         """Refuses what is no float32 transposed convolution with constant weights."""
         if not isinstance(node.op, ConvTranspose):
             return "not a transposed convolution"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         bias = node.inputs[2]

@@ -25,7 +25,7 @@ from cnngraph_cpu.language import (
     transpose_tile,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, only_f32
+from cnngraph_cpu.templates.common import blocked, only_floats
 
 W = TO_BLOCKED = 0
 _PIXELS = 1024
@@ -89,7 +89,7 @@ class ReorderKernel:
             return "not between plain and this target's blocks"
         if not all(isinstance(d, int) and d > 0 for d in node.input(0).type.shape[1:]):
             return "an extent is zero or depends on the batch"
-        if node.input(0).type.dtype not in (DType.F32, DType.I32):
+        if node.input(0).type.dtype not in (DType.F32, DType.BF16, DType.I32):
             return f"{node.input(0).type.dtype.value} tensors are not reordered here"
         return None
 
@@ -153,7 +153,7 @@ class ConcatCopy:
             return "an empty part"
         if any(not isinstance(d, int) for d in node.output.type.shape[node.op.axis :]):
             return "the batch is not outside the axis"
-        return only_f32(node)
+        return only_floats(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Plain; along axis 1 also blocked, and preferably, where every part but the last fills its blocks."""
@@ -219,7 +219,7 @@ class GatherRows:
         if not isinstance(node.op, Gather):
             return "not a gather"
         x, indices = node.input(0), node.input(1).data
-        if x.type.dtype is not DType.F32:
+        if x.type.dtype not in (DType.F32, DType.BF16):
             return f"{x.type.dtype.value} tensors run by the reference; kernels are float32"
         if indices is None:
             return "the indices are computed at run time"

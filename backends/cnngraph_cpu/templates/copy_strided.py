@@ -23,7 +23,7 @@ from cnngraph_cpu.language import (
     transpose_tile,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, only_f32
+from cnngraph_cpu.templates.common import blocked, only_floats
 from cnngraph_cpu.templates.strides import OUTER, broadcast_strides, merge_axes, outer_axes
 
 CONTIGUOUS, REPEATED, STRIDED, TRANSPOSED = range(4)
@@ -141,7 +141,7 @@ class CopyStrided:
         """Refuses more than five loops after merging."""
         if not isinstance(node.op, (Transpose, Slice, Expand)):
             return "not a transposition, slice or expansion"
-        return only_f32(node) or self.refuse_shape(node)
+        return only_floats(node) or self.refuse_shape(node)
 
     def refuse_shape(self, node: Node) -> str | None:
         """A refusal for reasons of the shapes."""
@@ -269,7 +269,7 @@ class PadConstant:
             return "not padding"
         if node.op.mode != "constant":
             return f"padding mode {node.op.mode}"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         if any(d == 0 for v in (node.input(0), node.output) for d in v.type.shape):

@@ -18,7 +18,7 @@ from cnngraph_cpu.language import F32Pointer, broadcast, epilogue, fma, load, re
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import (
     epilogue_arguments,
-    only_f32,
+    only_floats,
     operand_layouts,
     overwritable,
     per_channel,
@@ -98,7 +98,7 @@ class DenseLayer:
         """Refuses weights that are computed at run time."""
         if not isinstance(node.op, Dense):
             return "not a dense layer"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         bias = node.inputs[2]

@@ -13,7 +13,7 @@ from cnngraph.ops import Elementwise
 from cnngraph.ops.expression import Expression
 from cnngraph_cpu.language import F32Pointer, epilogue, load, load_partial, store, store_partial
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, epilogue_arguments, only_f32, operand_layouts, overwritable
+from cnngraph_cpu.templates.common import blocked, epilogue_arguments, only_floats, operand_layouts, overwritable
 
 W = 0
 _CHUNK = 4096
@@ -94,7 +94,7 @@ class _ElementwiseBase:
         """Refuses operands that broadcast otherwise than by scalar, channel or element."""
         if not isinstance(node.op, Elementwise):
             return "not element-wise"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         split = _split(node)

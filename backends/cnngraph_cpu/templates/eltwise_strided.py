@@ -23,7 +23,7 @@ from cnngraph_cpu.language import (
     unroll,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import only_f32, overwritable
+from cnngraph_cpu.templates.common import only_floats, overwritable
 from cnngraph_cpu.templates.strides import OUTER, broadcast_strides, merge_axes, outer_axes
 
 W = K = VARIES = 0
@@ -95,7 +95,7 @@ class EltwiseStrided:
         """Refuses more than five loops after merging."""
         if not isinstance(node.op, Elementwise):
             return "not element-wise"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         if any(d == 0 for d in node.output.type.shape):

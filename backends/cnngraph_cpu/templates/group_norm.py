@@ -51,7 +51,7 @@ from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import (
     blocked,
     epilogue_arguments,
-    only_f32,
+    only_floats,
     operand_layouts,
     overwritable,
     per_channel,
@@ -156,7 +156,7 @@ class GroupNormBlocked:
         """Refuses parameters computed at run time and tensors without pixels."""
         if not isinstance(node.op, GroupNorm):
             return "not group normalisation"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         x = node.input(0).type

@@ -37,7 +37,7 @@ from cnngraph_cpu.language import (
     store_partial,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, only_f32
+from cnngraph_cpu.templates.common import blocked, only_floats
 
 W = BLOCKED = 0
 _GROUP = 16
@@ -116,7 +116,7 @@ class LocalResponse:
             return "the base of the power may not be positive"
         if not all(isinstance(d, int) and d > 0 for d in node.input(0).type.shape[1:]):
             return "an extent is zero or depends on the batch"
-        return only_f32(node)
+        return only_floats(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Blocked if there are spatial axes, or plain."""

@@ -10,7 +10,7 @@ from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, 
 from cnngraph.ops import MatMul
 from cnngraph_cpu.language import F32Pointer, broadcast, fma, load, load_partial, registers, splat, store, store_partial, unroll
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import only_f32
+from cnngraph_cpu.templates.common import only_floats
 from cnngraph_cpu.templates.strides import broadcast_strides, merge_axes
 
 W = MT = TV = 0
@@ -109,7 +109,7 @@ class MatMulPlain:
         """Refuses batch axes that do not merge into two."""
         if not isinstance(node.op, MatMul):
             return "not a matrix product"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         if any(d == 0 for v in (node.input(0), node.input(1)) for d in v.type.shape):

@@ -14,7 +14,7 @@ from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall,
 from cnngraph.ops import Pool
 from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, registers, splat, store, to_float, unroll
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, only_f32
+from cnngraph_cpu.templates.common import blocked, only_floats
 
 W = AVERAGE = COUNT_PAD = SEPARABLE = SX = KX = 0
 _MOST_UNROLLED_TAPS = 3
@@ -169,7 +169,7 @@ class PoolBlocked:
             return "not pooling"
         if len(node.outputs) != 1 or node.op.indices:
             return "the indices of the maxima are wanted"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):

@@ -10,7 +10,7 @@ from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall,
 from cnngraph.ops import Conv, Reduce
 from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, minimum, registers, splat, store, store_partial, to_float, unroll
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, only_f32
+from cnngraph_cpu.templates.common import blocked, only_floats
 
 SUM, MEAN, MAX, MIN = 0, 1, 2, 3
 W = KIND = TO_PLAIN = 0
@@ -77,7 +77,7 @@ class ReduceSpatial:
         """Refuses other axes than all spatial ones, and other reductions."""
         if not isinstance(node.op, Reduce):
             return "not a reduction"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         rank = node.input(0).type.rank

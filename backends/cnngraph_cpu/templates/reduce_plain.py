@@ -36,7 +36,7 @@ from cnngraph_cpu.language import (
     unroll,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import only_f32
+from cnngraph_cpu.templates.common import only_floats
 
 SUM, MEAN, MAX, MIN, PROD, L1, L2, LOG_SUM, LOG_SUM_EXP, SUM_SQUARE = range(10)
 KINDS = {
@@ -190,7 +190,7 @@ class ReducePlain:
         """Refuses axes that are apart, and empty tensors."""
         if not isinstance(node.op, Reduce):
             return "not a reduction"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         if node.op.kind not in KINDS:

@@ -46,7 +46,7 @@ from cnngraph_cpu.language import (
     unroll,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, only_f32
+from cnngraph_cpu.templates.common import blocked, only_floats
 
 W = BLOCKED = NEAREST = IN_PLACE = ROW_TAPS = COL_TAPS = 0  # fixed by the plan
 _MOST_UNROLLED_TAPS = 4
@@ -186,7 +186,7 @@ class ResizeRows:
         op = node.op
         if not isinstance(op, Resize):
             return "not a resize"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         shape, out = node.input(0).type.shape, node.output.type.shape

@@ -27,7 +27,7 @@ from cnngraph_cpu.language import (
     store_partial,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, only_f32
+from cnngraph_cpu.templates.common import blocked, only_floats
 
 W = BLOCKED = FILL = 0  # fixed by the plan
 _MOST_ENTRIES = 1 << 22
@@ -119,7 +119,7 @@ class TakeRows:
         op = node.op
         if not isinstance(op, (Pad, Slice)):
             return "not padding and not a slice"
-        refusal = only_f32(node)
+        refusal = only_floats(node)
         if refusal:
             return refusal
         shape, out, first = node.input(0).type.shape, node.output.type.shape, _first(node)

@@ -29,7 +29,7 @@ from cnngraph_cpu.language import (
     where_equal,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, only_f32
+from cnngraph_cpu.templates.common import blocked, only_floats
 
 W = K = 0  # fixed by the plan
 _CHUNK = 512
@@ -179,7 +179,7 @@ def _refusal(node: Node) -> str | None:
         return "not a tensor of 3 to 5 axes"
     if len(node.inputs) > _MOST_INPUTS or any(v is None or v.is_constant for v in node.inputs):
         return f"constants, or more than {_MOST_INPUTS} tensors"
-    return only_f32(node)
+    return only_floats(node)
 
 
 def _owners(node: Node) -> list[tuple[int, int]]:
