@@ -46,16 +46,15 @@ def choose_layout(graph: Graph, templates: Sequence[Template], target: Target) -
             copies[found, value.type.layout] = value
             choice.reorders += 1
             assert found.producer is not None
-            _pick(found.producer, by_op.setdefault(Reorder, list(templates)), target, choice)
+            pick(found.producer, by_op.setdefault(Reorder, list(templates)), target, choice)
         return found
 
     for node in graph.nodes:
-        template = _pick(node, templates, target, choice)
+        template = pick(node, templates, target, choice)
         if template is None:
             wanted = LayoutRequest(tuple(PLAIN for _ in node.inputs), tuple(PLAIN for _ in node.outputs))
         else:
-            offers = template.layouts(node, target)
-            wanted = min(offers, key=lambda request: _moved(node, request))
+            wanted = best_request(template, node, target)
         replaced = []
         for value, layout in zip(node.inputs, wanted.inputs, strict=True):
             if value is None or layout is None or value.type.layout == layout:
@@ -74,7 +73,13 @@ def choose_layout(graph: Graph, templates: Sequence[Template], target: Target) -
     return choice
 
 
-def _pick(node: Node, templates: Sequence[Template], target: Target, choice: LayoutChoice) -> Template | None:
+def best_request(template: Template, node: Node, target: Target) -> LayoutRequest:
+    """The layouts that ``template`` would use for ``node`` as its operands are now."""
+    return min(template.layouts(node, target), key=lambda request: _moved(node, request))
+
+
+def pick(node: Node, templates: Sequence[Template], target: Target, choice: LayoutChoice) -> Template | None:
+    """Record in ``choice`` the cheapest template that may compute ``node``, or None, and return it."""
     selection = Selection(node, "alias" if isinstance(node.op, ALIASES) else "reference")
     best: Template | None = None
     if not isinstance(node.op, ALIASES):

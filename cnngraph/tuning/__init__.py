@@ -1,0 +1,1 @@
+"""Measuring alternatives to what the cost model chooses, layer by layer."""
