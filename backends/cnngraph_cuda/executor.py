@@ -197,8 +197,10 @@ class CudaExecutor:
             array = np.ascontiguousarray(np.broadcast_to(result, shape), DType(ref.dtype).numpy)
             device.upload(self._address(ref, bound), array)
 
-    def profile(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, repeat: int) -> list[tuple[str, str, float]]:
-        """(kernel, ONNX nodes, least seconds of ``repeat`` runs) of every step, each alone in a graph of its own."""
+    def profile(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, repeat: int, threads: int = 1
+    ) -> list[tuple[str, str, float]]:
+        """(kernel, ONNX nodes, least seconds of ``repeat`` runs) of every step, each alone in a graph of its own; no threads take part."""
         self.run(inputs, outputs, batch, 1)
         with self._lock:
             device, bound = self.device(), self.bind(batch)

@@ -152,10 +152,10 @@ class DynamicProgram:
         """The same as :meth:`run`."""
         return self.run(feeds)
 
-    def profile(self, feeds: Mapping[str, np.ndarray], repeat: int = 5) -> list[dict[str, Any]]:
+    def profile(self, feeds: Mapping[str, np.ndarray], repeat: int = 5, *, threads: int = 1) -> list[dict[str, Any]]:
         """The same as :meth:`Program.profile`."""
         program = self.variant(feeds)
-        return program.profile(self._remaining(feeds), repeat)
+        return program.profile(self._remaining(feeds), repeat, threads=threads)
 
     def memory_report(self) -> dict[str, Any]:
         """Memory of the variant used last."""

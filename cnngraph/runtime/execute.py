@@ -172,12 +172,32 @@ class Executor:
         context.job[_STEPS], context.job[_COUNT] = table, count
         self._entry(context.job_address, 0, CALLER)
 
-    def profile(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, repeat: int) -> list[tuple[str, str, float]]:
-        """(kernel, ONNX nodes, least seconds of ``repeat`` runs) of every step, each run alone on one thread, in order."""
+    def profile(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, repeat: int, threads: int = 1
+    ) -> list[tuple[str, str, float]]:
+        """(kernel, ONNX nodes, least seconds of ``repeat`` runs) of every step, each run alone, in order."""
+        slots = process_slots()
+        granted = slots.take(threads)
+        try:
+            team = lease_team() if granted > 1 else None
+            try:
+                return self._profile(inputs, outputs, batch, repeat, granted, team)
+            finally:
+                if team is not None:
+                    team.lock.release()
+        finally:
+            slots.give(granted)
+
+    def _profile(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, repeat: int, threads: int, team: Team | None
+    ) -> list[tuple[str, str, float]]:
         import time
 
         context = Context(self.data, self._arguments)
-        self._start(context, inputs, outputs, batch, 1)
+        threads = 1 if team is None else team.ensure(threads, self._driver)
+        self._start(context, inputs, outputs, batch, threads)
+        if team is not None:
+            context.job[_TEAM] = team.address
         rows = []
         for part in self.parts:
             if not isinstance(part, Segment):
@@ -194,6 +214,8 @@ class Executor:
                 best = float("inf")
                 for _ in range(repeat):
                     start = time.perf_counter()
+                    if team is not None:
+                        team.announce(threads)
                     self._segment(context, part.address + 8 * offset, 1)
                     best = min(best, time.perf_counter() - start)
                 rows.append((self.data.kernels[kernel].name, label, best))

@@ -96,11 +96,11 @@ class TailedProgram:
         """The same as :meth:`run`."""
         return self.run(feeds)
 
-    def profile(self, feeds: Mapping[str, Any], repeat: int = 5) -> list[dict[str, Any]]:
-        """Time of every step of the compiled part on one thread, then of the tail as a whole."""
+    def profile(self, feeds: Mapping[str, Any], repeat: int = 5, *, threads: int = 1) -> list[dict[str, Any]]:
+        """Time of every step of the compiled part, then of the tail as a whole."""
         direct = set(self.tail.direct.values())
         given = {name: array for name, array in feeds.items() if name not in direct}
-        rows = self.program.profile(given, repeat)
+        rows = self.program.profile(given, repeat, threads=threads)
         made, wanted, best = self.program.run(given), list(self.tail.outputs), float("inf")
         for _ in range(repeat):
             start = time.perf_counter()
