@@ -22,11 +22,13 @@ import numpy as np
 from common import facts, models, plot, print_facts, write_json
 
 from cnngraph.backends import get_backend
+from cnngraph.cli.model import ShapeType
 from cnngraph.cli.output import table
 from cnngraph.cli.peers import PEERS
 from cnngraph.emit.onnx_model import model_of
 from cnngraph.errors import CnngraphError
 from cnngraph.frontend import import_model
+from cnngraph.ir.types import Sym
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassContext
 from cnngraph.passes.choose_layout import choose_layout
@@ -36,12 +38,12 @@ from cnngraph.tuning.layers import LAYER, Layer, alone, bytes_of, flops_of, laye
 from cnngraph_cpu.machine import Machine, machine
 
 
-def network_layers(path: str, options: CompileOptions) -> tuple[list[Layer], Any, Any]:
+def network_layers(path: str, options: CompileOptions, shapes: dict[str, Any]) -> tuple[list[Layer], Any, Any]:
     """The distinct layers of a model, the target, and the templates by name."""
     backend = get_backend("cpu")
     target = backend.target(options.isa)
     templates = {t.name: t for t in backend.templates() if options.math == "f32" or not t.reorders_arithmetic}
-    graph = import_model(path)
+    graph = import_model(path, shapes=shapes)
     optimize(graph, options, PassContext())
     choice = choose_layout(graph, list(templates.values()), target)
     return layers_of(graph, choice), target, templates
@@ -106,15 +108,14 @@ def show(rows: list[dict[str, Any]], peer: str) -> None:
     ]  # fmt: skip
     columns = ["layer", "times", "kernel", "tile", "ms", "% of all", "GFLOP/s", "GB/s", "roofline", f"{peer} ms", "its time / ours"]
     table(None, columns, body)
-    print(
-        f"all layers {total:.2f} ms; of those that {peer} runs too: {mine:.2f} ms, {peer} {theirs:.2f} ms, its time / ours {theirs / mine:.2f}"
-    )
+    print(f"all layers {total:.2f} ms; those that {peer} runs too {mine:.2f} ms, {peer} {theirs:.2f} ms, {theirs / mine:.2f} times ours")
 
 
 def main() -> int:
     """Measure every layer and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet50", help="a name of the zoo or an ONNX file")
+    parser.add_argument("--shape", action="append", default=[], help="of an input whose declared shape is free: input=1x3x224x224")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--math", choices=["f32", "exact"], default="f32")
@@ -128,7 +129,9 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         ((name, path),) = models(args.network, folder)
-        layers, target, templates = network_layers(path, options)
+        layers, target, templates = network_layers(path, options, dict(ShapeType().convert(shape, None, None) for shape in args.shape))
+        if args.batch > 1 and not any(isinstance(d, Sym) for layer in layers for d in layer.node.output.type.shape[:1]):
+            parser.error(f"{name} has a fixed batch")
         about, core = facts(), machine(target.isa)
         print_facts(about)
         levels = ", ".join(f"{rate:.0f} GB/s from {size >> 10} KiB" for size, rate in core.gbytes.items())
