@@ -5,6 +5,7 @@ from __future__ import annotations
 from cnngraph_cpu.templates.arg_reduce import ArgReducePlain
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
+from cnngraph_cpu.templates.conv_tiles_plan import ConvTiles
 from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
 from cnngraph_cpu.templates.copy_bytes import ConcatBytes, ReorderBytes, StridedBytes
 from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
@@ -35,7 +36,7 @@ from cnngraph_cpu.templates.winograd_plan import Winograd
 TEMPLATES = {
     template.name: template
     for template in (
-        ConvDirect(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
+        ConvDirect(), ConvTiles(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),

@@ -396,6 +396,7 @@ def primitives(isa: str) -> dict[str, Any]:
     from cnngraph_cpu.simd_int import integer_primitives
     from cnngraph_cpu.simd_pairs import pair_primitives
     from cnngraph_cpu.simd_permute import permutations
+    from cnngraph_cpu.simd_tile import tile_primitives
     from cnngraph_cpu.trigonometric import half_pi_reduction
 
     target = ISAS[isa].target
@@ -409,4 +410,5 @@ def primitives(isa: str) -> dict[str, Any]:
     table.update(integer_primitives(isa))
     table.update(pair_primitives(isa))
     table.update(permutations(target.width))
+    table.update(tile_primitives(isa))
     return table

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnngraph_cpu.target import ISAS
 
-MODULES = ("simd_half", "simd", "simd_int", "simd_pairs", "simd_permute", "trigonometric", "functions")
+MODULES = ("simd_half", "simd", "simd_int", "simd_pairs", "simd_permute", "simd_tile", "trigonometric", "functions")
 
 
 @cache
@@ -23,11 +23,11 @@ def language(isa: str) -> tuple[str, str, dict[str, str]]:
     \"\"\"The instruction set that the kernels are written for.\"\"\"
 
     isa, width, registers, has_fma = {isa!r}, {target.width}, {target.registers}, {target.has_fma}
-    dot, dot2 = {target.dot}, {target.dot2}
+    dot, dot2, tiles = {target.dot}, {target.dot2}, {target.tiles}
 
 
 class _Info:
-    target = _Target
+    target, features = _Target, {info.features!r}
 
 
 ISAS = {{{isa!r}: _Info}}

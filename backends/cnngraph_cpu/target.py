@@ -10,23 +10,35 @@ from functools import lru_cache
 
 from cnngraph.errors import UsageError
 from cnngraph.kernels.template import Target
+from cnngraph.runtime.features import granted
 
 
 @dataclass(frozen=True)
 class IsaInfo:
-    """LLVM's name for the code, and the host features it needs (names as LLVM spells them)."""
+    """LLVM's name for the code, and the host features it needs (names as LLVM spells them).
+
+    ``offered``: whether users can choose it; the others are for tests.
+    """
 
     target: Target
     cpu: str
     features: str
     required: tuple[str, ...]
+    offered: bool = True
 
 
 _V2 = ("sse4.2", "ssse3", "popcnt")
 _V3 = (*_V2, "avx2", "fma", "bmi2", "f16c")
 _V4 = (*_V3, "avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512cd")
 
+_SMALL_NUMBERS, _SMALL_FEATURES = ("avx512vnni", "avx512bf16"), "-prefer-256-bit,+avx512vnni,+avx512bf16"
+TILE_FEATURES = ("amx-tile", "amx-bf16", "amx-int8")
+
 ISAS: dict[str, IsaInfo] = {
+    "avx512amx": IsaInfo(
+        Target("avx512amx", 16, 32, has_fma=True, dot=True, dot2=True, tiles=True), "x86-64-v4",
+        ",".join([_SMALL_FEATURES, *(f"+{name}" for name in TILE_FEATURES)]), (*_V4, *_SMALL_NUMBERS, *TILE_FEATURES),
+    ),
     "avx512vnni": IsaInfo(
         Target("avx512vnni", 16, 32, has_fma=True, dot=True), "x86-64-v4", "-prefer-256-bit,+avx512vnni", (*_V4, "avx512vnni")
     ),
@@ -38,7 +50,11 @@ ISAS: dict[str, IsaInfo] = {
     "avx2": IsaInfo(Target("avx2", 8, 16, has_fma=True), "x86-64-v3", "", _V3),
     "sse4": IsaInfo(Target("sse4", 4, 16, has_fma=False), "x86-64-v2", "", _V2),
     "neon": IsaInfo(Target("neon", 4, 32, has_fma=True), "generic", "+neon", ("neon",)),
-}
+    "tiles_in_memory": IsaInfo(
+        Target("tiles_in_memory", 16, 32, has_fma=True, dot=True, dot2=True, tiles=True), "x86-64-v4", _SMALL_FEATURES,
+        (*_V4, *_SMALL_NUMBERS), offered=False,
+    ),
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -46,16 +62,14 @@ def host_features() -> frozenset[str]:
     """Names of the features of this machine's CPU that are switched on."""
     import llvmlite.binding as llvm
 
-    return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+    return granted(frozenset(name for name, on in llvm.get_host_cpu_features().items() if on))
 
 
 def available(special: bool = False) -> list[str]:
     """Instruction sets this machine can run, best first; ``special``: also those that add only dot products of small numbers."""
-    return [
-        name
-        for name, info in ISAS.items()
-        if set(info.required) <= host_features() and (special or not (info.target.dot or info.target.dot2))
-    ]
+    present = host_features()
+    fitting = [info.target for info in ISAS.values() if info.offered and set(info.required) <= present]
+    return [target.isa for target in fitting if special or target.tiles or not (target.dot or target.dot2)]
 
 
 def resolve(isa: str | None, *, integers: bool = False, halves: bool = False) -> Target:
@@ -64,13 +78,14 @@ def resolve(isa: str | None, *, integers: bool = False, halves: bool = False) ->
     Raises:
         UsageError: no such instruction set, or none of ours runs here.
     """
+    offered = [name for name, info in ISAS.items() if info.offered]
     if isa is not None:
-        if isa not in ISAS:
-            raise UsageError(f"unknown instruction set {isa!r}; choose one of {', '.join(ISAS)}")
+        if isa not in ISAS or not ISAS[isa].offered:
+            raise UsageError(f"unknown instruction set {isa!r}; choose one of {', '.join(offered)}")
         return ISAS[isa].target
     names = available()
     if not names:
-        raise UsageError("this CPU has none of the instruction sets " + ", ".join(ISAS))
+        raise UsageError("this CPU has none of the instruction sets " + ", ".join(offered))
     best = ISAS[names[0]].target
     for wanted, attribute in ((integers, "dot"), (halves, "dot2")):
         special = [ISAS[name].target for name in available(special=True)]

@@ -30,13 +30,15 @@ class Target:
     """A CPU instruction set as the kernel templates see it.
 
     Attributes:
-        isa: "avx512", "avx2", "sse4" or "neon"; "avx512vnni" or "avx2vnni" with dot products of bytes; "avx512bf16" with those of bfloat16.
+        isa: "avx512", "avx2", "sse4" or "neon"; "avx512vnni" or "avx2vnni" with dot products of bytes; "avx512bf16" with those of bfloat16;
+            "avx512amx" with both and tiles.
         width: 32-bit lanes of one vector, which is also the channel block of the blocked layout.
         registers: architectural vector registers.
         l1, l2: bytes of a core's data cache and private cache assumed by tilings. Constants of the target,
             not of the machine that compiles, so that the code does not depend on it.
         dot: whether one instruction adds the products of four bytes (VNNI).
         dot2: whether one instruction adds the products of two bfloat16 (AVX512-BF16).
+        tiles: whether there is a unit that multiplies tiles of bfloat16 and of bytes (AMX).
     """
 
     isa: str
@@ -47,6 +49,7 @@ class Target:
     l2: int = 1024 * 1024
     dot: bool = False
     dot2: bool = False
+    tiles: bool = False
 
 
 # Run-time arguments of a kernel call -----------------------------------------------------------------------------

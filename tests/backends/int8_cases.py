@@ -18,7 +18,8 @@ from cnngraph.kernels.template import BatchStride, Extent, KernelCall, LayoutReq
 from cnngraph.ops import Op
 from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
-from tests.backends.template_cases import Compiled, from_layout
+from cnngraph_cpu.target import ISAS
+from tests.backends.template_cases import Compiled, at_line, from_layout
 
 GAP = 5
 
@@ -60,7 +61,7 @@ def build(case: IntCase) -> Node:
 
 def requests(case: IntCase, isa: str) -> list[LayoutRequest]:
     """The layout combinations the template offers; it must accept the node."""
-    node, target = build(case), backend.target(isa)
+    node, target = build(case), ISAS[isa].target
     template = TEMPLATES[case.template]
     assert template.accepts(node, target) is None, template.accepts(node, target)
     assert template.cost(node, target) > 0
@@ -73,7 +74,7 @@ def plan(case: IntCase, isa: str, request: LayoutRequest) -> tuple[Node, KernelC
     for value, layout in zip((*node.inputs, *node.outputs), (*request.inputs, *request.outputs), strict=True):
         if value is not None and layout is not None:
             value.type = value.type.with_layout(layout)
-    return node, TEMPLATES[case.template].plan(node, backend.target(isa))
+    return node, TEMPLATES[case.template].plan(node, ISAS[isa].target)
 
 
 def _random(rng: np.random.Generator, dtype: DType, shape: Sequence[int]) -> np.ndarray:
@@ -154,9 +155,10 @@ def prepare(case: IntCase, node: Node, call: KernelCall, seed: int = 0) -> Run:
             case BatchStride(value):
                 out.append(memories[value].pitch)
             case Packed(data):
-                out.append(data.reshape(-1))
-            case Scratch(nbytes):
-                out.append(rng.integers(0, 256, nbytes).astype(np.uint8))
+                out.append(at_line(data))
+            case Scratch(nbytes, dtype):
+                contents = at_line(rng.integers(0, 256, nbytes).astype(np.uint8))
+                out.append(contents.view(np.int32) if dtype is DType.I32 else contents)
     return Run(out, memories, feeds)
 
 
@@ -186,7 +188,7 @@ def run_emulated(case: IntCase, isa: str, request: LayoutRequest, threads: int =
     run = prepare(case, node, call)
     source = backend.source(call.spec)
     with np.errstate(all="ignore"):
-        emulate.run(source.text, source.name, run.given, backend.target(isa).width, threads=threads)
+        emulate.run(source.text, source.name, run.given, ISAS[isa].target.width, threads=threads)
     return check(case, node, run)
 
 

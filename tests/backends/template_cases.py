@@ -17,10 +17,12 @@ from cnngraph.ir.types import Dim, DType, Layout, TensorType, bind_dim, bind_sha
 from cnngraph.kernels import emulate
 from cnngraph.kernels.template import BatchStride, Extent, KernelCall, LayoutRequest, Packed, Pointer, Scratch
 from cnngraph.ops import Op
+from cnngraph.runtime.execute import aligned
 from cnngraph.runtime.loader import load_kernels
 from cnngraph.runtime.program import Kernel
 from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
+from cnngraph_cpu.target import ISAS
 
 Given = np.ndarray | int | emulate.EmulatedPointer
 GAP = 5
@@ -115,7 +117,7 @@ def feeds_of(case: Case, node: Node, seed: int = 0) -> dict[Value, np.ndarray]:
 
 def requests(case: Case, isa: str) -> list[LayoutRequest]:
     """The layout combinations the template offers; it must accept the node."""
-    node, target = build(case), backend.target(isa)
+    node, target = build(case), ISAS[isa].target
     template = TEMPLATES[case.template]
     assert template.accepts(node, target) is None, template.accepts(node, target)
     assert template.cost(node, target) > 0
@@ -124,7 +126,7 @@ def requests(case: Case, isa: str) -> list[LayoutRequest]:
 
 def plan(case: Case, isa: str, request: LayoutRequest) -> tuple[Node, KernelCall]:
     """The node with its layouts set, and its call."""
-    node, target = build(case), backend.target(isa)
+    node, target = build(case), ISAS[isa].target
     for value, layout in zip((*node.inputs, *node.outputs), (*request.inputs, *request.outputs), strict=True):
         if value is not None and layout is not None:
             assert not value.is_constant or layout.plain
@@ -134,6 +136,13 @@ def plan(case: Case, isa: str, request: LayoutRequest) -> tuple[Node, KernelCall
 
 def _in_memory(value: Value) -> np.dtype[np.generic]:
     return value.type.dtype.numpy if value.type.dtype is DType.BF16 else np.dtype(np.float32)
+
+
+def at_line(array: np.ndarray) -> np.ndarray:
+    """A flat copy that starts at a multiple of 64 bytes, as scratch and packed constants do."""
+    memory = aligned(max(array.nbytes, 1))[: array.nbytes]
+    memory[:] = array.reshape(-1).view(np.uint8)
+    return memory.view(array.dtype)
 
 
 def arguments(case: Case, call: KernelCall, node: Node, feeds: dict[Value, np.ndarray]) -> tuple[list[Given], Memory, list[Memory]]:
@@ -158,9 +167,9 @@ def arguments(case: Case, call: KernelCall, node: Node, feeds: dict[Value, np.nd
             case BatchStride(value):
                 out.append(memories[value].pitch)
             case Packed(data):
-                out.append(data)
+                out.append(at_line(data))
             case Scratch(nbytes, dtype):
-                out.append(np.full(nbytes // dtype.itemsize, np.nan, dtype.numpy))
+                out.append(at_line(np.full(nbytes, 0xFF, np.uint8)).view(dtype.numpy))
     return out, memories[node.output], list(memories.values())
 
 
@@ -197,7 +206,7 @@ def run_emulated(case: Case, isa: str, request: LayoutRequest, threads: int = 3)
     given, output, memories = arguments(case, call, node, feeds)
     source = backend.source(call.spec)
     with np.errstate(all="ignore"):
-        emulate.run(source.text, source.name, given, backend.target(isa).width, threads=threads)
+        emulate.run(source.text, source.name, given, ISAS[isa].target.width, threads=threads)
     for memory in memories:
         memory.read()
     got = result(node, output, case.batch)
@@ -209,7 +218,7 @@ class Compiled:
     """Loaded kernels of one instruction set."""
 
     def __init__(self, calls: Sequence[KernelCall], isa: str) -> None:
-        target = backend.target(isa)
+        target = ISAS[isa].target
         kernels = backend.compile([c.spec for c in calls], target)
         addresses = load_kernels([Kernel(k.name, k.symbol, k.code) for k in kernels.values()])
         self._address = dict(zip(kernels, addresses, strict=True))
