@@ -30,6 +30,8 @@ def compile(
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
     math: str = "f32",
+    precision: str = "f32",
+    keep_f32: Sequence[str] = (),
     options: CompileOptions | None = None,
     progress: ProgressCallback | None = None,
     after: AfterPass | None = None,
@@ -42,7 +44,9 @@ def compile(
         threads: default number of threads of a run.
         isa: instruction set.
         math: "f32" or "exact".
-        options: replaces the four.
+        precision: "f32", or "bf16": weights and activations in bfloat16, sums in float32.
+        keep_f32: with "bf16", names or patterns of ONNX nodes whose results stay float32.
+        options: replaces the six.
         shapes: input shapes by name, for inputs whose declared shape is free beyond the batch.
         constants: arrays for graph inputs that then stop being inputs.
         progress: called as ``progress(done, total, kernel name)`` while kernels compile.
@@ -56,7 +60,9 @@ def compile(
     """
     from cnngraph.runtime import programs
 
-    chosen = options or CompileOptions(backend=backend, threads=threads, isa=isa, math=math)
+    chosen = options or CompileOptions(
+        backend=backend, threads=threads, isa=isa, math=math, precision=precision, keep_f32=tuple(keep_f32)
+    )  # fmt: skip
     key = programs.key_of(source, chosen, shapes, constants) if after is None else None
     if key is not None:
         known = programs.find(key, chosen.threads)

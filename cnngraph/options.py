@@ -38,10 +38,12 @@ class CompileOptions:
 
     Attributes:
         backend: name of an installed backend (entry point group ``cnngraph.backends``).
-        isa: instruction set of the generated code ("avx512vnni", "avx512", "avx2vnni", "avx2", "sse4"), None for the best of this machine.
+        isa: instruction set of the generated code ("avx512vnni", "avx512bf16", "avx512", "avx2vnni", "avx2", "sse4"), None for the best of
+            this machine.
         math: "f32" allows algorithms that reorder arithmetic (Winograd); "exact" is plain multiply-adds in a fixed order.
         threads: default number of threads of a run, None for what affinity and cgroup allow.
-        precision: "f32"; backends on tensor cores also have "tf32", "f16" and "bf16".
+        precision: "f32" or "bf16" (weights and activations, with sums in float32); backends on tensor cores also have "tf32" and "f16".
+        keep_f32: with "bf16" on the CPU, names of ONNX nodes, or patterns with * and ?, whose results stay float32.
         allow_cpu_ops: whether operators without a kernel of a device may run on the CPU, with copies there and back.
         disabled_passes: names of optional passes to leave out.
         limits: bounds on what the model may ask for.
@@ -52,6 +54,7 @@ class CompileOptions:
     math: str = "f32"
     threads: int | None = None
     precision: str = "f32"
+    keep_f32: tuple[str, ...] = ()
     allow_cpu_ops: bool = False
     disabled_passes: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)

@@ -37,6 +37,7 @@ from cnngraph.passes.lower_integers import LowerIntegers
 from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_lookups import MergeLookups
 from cnngraph.passes.merge_reshapes import MergeReshapes
+from cnngraph.passes.narrow_floats import narrow_floats
 from cnngraph.passes.plan_memory import plan_memory
 from cnngraph.passes.propagate_strides import PropagateStrides
 from cnngraph.passes.remove_dead import RemoveDead
@@ -59,6 +60,7 @@ logger = logging.getLogger(__name__)
 EIGHT_BIT_LAYERS = (ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul)
 """Operators whose kernels gain from dot products of bytes."""
 NO_GAIN = "8 bits save memory here, but hardly time: {isa} has no dot products of bytes, and float32 convolutions may be faster"
+NO_HALF_GAIN = "bf16 saves memory here, but hardly time: {isa} has no dot products of bfloat16, so that sums take as long as in float32"
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 AfterPass = Callable[[Graph, PassRecord], None]
@@ -109,16 +111,26 @@ def compile_graph(
     context = PassContext(max_fold_bytes=options.limits.max_fold_bytes)
     backend = backend or get_backend(options.backend)
     device = backend if isinstance(backend, DeviceBackend) else None
-    if device is None and (options.precision != "f32" or options.allow_cpu_ops):
+    if device is None and (options.precision not in ("f32", "bf16") or options.allow_cpu_ops):
         raise UsageError(f"precision {options.precision} and CPU operators are for backends on devices, not {options.backend!r}")
+    halves = device is None and options.precision == "bf16"
+    if options.keep_f32 and not halves:
+        raise UsageError("nodes can be kept in float32 (keep_f32) where the precision is bf16, on the CPU")
     target = device.target_of(options) if device else backend.target(options.isa)
     templates = [t for t in backend.templates() if options.math == "f32" or not t.reorders_arithmetic]
 
     records = optimize(graph, options, context, after)
     integers = device is None and any(type(node.op) in EIGHT_BIT_LAYERS for node in graph.nodes)
-    if integers and options.isa is None:
-        target = backend.target(None, integers=True)
+    if (integers or halves) and options.isa is None:
+        target = backend.target(None, integers=integers, halves=halves)
     notices = [NO_GAIN.format(isa=target.isa)] if integers and not target.dot else []
+    narrowed = None
+    if halves:
+        start = time.perf_counter()
+        narrowed = narrow_floats(graph, options.keep_f32)
+        verify(graph, "narrow_floats")
+        records.append(_record(graph, "narrow_floats", narrowed.nodes, start, after))
+        notices += [] if target.dot2 else [NO_HALF_GAIN.format(isa=target.isa)]
     for notice in notices:
         logger.warning(notice)
     if device is not None:
@@ -146,6 +158,8 @@ def compile_graph(
         selections=choice.selections,
     )  # fmt: skip
     program.report["notices"] = notices
+    if narrowed is not None:
+        program.report["precision"] = narrowed.report()
     return program if graph.tail is None else TailedProgram(program, graph.tail)
 
 
@@ -158,6 +172,8 @@ def compile(
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
     math: str = "f32",
+    precision: str = "f32",
+    keep_f32: Sequence[str] = (),
     options: CompileOptions | None = None,
     progress: ProgressCallback | None = None,
     after: AfterPass | None = None,
@@ -170,7 +186,9 @@ def compile(
         threads: default number of threads of a run.
         isa: instruction set.
         math: "f32" or "exact".
-        options: replaces the four.
+        precision: "f32", or "bf16": weights and activations in bfloat16, sums in float32.
+        keep_f32: with "bf16", names or patterns of ONNX nodes whose results stay float32.
+        options: replaces the six.
         shapes: input shapes by name, for inputs whose declared shape is free beyond the batch.
         constants: arrays for graph inputs that then stop being inputs.
         progress: called as ``progress(done, total, kernel name)`` while kernels compile.
@@ -185,7 +203,9 @@ def compile(
     Raises:
         InvalidModelError, UnsupportedError, LimitExceededError, UsageError: see :mod:`cnngraph.errors`.
     """
-    chosen = options or CompileOptions(backend=backend, threads=threads, isa=isa, math=math)
+    chosen = options or CompileOptions(
+        backend=backend, threads=threads, isa=isa, math=math, precision=precision, keep_f32=tuple(keep_f32)
+    )  # fmt: skip
 
     def build(
         shapes: Mapping[str, Sequence[Any]] | None, batch: int | None = None, contents: Mapping[str, np.ndarray] | None = None

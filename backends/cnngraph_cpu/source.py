@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnngraph.errors import InternalError
 from cnngraph.kernels.specialize import operand_parameters, parameters, specialize
 from cnngraph.kernels.template import KernelSource, KernelSpec
 from cnngraph_cpu.target import ISAS
@@ -59,7 +58,7 @@ def kernel_name(spec: KernelSpec) -> str:
         digest = hashlib.sha256(repr((spec.expression, kinds)).encode()).hexdigest()[:6]
         name += f"__{functions}_{kinds}{digest}" if kinds else f"__{functions}_{digest}"
     if spec.halves:
-        name += "__bf16_" + "_".join(spec.halves)
+        name += "__bf16_" + "_".join(map(str, spec.halves))
     return name
 
 
@@ -74,14 +73,13 @@ def with_header(source: KernelSource, header: Sequence[str]) -> KernelSource:
     return KernelSource(source.name, source.text.replace("\n\n\ndef ", f"\n\n{comments}\ndef ", 1))
 
 
-def _point_to_halves(body: Sequence[ast.stmt]) -> None:
-    """The pointers that a template takes from ``args`` itself, however many there are, all point to bfloat16."""
-    calls = [n.func for s in body for n in ast.walk(s) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    found = [name for name in calls if name.id == "pointer_argument"]
-    if not found:
-        raise InternalError("arguments of bfloat16 that the template does not read")
-    for name in found:
-        name.id = "half_pointer_argument"
+def _point_to_halves(body: Sequence[ast.stmt], halves: Sequence[int]) -> None:
+    """Change the pointers to bfloat16 that a template takes from ``args`` itself; in a loop over arguments all are of one type."""
+    for node in (n for s in body for n in ast.walk(s) if isinstance(n, ast.Call)):
+        if isinstance(node.func, ast.Name) and node.func.id == "pointer_argument":
+            number = node.args[1]
+            if not isinstance(number, ast.Constant) or number.value in halves:
+                node.func.id = "half_pointer_argument"
 
 
 def generate(spec: KernelSpec, code: Code) -> KernelSource:
@@ -90,14 +88,13 @@ def generate(spec: KernelSpec, code: Code) -> KernelSource:
     constants: dict[str, Any] = {"W": ISAS[spec.isa].target.width, **dict(spec.constants)}
     body = specialize(code.function, constants, helpers=code.helpers, expression=spec.expression, operand_kinds=operand_kinds(spec))
     prologue = []
-    unnamed = set(spec.halves) - {parameter for parameter, _ in all_parameters(code, spec)}
-    if unnamed:
-        _point_to_halves(body)
+    if any(number >= len(all_parameters(code, spec)) for number in spec.halves):
+        _point_to_halves(body, spec.halves)
     used = {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name)}
     for i, (parameter, annotation) in enumerate(all_parameters(code, spec)):
         if parameter in used:
             pointer = _POINTERS.get(annotation, "int_argument")
-            if annotation == "F32Pointer" and parameter in spec.halves:
+            if annotation == "F32Pointer" and i in spec.halves:
                 pointer = "half_pointer_argument"
             prologue.append(f"    {parameter} = {pointer}(args, {i})")
     text = [

@@ -70,6 +70,7 @@ class Compilation:
     shapes: Mapping[str, tuple[int | str | None, ...]]
     precision: str = "f32"
     allow_cpu_ops: bool = False
+    keep_f32: tuple[str, ...] = ()
 
     def options(self, threads: int | None = None, **changes: Any) -> CompileOptions:
         """The same as :class:`CompileOptions`; ``threads`` overrides what the command line says."""
@@ -77,12 +78,12 @@ class Compilation:
 
         return CompileOptions(
             backend=self.backend, isa=self.isa, math=self.math, threads=threads or self.threads, precision=self.precision,
-            allow_cpu_ops=self.allow_cpu_ops, **changes,
+            allow_cpu_ops=self.allow_cpu_ops, keep_f32=self.keep_f32, **changes,
         )  # fmt: skip
 
 
 def compile_options(function: F, *, with_threads: bool = True) -> F:
-    """Add --backend, --isa, --precision, --allow-cpu-ops, --threads, --math and --shape; the verb gets them as one argument ``how``.
+    """Add --backend, --isa, --precision, --keep-f32, --allow-cpu-ops, --threads, --math and --shape, one argument ``how`` of the verb.
 
     ``with_threads=False`` leaves out --threads, for a verb with an option of that name of its own.
     """
@@ -90,8 +91,8 @@ def compile_options(function: F, *, with_threads: bool = True) -> F:
     @functools.wraps(function)
     def collect(*args: Any, backend: str, isa: str | None, math: str, shape: tuple[ShapeArgument, ...], **kwargs: Any) -> Any:
         threads = kwargs.pop("threads", None) if with_threads else None
-        precision, allow = kwargs.pop("precision"), kwargs.pop("allow_cpu_ops")
-        return function(*args, how=Compilation(backend, isa, threads, math, dict(shape), precision, allow), **kwargs)
+        precision, allow, keep = kwargs.pop("precision"), kwargs.pop("allow_cpu_ops"), kwargs.pop("keep_f32")
+        return function(*args, how=Compilation(backend, isa, threads, math, dict(shape), precision, allow, keep), **kwargs)
 
     if with_threads:
         click.option("--threads", type=click.IntRange(min=1), help="Threads of a run; default: what affinity and cgroup allow.")(collect)
@@ -108,19 +109,25 @@ def compile_options(function: F, *, with_threads: bool = True) -> F:
         ),
         click.option("--allow-cpu-ops", is_flag=True, help="Operators without a kernel of the device run on the CPU."),
         click.option(
+            "--keep-f32",
+            multiple=True,
+            metavar="NAME",
+            help="With --precision bf16: a node, or a pattern such as '*/se/*', whose result stays float32.",
+        ),
+        click.option(
             "--precision",
             type=click.Choice(["f32", "tf32", "f16", "bf16"]),
             default="f32",
             show_default=True,
-            help="tf32, f16 and bf16: tensor cores, for backends that have them.",
+            help="bf16: weights and activations in bfloat16, sums in float32. tf32 and f16: tensor cores, for backends that have them.",
         ),
         click.option(
             "--isa",
             "--arch",
             "isa",
             metavar="NAME",
-            help="Instruction set of the code (avx512, avx2, sse4; sm_80, sm_90, sm_90a), of compile a list of them, best first; "
-            "default: the best of this machine, sm_90.",
+            help="Instruction set of the code (avx512bf16, avx512, avx2, sse4; sm_80, sm_90, sm_90a), of compile a list of them, best "
+            "first; default: the best of this machine, sm_90.",
         ),
         click.option("--backend", default="cpu", show_default=True, metavar="NAME", help="An installed backend."),
     ):

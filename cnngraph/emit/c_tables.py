@@ -19,14 +19,16 @@ _ONNX_TYPES = {
     "uint4": 21, "int4": 22, "float4_e2m1fn": 23, "float8_e8m0fnu": 24,
 }  # fmt: skip
 
-_EAX, _EBX, _ECX = 0, 1, 2
-_AVX, _AVX512 = 0x6, 0xE6
+_EAX, _EBX, _ECX, _EDX = 0, 1, 2, 3
+_AVX, _AVX512, _TILES = 0x6, 0xE6, 0x60000
 _FEATURES = {  # CPUID leaf, subleaf, register, bit, and the register states that the operating system must keep
     "ssse3": (1, 0, _ECX, 9, 0), "sse4.1": (1, 0, _ECX, 19, 0), "sse4.2": (1, 0, _ECX, 20, 0), "popcnt": (1, 0, _ECX, 23, 0),
     "fma": (1, 0, _ECX, 12, _AVX), "f16c": (1, 0, _ECX, 29, _AVX), "avx": (1, 0, _ECX, 28, _AVX),
     "avx2": (7, 0, _EBX, 5, _AVX), "bmi2": (7, 0, _EBX, 8, 0), "avxvnni": (7, 1, _EAX, 4, _AVX),
     "avx512f": (7, 0, _EBX, 16, _AVX512), "avx512dq": (7, 0, _EBX, 17, _AVX512), "avx512cd": (7, 0, _EBX, 28, _AVX512),
     "avx512bw": (7, 0, _EBX, 30, _AVX512), "avx512vl": (7, 0, _EBX, 31, _AVX512), "avx512vnni": (7, 0, _ECX, 11, _AVX512),
+    "avx512bf16": (7, 1, _EAX, 5, _AVX512), "amx-bf16": (7, 0, _EDX, 22, _TILES), "amx-tile": (7, 0, _EDX, 24, _TILES),
+    "amx-int8": (7, 0, _EDX, 25, _TILES),
 }  # fmt: skip
 
 

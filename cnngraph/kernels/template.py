@@ -107,14 +107,14 @@ class KernelSpec:
         isa: instruction set name.
         constants: compile-time constants by their upper-case name in the template function.
         expression: element-wise arithmetic put in at the template's ``epilogue`` marks, or None.
-        halves: names of the arguments that point to bfloat16 instead of float32; see :meth:`KernelCall.typed`.
+        halves: numbers of the arguments that point to bfloat16 instead of float32; see :meth:`KernelCall.typed`.
     """
 
     template: str
     isa: str
     constants: tuple[tuple[str, int], ...]
     expression: Expression | None = None
-    halves: tuple[str, ...] = ()
+    halves: tuple[int, ...] = ()
 
     def constant(self, name: str) -> int:
         """Value of one compile-time constant."""
@@ -135,8 +135,8 @@ class KernelCall:
     overwrites: tuple[Value, ...] = ()
 
     def typed(self) -> KernelCall:
-        """The call with the arguments that point to bfloat16 named in its specification, as the code of the kernel depends on them."""
-        halves = tuple(name for name, argument in self.arguments.items() if _points_to_half(argument))
+        """The call with the arguments that point to bfloat16 told in its specification, as the code of the kernel depends on them."""
+        halves = tuple(number for number, argument in enumerate(self.arguments.values()) if _points_to_half(argument))
         return replace(self, spec=replace(self.spec, halves=halves)) if halves else self
 
 

@@ -11,6 +11,9 @@ from cnngraph.errors import InvalidModelError
 from cnngraph.ir.types import Dim, DType, Shape, Sym, SymbolicBatchError, TensorType, ceil_div, numel
 from cnngraph.ops.base import require
 
+MIXED = (DType.F32, DType.F16, DType.BF16)
+"""Types that an operator with an attribute ``to`` takes beside each other."""
+
 
 def show(shape: Sequence[Dim]) -> str:
     """A shape as messages print it, e.g. ``[Nx3x224x224]``."""
@@ -76,6 +79,19 @@ def same_dtype(types: Sequence[TensorType], what: str) -> DType:
     dtypes = {t.dtype for t in types}
     require(len(dtypes) == 1, f"{what} mixes element types {', '.join(sorted(d.value for d in dtypes))}")
     return types[0].dtype
+
+
+def mixed_dtype(types: Sequence[TensorType], to: DType | None, what: str) -> DType:
+    """The dtype of a result: that of all ``types``, or ``to``, which lets float32 and 16-bit floats mix."""
+    if to is None:
+        return same_dtype(types, what)
+    require(to in MIXED and all(t.dtype in MIXED for t in types), f"{what} mixes float32 and 16-bit floats only")
+    return to
+
+
+def in_result(y: np.ndarray, x: np.ndarray, to: DType | None) -> np.ndarray:
+    """``y`` in the type of a result: ``to`` if it is given, else that of ``x``; references in float64 stay there."""
+    return np.asarray(y.astype(x.dtype if to is None or x.dtype == np.float64 else to.numpy))
 
 
 def require_axis(axis: int, rank: int, what: str) -> None:

@@ -8,14 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnngraph.ir.types import TensorType, numel, per_image, product, static
+from cnngraph.ir.types import DType, TensorType, numel, per_image, product, static
 from cnngraph.ops.base import Cost, Op, needed, require
 from cnngraph.ops.common import (
+    MIXED,
     forbid_batch,
+    in_result,
+    mixed_dtype,
     require_broadcastable_to,
     require_window,
     result,
-    same_dtype,
     show,
     taps,
     widened,
@@ -25,15 +27,18 @@ from cnngraph.ops.elementwise import require_expression
 from cnngraph.ops.expression import Expression
 
 
-def require_epilogue(epilogue: Expression | None, operands: Sequence[TensorType], output: TensorType) -> None:
-    """Check an epilogue's extra operands: their number, dtype, and that they broadcast to ``output``."""
+def require_epilogue(epilogue: Expression | None, operands: Sequence[TensorType], output: TensorType, to: DType | None = None) -> None:
+    """Check an epilogue's extra operands: their number, dtype (with ``to`` they may mix), and that they broadcast to ``output``."""
     if epilogue is None:
         require(not operands, f"{len(operands)} operands but no epilogue that reads them")
         return
     require_expression(epilogue)
     require(epilogue.inputs == 1 + len(operands), f"the epilogue reads {epilogue.inputs - 1} operands, got {len(operands)}")
     for i, operand in enumerate(operands):
-        require(operand.dtype == output.dtype, f"epilogue operand {i} is {operand.dtype.value}, not {output.dtype.value}")
+        require(
+            operand.dtype == output.dtype or (to and operand.dtype in MIXED),
+            f"epilogue operand {i} is {operand.dtype.value}, not {output.dtype.value}",
+        )
         require_broadcastable_to(operand.shape, output.shape, f"epilogue operand {i}")
 
 
@@ -54,6 +59,7 @@ class Conv(Op):
         pads: all begins, then all ends.
         group: number of independent channel groups.
         epilogue: expression whose input 0 is conv+bias and whose inputs 1.. are the operands, broadcast against y.
+        to: type of the result, None for that of the operands; with it float32 and 16-bit floats may mix among these.
 
     The reference computes float16 and bfloat16 in float32, other floats in their own precision.
     """
@@ -65,12 +71,13 @@ class Conv(Op):
     dilations: tuple[int, ...]
     group: int = 1
     epilogue: Expression | None = None
+    to: DType | None = None
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         require(len(inputs) >= 3, f"Conv takes x, weights, bias (or None) and operands, got {len(inputs)} inputs")
         x, w, b = needed(inputs[0], "x"), needed(inputs[1], "weights"), inputs[2]
         operands = [needed(t, f"operand {i}") for i, t in enumerate(inputs[3:])]
-        dtype = same_dtype([x, w] if b is None else [x, w, b], "Conv")
+        dtype = mixed_dtype([x, w] if b is None else [x, w, b], self.to, "Conv")
         require(dtype.is_float, f"Conv computes floats, not {dtype.value}")
         require_window(x.rank, self.kernel, self.strides, self.pads, self.dilations)
         shapes = f"input {show(x.shape)}, weights {show(w.shape)}"
@@ -84,7 +91,7 @@ class Conv(Op):
         require(b is None or b.shape == (weights[0],), f"bias {show(b.shape) if b else ''} does not suit {shapes}")
         out = window_extents(static(x.shape[2:]), self.kernel, self.strides, self.pads, self.dilations)
         y = result(dtype, (x.shape[0], weights[0], *out))
-        require_epilogue(self.epilogue, operands, y)
+        require_epilogue(self.epilogue, operands, y, self.to)
         return (y,)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -102,7 +109,7 @@ class Conv(Op):
         y = y.reshape(n, m, *out)
         if b is not None:
             y += widened(b).reshape(m, *[1] * spatial)
-        return (apply_epilogue(self.epilogue, y, inputs[3:]).astype(x.dtype),)
+        return (in_result(apply_epilogue(self.epilogue, y, inputs[3:]), x, self.to),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         x = needed(inputs[0], "x")

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cnngraph.ir.types import TensorType, numel, per_image, product, static
+from cnngraph.ir.types import DType, TensorType, numel, per_image, product, static
 from cnngraph.ops.base import Cost, Op, needed, require
-from cnngraph.ops.common import forbid_batch, result, same_dtype, show, widened
+from cnngraph.ops.common import forbid_batch, in_result, mixed_dtype, result, show, widened
 from cnngraph.ops.conv import apply_epilogue, require_epilogue
 from cnngraph.ops.expression import Expression
 
@@ -30,6 +30,7 @@ class ConvTranspose(Op):
         out: spatial extents of the result; what the pads at the ends, output_padding and output_shape of ONNX amount to.
         group: number of independent channel groups.
         epilogue: as in :class:`~cnngraph.ops.conv.Conv`; its input 0 is the convolution with bias.
+        to: as in :class:`~cnngraph.ops.conv.Conv`.
 
     The reference computes float16 and bfloat16 in float32, other floats in their own precision.
     """
@@ -42,12 +43,13 @@ class ConvTranspose(Op):
     out: tuple[int, ...]
     group: int = 1
     epilogue: Expression | None = None
+    to: DType | None = None
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         require(len(inputs) >= 3, f"ConvTranspose takes x, weights, bias (or None) and operands, got {len(inputs)} inputs")
         x, w, b = needed(inputs[0], "x"), needed(inputs[1], "weights"), inputs[2]
         operands = [needed(t, f"operand {i}") for i, t in enumerate(inputs[3:])]
-        dtype = same_dtype([x, w] if b is None else [x, w, b], "ConvTranspose")
+        dtype = mixed_dtype([x, w] if b is None else [x, w, b], self.to, "ConvTranspose")
         require(dtype.is_float, f"ConvTranspose computes floats, not {dtype.value}")
         spatial = len(self.kernel)
         require(1 <= spatial <= 3, f"kernel {show(self.kernel)} has {spatial} spatial axes, not 1 to 3")
@@ -70,7 +72,7 @@ class ConvTranspose(Op):
         outputs = weights[1] * self.group
         require(b is None or b.shape == (outputs,), f"bias {show(b.shape) if b else ''} does not suit {shapes}, group {self.group}")
         y = result(dtype, (x.shape[0], outputs, *self.out))
-        require_epilogue(self.epilogue, operands, y)
+        require_epilogue(self.epilogue, operands, y, self.to)
         return (y,)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -95,7 +97,7 @@ class ConvTranspose(Op):
             y[(slice(None), slice(None), *place)] += spread[(slice(None), slice(None), *source)]
         if b is not None:
             y += widened(b).reshape(g * m, *[1] * spatial)
-        return (apply_epilogue(self.epilogue, y, inputs[3:]).astype(x.dtype),)
+        return (in_result(apply_epilogue(self.epilogue, y, inputs[3:]), x, self.to),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         x = needed(inputs[0], "x")

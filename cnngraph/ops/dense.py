@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnngraph.ir.types import TensorType, numel, per_image, static
+from cnngraph.ir.types import DType, TensorType, numel, per_image, static
 from cnngraph.ops.base import Cost, Op, needed, require
-from cnngraph.ops.common import broadcast, forbid_batch, result, same_dtype, show, widened
+from cnngraph.ops.common import broadcast, forbid_batch, in_result, mixed_dtype, result, same_dtype, show, widened
 from cnngraph.ops.conv import apply_epilogue, require_epilogue
 from cnngraph.ops.expression import Expression
 
@@ -18,17 +18,18 @@ from cnngraph.ops.expression import Expression
 class Dense(Op):
     """Fully connected layer: ``x[M,K], w[K,N], b[N]|None, *operands -> y[M,N]``.
 
-    ``epilogue`` is as in :class:`~cnngraph.ops.conv.Conv`: its input 0 is ``x @ w + b``.
+    ``epilogue`` and ``to`` are as in :class:`~cnngraph.ops.conv.Conv`; input 0 of the epilogue is ``x @ w + b``.
     """
 
     name: ClassVar[str] = "Dense"
     epilogue: Expression | None = None
+    to: DType | None = None
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         require(len(inputs) >= 3, f"Dense takes x, weights, bias (or None) and operands, got {len(inputs)} inputs")
         x, w, b = needed(inputs[0], "x"), needed(inputs[1], "weights"), inputs[2]
         operands = [needed(t, f"operand {i}") for i, t in enumerate(inputs[3:])]
-        dtype = same_dtype([x, w] if b is None else [x, w, b], "Dense")
+        dtype = mixed_dtype([x, w] if b is None else [x, w, b], self.to, "Dense")
         shapes = f"input {show(x.shape)}, weights {show(w.shape)}"
         require(x.rank == 2 and w.rank == 2, f"Dense multiplies matrices, not {shapes}")
         depth = forbid_batch(x.shape[1], "a dense layer sums over its input's second axis, which must not depend on the batch size")
@@ -36,7 +37,7 @@ class Dense(Op):
         require(depth == rows, f"{shapes}: inner dimensions differ")
         require(b is None or b.shape == (columns,), f"bias {show(b.shape) if b else ''} does not suit {shapes}")
         y = result(dtype, (x.shape[0], columns))
-        require_epilogue(self.epilogue, operands, y)
+        require_epilogue(self.epilogue, operands, y, self.to)
         return (y,)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -45,7 +46,7 @@ class Dense(Op):
         y = widened(x) @ widened(w)
         if b is not None:
             y = y + widened(b)
-        return (apply_epilogue(self.epilogue, y, inputs[3:]).astype(x.dtype),)
+        return (in_result(apply_epilogue(self.epilogue, y, inputs[3:]), x, self.to),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         elements = per_image(numel(outputs[0].shape))

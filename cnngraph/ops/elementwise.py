@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnngraph.ir.types import TensorType, numel, per_image
+from cnngraph.ir.types import DType, TensorType, numel, per_image
 from cnngraph.ops.base import Cost, Op, needed, require
-from cnngraph.ops.common import broadcast, result, same_dtype, widened
+from cnngraph.ops.common import broadcast, in_result, mixed_dtype, result, widened
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.scalar import FUNCTIONS
 
@@ -31,15 +31,17 @@ def require_expression(expression: Expression) -> None:
 class Elementwise(Op):
     """``expression`` applied to broadcastable tensors of one dtype; the output has that dtype and the broadcast shape.
 
-    16-bit floats are computed in float32 and rounded once at the end.
+    16-bit floats are computed in float32 and rounded once at the end. With ``to``, the type of the result, float32 and 16-bit floats
+    may mix among the inputs.
     """
 
     name: ClassVar[str] = "Elementwise"
     expression: Expression
+    to: DType | None = None
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         types = [needed(t, str(i)) for i, t in enumerate(inputs)]
-        dtype = same_dtype(types, "an element-wise operator")
+        dtype = mixed_dtype(types, self.to, "an element-wise operator")
         require_expression(self.expression)
         require(len(types) == self.expression.inputs, f"expected {self.expression.inputs} inputs, got {len(types)}")
         return (result(dtype, broadcast(*(t.shape for t in types))),)
@@ -47,7 +49,7 @@ class Elementwise(Op):
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
         arrays = [np.asarray(a) for a in inputs if a is not None]
         shape = np.broadcast_shapes(*(a.shape for a in arrays))
-        y = np.asarray(self.expression.evaluate([widened(a) for a in arrays])).astype(arrays[0].dtype)
+        y = in_result(np.asarray(self.expression.evaluate([widened(a) for a in arrays])), arrays[0], self.to)
         return (np.array(np.broadcast_to(y, shape)),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:

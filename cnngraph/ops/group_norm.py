@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnngraph.ir.types import TensorType, numel, per_image, static
+from cnngraph.ir.types import DType, TensorType, numel, per_image, static
 from cnngraph.ops.base import Cost, Op, needed, require
-from cnngraph.ops.common import forbid_batch, result, same_dtype, show, widened
+from cnngraph.ops.common import forbid_batch, in_result, mixed_dtype, result, show, widened
 from cnngraph.ops.conv import apply_epilogue, require_epilogue
 from cnngraph.ops.expression import Expression
 
@@ -26,6 +26,7 @@ class GroupNorm(Op):
         groups: number of groups, a divisor of C.
         epsilon: added to the variance.
         epilogue: as in :class:`~cnngraph.ops.conv.Conv`; its input 0 is the normalised, scaled and shifted value.
+        to: as in :class:`~cnngraph.ops.conv.Conv`.
 
     The reference computes float16 and bfloat16 in float32, other floats in their own precision, the variance as the mean of
     squared deviations.
@@ -35,13 +36,14 @@ class GroupNorm(Op):
     groups: int
     epsilon: float = 1e-5
     epilogue: Expression | None = None
+    to: DType | None = None
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         require(len(inputs) >= 3, f"GroupNorm takes x, scale, bias (or None) and operands, got {len(inputs)} inputs")
         x = needed(inputs[0], "x")
         operands = [needed(t, f"operand {i}") for i, t in enumerate(inputs[3:])]
         parameters = [t for t in inputs[1:3] if t is not None]
-        dtype = same_dtype([x, *parameters], "GroupNorm")
+        dtype = mixed_dtype([x, *parameters], self.to, "GroupNorm")
         require(dtype.is_float, f"GroupNorm computes floats, not {dtype.value}")
         require(x.rank >= 2, f"GroupNorm needs a channel axis, the input is {show(x.shape)}")
         channels = forbid_batch(x.shape[1], "GroupNorm's channels must not depend on the batch size")
@@ -50,7 +52,7 @@ class GroupNorm(Op):
         for type_ in parameters:
             require(type_.shape == (channels,), f"parameter {show(type_.shape)} does not suit the input {show(x.shape)}")
         y = result(dtype, x.shape)
-        require_epilogue(self.epilogue, operands, y)
+        require_epilogue(self.epilogue, operands, y, self.to)
         return (y,)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -70,7 +72,7 @@ class GroupNorm(Op):
                 y = y * widened(scale).reshape(per_channel)
             if bias is not None:
                 y = y + widened(bias).reshape(per_channel)
-            return (apply_epilogue(self.epilogue, y, inputs[3:]).astype(x.dtype),)
+            return (in_result(apply_epilogue(self.epilogue, y, inputs[3:]), x, self.to),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         extra = sum(t is not None for t in inputs[1:3]) + (len(self.epilogue.instrs) if self.epilogue else 0)

@@ -201,7 +201,10 @@ def _versions() -> dict[str, str]:
 
 def _options(options: CompileOptions) -> dict[str, object]:
     """What decides the code, besides the instruction set."""
-    return {"math": options.math, "disabled_passes": list(options.disabled_passes)}
+    return {
+        "math": options.math, "disabled_passes": list(options.disabled_passes), "precision": options.precision,
+        "keep_f32": list(options.keep_f32),
+    }  # fmt: skip
 
 
 def _report(

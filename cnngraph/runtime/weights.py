@@ -81,7 +81,8 @@ def exchanged(program: Program, source: Any, constants: Mapping[str, np.ndarray]
     chosen = data.report.get("options") or {}
     options = CompileOptions(
         isa=data.isa, threads=program.threads, math=str(chosen.get("math", "f32")),
-        disabled_passes=tuple(chosen.get("disabled_passes", ())),
+        disabled_passes=tuple(chosen.get("disabled_passes", ())), precision=str(chosen.get("precision", "f32")),
+        keep_f32=tuple(chosen.get("keep_f32", ())),
     )  # fmt: skip
     shapes = {spec.name: [dim if isinstance(dim, int) else None for dim in spec.shape] for spec in data.inputs}
     try:

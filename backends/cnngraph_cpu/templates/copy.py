@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnngraph.ir.graph import Node
+from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import PLAIN, Dim, DType, numel, per_image
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Concat, Gather, Reorder
@@ -104,7 +104,10 @@ class ReorderKernel:
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One task some pixels of a channel block of an image."""
-        x, y = node.input(0), node.output
+        return self.between(node.input(0), node.output, target)
+
+    def between(self, x: Value, y: Value, target: Target) -> KernelCall:
+        """The call that copies ``x`` to ``y``, which lie in different layouts."""
         channels = x.type.shape[1]
         assert isinstance(channels, int)
         arguments: dict[str, Argument] = {
