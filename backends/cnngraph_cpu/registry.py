@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from cnngraph_cpu.templates.arg_reduce import ArgReducePlain
+from cnngraph_cpu.templates.cast import CastFloats
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
-from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
 from cnngraph_cpu.templates.conv_tiles_plan import ConvTiles
+from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
 from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
 from cnngraph_cpu.templates.copy_bytes import ConcatBytes, ReorderBytes, StridedBytes
 from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
@@ -41,6 +42,6 @@ TEMPLATES = {
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),
         ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
-        TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(), RangeParametersKernel(),
+        CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(), RangeParametersKernel(),
     )
 }  # fmt: skip
