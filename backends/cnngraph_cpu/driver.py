@@ -13,7 +13,12 @@ nothing of this project and is itself the text given to the compiler.
 
 A step is ``[kernel number, arguments, (base, a, b)...]``; an argument is ``bases[base] + a*N + b``, plus ``tid`` times the scratch
 stride for base ``SCRATCH``. ``bases[0]`` is 0, which makes integers of the same form. Steps are separated by a barrier
-on a counter that only ever grows. The end of a helper's job is counted by the worker loop, whose code is never unloaded, not by the
+on a counter that only ever grows.
+
+A job with ``JOB_IMAGES`` is done image by image: each thread runs all steps for its share of the images by itself, with a batch of 1 and
+an arena of its own (they lie ``image_bytes[ARENA]`` apart); ``image_bytes`` of the caller's arrays lead from an image to the next. There
+are no barriers between the steps then, but each thread still counts as many arrivals.
+ The end of a helper's job is counted by the worker loop, whose code is never unloaded, not by the
 job's own driver, whose program may be freed as soon as the caller returns.
 
 Waiting spins for a bounded number of pauses, then sleeps in a futex (Linux) or yields.
@@ -37,12 +42,13 @@ CALLER, HELPER, WORKER, SERVE_ONE, STOP = 0, 1, 2, 3, 4
 
 JOB_DRIVER, JOB_BATCH, JOB_THREADS, JOB_BASES, JOB_STEPS, JOB_COUNT, JOB_KERNELS = 0, 1, 2, 3, 4, 5, 6
 JOB_ARGS, JOB_ARGS_STRIDE, JOB_SCRATCH_STRIDE, JOB_TEAM, JOB_START, JOB_SPINS, JOB_WAKE = 7, 8, 9, 10, 11, 12, 13
+JOB_IMAGES, JOB_IMAGE_BYTES = 14, 15
 
 TEAM_COUNTER, TEAM_SLEEPERS, TEAM_MAILBOXES, MAILBOX_WORDS = 0, 16, 32, 16
 MAIL_SEQUENCE, MAIL_JOB, MAIL_SLEEPING, MAIL_SEEN = 0, 1, 2, 3
 IDLE_SPINS = 1000
 
-SCRATCH = 4
+ARENA, SCRATCH = 1, 4
 
 _FUTEX_NUMBERS = {"x86_64": 202, "aarch64": 98, "arm64": 98, "riscv64": 98, "ppc64le": 221}
 _FUTEX = _FUTEX_NUMBERS.get(platform.machine(), 0) if sys.platform == "linux" else 0
@@ -230,8 +236,22 @@ def publish(address: int, team: Any, threads: int) -> None:
 
 @njit(forceinline=True, error_model="numpy")
 def run_steps(job: Any, tid: int, start: int) -> None:
-    """This thread's share of every step of a job, with barriers between the steps."""
-    batch, threads = get_word(job, JOB_BATCH), get_word(job, JOB_THREADS)
+    """This thread's share of a job: of its images, or of every step, with barriers between the steps."""
+    threads, images = get_word(job, JOB_THREADS), get_word(job, JOB_IMAGES)
+    if images == 0:
+        run_image(job, tid, tid, threads, 0, 0, start)
+        return
+    image_bytes = words_at(get_word(job, JOB_IMAGE_BYTES))
+    for image in range(images * tid // threads, images * (tid + 1) // threads):
+        run_image(job, tid, 0, 1, image, tid * get_word(image_bytes, ARENA), start)
+    if threads > 1:
+        add_atomic(words_at(get_word(job, JOB_TEAM)), TEAM_COUNTER, get_word(job, JOB_COUNT) - 1)
+
+
+@njit(forceinline=True, error_model="numpy")
+def run_image(job: Any, tid: int, part: int, parts: int, image: int, arena: int, start: int) -> None:
+    """Part ``part`` of ``parts`` of every step, for the images from ``image`` on, in the arena ``arena`` bytes after the first."""
+    batch, image_bytes = get_word(job, JOB_BATCH), words_at(get_word(job, JOB_IMAGE_BYTES))
     bases, step = words_at(get_word(job, JOB_BASES)), words_at(get_word(job, JOB_STEPS))
     kernels, count = words_at(get_word(job, JOB_KERNELS)), get_word(job, JOB_COUNT)
     args = words_at(get_word(job, JOB_ARGS) + tid * get_word(job, JOB_ARGS_STRIDE))
@@ -244,11 +264,15 @@ def run_steps(job: Any, tid: int, start: int) -> None:
             value = get_word(bases, base) + get_word(step, 3 + 3 * i) * batch + get_word(step, 4 + 3 * i)
             if base == SCRATCH:
                 value += scratch
+            elif base == ARENA:
+                value += arena
+            elif image > 0:
+                value += image * get_word(image_bytes, base)
             set_word(args, i, value)
-        call_kernel(get_word(kernels, get_word(step, 0)), args, tid, threads)
+        call_kernel(get_word(kernels, get_word(step, 0)), args, part, parts)
         step = words_at(address_of(step) + 8 * (2 + 3 * arguments))
-        if threads > 1 and number + 1 < count:
-            goal = start + (number + 1) * threads
+        if parts > 1 and number + 1 < count:
+            goal = start + (number + 1) * parts
             arrive(team, goal)
             wait(team, goal, spins)
 

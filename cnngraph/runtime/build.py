@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 import cnngraph
+from cnngraph.analysis.by_image import refuse_by_image
 from cnngraph.eager import tail
 from cnngraph.errors import InternalError, printable
 from cnngraph.ir.graph import Graph, Node, Value
@@ -173,15 +175,21 @@ def build_program(
         source = backend.source(spec, header).text
         kernels.append(Kernel(code.name, code.symbol, code.code, source, code.seconds, code.cached))
     copies = [(index, builder.ref(value)) for index, value in plan.copies]
+    report = _report(calls, plan, records, rejections, selections, steps)
+    weights = builder.weights.blob()
+    together = refuse_by_image(graph, weights.nbytes, report["cycles"])
+    if plan.copies or plan.static_bytes or report["reference_steps"]:
+        together = "not every step is a kernel that computes images apart"
+    report["together"] = together
     return Program(
         ProgramData(
             inputs=[_spec(name, value.type) for name, value in graph.inputs],
             outputs=[_spec(name, value.type) for name, value in graph.outputs],
-            steps=steps, kernels=kernels, driver=Kernel(driver.name, driver.symbol, driver.code), weights=builder.weights.blob(),
+            steps=steps, kernels=kernels, driver=Kernel(driver.name, driver.symbol, driver.code), weights=weights,
             arena=plan.arena, static_bytes=plan.static_bytes, scratch=plan.scratch, copies=copies, isa=target.isa,
             required=backend.required_features(target), threads=options.threads,
-            report={"options": _options(options), "versions": _versions(), **_report(calls, plan, records, rejections, selections, steps)},
-            tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name,
+            report={"options": _options(options), "versions": _versions(), **report},
+            tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name, by_image=together is None,
         )
     )  # fmt: skip
 
@@ -214,7 +222,7 @@ def _report(
     rejections: Sequence[Rejection],
     selections: Sequence[Selection],
     steps: Sequence[KernelStep | HostStep],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     rows = []
     for selection in selections:
         call = calls.get(selection.node)

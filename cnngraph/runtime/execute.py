@@ -17,7 +17,7 @@ from cnngraph.runtime.team import CALLER, Entry, Team, lease_team
 
 # Word numbers of a job, as the driver reads them.
 _DRIVER, _BATCH, _THREADS, _BASES, _STEPS, _COUNT, _KERNELS = 0, 1, 2, 3, 4, 5, 6
-_ARGS, _ARGS_STRIDE, _SCRATCH_STRIDE, _TEAM, _START, _SPINS, _WAKE, _WORDS = 7, 8, 9, 10, 11, 12, 13, 16
+_ARGS, _ARGS_STRIDE, _SCRATCH_STRIDE, _TEAM, _START, _SPINS, _WAKE, _IMAGES, _IMAGE_BYTES, _WORDS = 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
 _BARRIER_SPINS = 20_000
 
 ALONE_CYCLES = 500_000
@@ -61,8 +61,10 @@ class Context:
         self.batch = self.threads = 0
         bases = FIRST_IO + len(data.inputs) + len(data.outputs)
         self.bases = (ctypes.c_int64 * bases)()
+        self.image_bytes = (ctypes.c_int64 * bases)()
+        self.image_bytes[ARENA] = data.arena
         self.job = (ctypes.c_int64 * _WORDS)()
-        self.job[_BASES] = ctypes.addressof(self.bases)
+        self.job[_BASES], self.job[_IMAGE_BYTES] = ctypes.addressof(self.bases), ctypes.addressof(self.image_bytes)
         self.job_address = ctypes.addressof(self.job)
         self.static = aligned(data.static_bytes)
         self.bases[STATIC] = self.static.ctypes.data
@@ -138,6 +140,12 @@ class Executor:
             context = Context(self.data, self._arguments)
         try:
             threads = 1 if team is None else team.ensure(threads, self._driver)
+            if self.data.by_image and batch > 1 and batch >= threads:
+                apart = batch // threads * threads
+                self._run_by_image(context, [a[:apart] for a in inputs], [a[:apart] for a in outputs], threads, team)
+                if apart == batch:
+                    return
+                inputs, outputs, batch = [a[apart:] for a in inputs], [a[apart:] for a in outputs], batch - apart
             self._start(context, inputs, outputs, batch, threads)
             if team is not None:
                 context.job[_TEAM] = team.address
@@ -153,6 +161,22 @@ class Executor:
         finally:
             self._free.append(context)
 
+    def _run_by_image(
+        self, context: Context, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], threads: int, team: Team | None
+    ) -> None:
+        """All steps for each image, one image a thread at a time, in as many arenas as threads."""
+        (segment,) = self.parts
+        assert isinstance(segment, Segment)
+        context.prepare(threads, threads)
+        self._start(context, inputs, outputs, 1, threads)
+        for place, array in enumerate((*inputs, *outputs), FIRST_IO):
+            context.image_bytes[place] = array.nbytes // len(array)
+        context.job[_IMAGES] = len(inputs[0])
+        if team is not None:
+            context.job[_TEAM] = team.address
+            team.announce(threads)
+        self._segment(context, segment.address, segment.count)
+
     def _start(self, context: Context, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int) -> None:
         context.prepare(batch, threads)
         place = FIRST_IO
@@ -164,7 +188,7 @@ class Executor:
             place += 1
         job = context.job
         job[_DRIVER], job[_BATCH], job[_THREADS] = self._driver, batch, threads
-        job[_KERNELS] = self._kernels_address
+        job[_KERNELS], job[_IMAGES] = self._kernels_address, 0
         job[_WAKE] = 1
         job[_SPINS] = _BARRIER_SPINS if threads <= self._cpus else 0
 

@@ -41,7 +41,7 @@ def encode_program(data: ProgramData) -> dict[str, Any]:
         "kernels": [{"name": k.name, "symbol": k.symbol, "source": k.source} for k in (*data.kernels, data.driver)],
         "arena": data.arena, "static": data.static_bytes, "scratch": data.scratch,
         "isa": data.isa, "required": list(data.required), "threads": data.threads, "report": data.report, "tail": data.tail,
-        "backend": data.backend,
+        "backend": data.backend, "by_image": data.by_image,
     }  # fmt: skip
 
 
@@ -114,8 +114,18 @@ class _Reader:
             copies=[(_int(i, 0, len(self._outputs)), self._ref(r)) for i, r in manifest["copies"]], isa=_text(manifest["isa"]),
             required=tuple(_text(f) for f in manifest["required"]),
             threads=None if threads is None else _int(threads, 1, MAX_THREADS + 1), report=manifest["report"], tail=self._tail(),
-            backend=_text(manifest.get("backend", "cpu")),
+            backend=_text(manifest.get("backend", "cpu")), by_image=self._by_image(),
         )  # fmt: skip
+
+    def _by_image(self) -> bool:
+        """The flag, if the steps allow it: they are kernels, and inputs and outputs have one row an image."""
+        chosen = self._manifest.get("by_image", False)
+        _require(isinstance(chosen, bool), "by_image is no truth value")
+        rows = all(spec.shape[:1] == ("N",) for spec in (*self._inputs, *self._outputs))
+        kernels = all("kernel" in step for step in self._manifest["steps"])
+        copies, static = self._manifest["copies"], self._sizes[STATIC]
+        _require(not chosen or (self._inputs and rows and kernels and not copies and not static), "its images cannot be computed apart")
+        return cast(bool, chosen)
 
     def _tail(self) -> dict[str, Any] | None:
         tail = self._manifest["tail"]

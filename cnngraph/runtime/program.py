@@ -101,6 +101,7 @@ class ProgramData:
         threads: default of a run, None for what the process may use.
         report: what the compiler did: lists and dicts of numbers and strings.
         backend: name of the backend whose kernels these are.
+        by_image: whether a batch is computed image by image, each by one thread; all steps are kernels then.
         tail: what follows the compiled part, as data (:mod:`cnngraph.eager.tail`), or None.
     """
 
@@ -120,3 +121,4 @@ class ProgramData:
     report: dict[str, Any] = field(default_factory=dict)
     tail: dict[str, Any] | None = None
     backend: str = "cpu"
+    by_image: bool = False
