@@ -83,10 +83,10 @@ def pick(node: Node, templates: Sequence[Template], target: Target, choice: Layo
     selection = Selection(node, "alias" if isinstance(node.op, ALIASES) else "reference")
     best: Template | None = None
     if not isinstance(node.op, ALIASES):
-        rounding, moved = keeps_order(node), _batch_elsewhere(node)
+        moved = _batch_elsewhere(node)
         for template in templates:
             refusal = template.accepts(node, target)
-            if refusal is None and template.reorders_arithmetic and rounding is not None:
+            if refusal is None and template.reorders_arithmetic and (rounding := keeps_order(node)) is not None:
                 refusal = f"{rounding.label} rounds the result to integers, so the order of arithmetic is kept"
             if refusal is None and moved is not None and not getattr(template, "any_batch_axis", False):
                 refusal = f"{moved} has the batch in another place than the first axis"
