@@ -19,7 +19,7 @@ PACKAGES = ("numpy", "numba", "llvmlite", "onnx", "networkx", "ml_dtypes", "clic
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Show versions, backends, instruction sets, threads, the kernel cache and environment variables."""
+    """Show versions, backends, instruction sets, threads, the tile unit (AMX), the kernel cache and environment variables."""
     from cnngraph.options import VARIABLES
 
     packages = {name: _version(name) for name in PACKAGES}
@@ -31,6 +31,7 @@ def command(as_json: bool) -> None:
         "processor": _processor(),
         "cpus_online": os.cpu_count(),
         "threads": _threads(),
+        "tiles": _tiles(),
         "packages": packages,
         "backends": backends,
         "variables": {variable.name: os.environ.get(variable.name) for variable in VARIABLES},
@@ -38,7 +39,7 @@ def command(as_json: bool) -> None:
 
     def show() -> None:
         rows: list[list[object]] = [
-            [key, str(data[key])] for key in ("cnngraph", "python", "platform", "processor", "cpus_online", "threads")
+            [key, str(data[key])] for key in ("cnngraph", "python", "platform", "processor", "cpus_online", "threads", "tiles")
         ]
         rows += [[name, version or "not installed"] for name, version in packages.items()]
         table(None, ["what", "here"], rows)
@@ -78,6 +79,13 @@ def _threads() -> int:
     from cnngraph.runtime.cpus import default_threads
 
     return default_threads()
+
+
+def _tiles() -> str:
+    """Whether there is a tile unit (AMX), and the system lets this process use it."""
+    from cnngraph.runtime.features import tile_state
+
+    return tile_state()
 
 
 def _version(name: str) -> str | None:

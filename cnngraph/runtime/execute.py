@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from cnngraph.errors import UsageError, printable
 from cnngraph.ir.types import DType
 from cnngraph.runtime.cpus import usable_cpus
+from cnngraph.runtime.features import missing_features
 from cnngraph.runtime.loader import load_kernels
 from cnngraph.runtime.program import ARENA, FIRST_IO, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
 from cnngraph.runtime.slots import process_slots
@@ -92,6 +94,7 @@ class Executor:
 
     def __init__(self, data: ProgramData) -> None:
         self.data = data
+        self._missing = missing_features(data.required)
         *kernels, self._driver = load_kernels([*data.kernels, data.driver])
         self._kernels = np.array(kernels, np.int64)
         self._kernels_address = int(self._kernels.ctypes.data)
@@ -117,7 +120,11 @@ class Executor:
         """Compute ``outputs`` (C-contiguous, overwritten) from ``inputs`` (C-contiguous, of the declared dtypes).
 
         ``threads`` is an upper bound: while other callers compute, there are as many as CPUs are left, and a caller may wait its turn.
+
+        Raises:
+            UsageError: the code is for other CPUs.
         """
+        self._refuse()
         if self._cycles * batch < ALONE_CYCLES:
             self._run(inputs, outputs, batch, 1, None)
             return
@@ -132,6 +139,13 @@ class Executor:
                     team.lock.release()
         finally:
             slots.give(granted)
+
+    def _refuse(self) -> None:
+        if self._missing:
+            lacking = ", ".join(map(printable, self._missing))
+            raise UsageError(
+                f"this program is compiled for {printable(self.data.isa)}; it can be saved, but not run, for this machine lacks {lacking}"
+            )
 
     def _run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int, team: Team | None) -> None:
         try:
@@ -200,6 +214,7 @@ class Executor:
         self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, repeat: int, threads: int = 1
     ) -> list[tuple[str, str, float]]:
         """(kernel, ONNX nodes, least seconds of ``repeat`` runs) of every step, each run alone, in order."""
+        self._refuse()
         slots = process_slots()
         granted = slots.take(threads)
         try:

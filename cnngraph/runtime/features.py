@@ -19,25 +19,29 @@ _SPELLINGS = {
 }  # fmt: skip
 
 
-@cache
 def host_features(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Features that the CPU has and the operating system has switched on.
+    """Features that the CPU has and that the operating system has switched on, for this process if it must be asked.
 
     Linux lists them; elsewhere llvmlite is asked, and without it none are known.
     """
+    return granted(_listed(info))
+
+
+@cache
+def _listed(info: Path) -> frozenset[str]:
     try:
         with open(info, encoding="ascii", errors="replace") as file:
             for line in file:
                 name, _, flags = line.partition(":")
                 if name.strip() in ("flags", "Features"):
-                    return granted(frozenset(_spelling(flag) for flag in flags.split()))
+                    return frozenset(_spelling(flag) for flag in flags.split())
     except OSError:
         pass  # no Linux
     try:
         import llvmlite.binding as llvm
     except ImportError:
         return frozenset()
-    return granted(frozenset(name for name, on in llvm.get_host_cpu_features().items() if on))
+    return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
 
 
 def _spelling(flag: str) -> str:
@@ -80,6 +84,14 @@ def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def missing_features(required: Sequence[str]) -> list[str]:
-    """Which of these CPU features this machine lacks."""
+    """Which of these CPU features this machine lacks, or does not grant this process."""
     present = host_features()
-    return [name for name in required if name not in present]
+    refused = " (refused by the system)" if tile_state() == "refused" else ""
+    return [name + refused * name.startswith("amx-") for name in required if name not in present]
+
+
+def tile_state(info: Path = Path("/proc/cpuinfo")) -> str:
+    """Of the tile unit: "absent", "refused" by the system, or "granted"."""
+    if TILES not in _listed(info):
+        return "absent"
+    return "granted" if tile_permission() else "refused"

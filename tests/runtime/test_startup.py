@@ -14,7 +14,7 @@ import pytest
 
 import cnngraph
 from cnngraph.errors import ArtifactError
-from cnngraph.runtime import loader
+from cnngraph.runtime import features, loader
 from cnngraph.runtime.elf import ObjectFile
 from cnngraph.runtime.features import host_features
 from cnngraph.runtime.program import Kernel
@@ -121,3 +121,33 @@ def test_public_load_is_the_runtime_s() -> None:
     from cnngraph.runtime.artifact import load
 
     assert cnngraph.load is load
+
+
+TILE_FLAGS = "flags : avx512f avx512_bf16 amx_tile amx_bf16 amx_int8\n"
+
+
+@pytest.mark.parametrize(("permission", "state"), [(True, "granted"), (False, "refused")])
+def test_tiles_need_the_system_s_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, permission: bool, state: str) -> None:
+    (tmp_path / "cpuinfo").write_text(TILE_FLAGS)
+    monkeypatch.setattr(features, "tile_permission", lambda: permission)
+    found = features.host_features(tmp_path / "cpuinfo")
+    assert found - {"amx-tile", "amx-bf16", "amx-int8"} == {"avx512f", "avx512bf16"}
+    assert ("amx-tile" in found and "amx-int8" in found) is permission
+    assert features.tile_state(tmp_path / "cpuinfo") == state
+    (tmp_path / "old").write_text("flags : avx512f\n")
+    assert features.tile_state(tmp_path / "old") == "absent"
+
+
+def test_a_refused_unit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "tile_state", lambda: "refused")
+    monkeypatch.setattr(features, "host_features", lambda: frozenset({"avx2"}))
+    assert features.missing_features(["avx2", "fma", "amx-tile"]) == ["fma", "amx-tile (refused by the system)"]
+
+
+def test_permission_is_asked_for_where_the_cpu_has_tiles() -> None:
+    """What Linux answers must fit what the CPU lists: a CPU without the unit has no such state to grant."""
+    if features.TILES not in features._listed(Path("/proc/cpuinfo")):
+        assert not features.tile_permission()
+        assert features.tile_state() == "absent"
+    else:
+        assert features.tile_state() in ("granted", "refused")
