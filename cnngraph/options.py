@@ -28,7 +28,7 @@ class Limits:
     max_tensor_bytes: int = 4 * GIB
     max_total_bytes: int = 16 * GIB
     max_nodes: int = 100_000
-    max_fold_bytes: int = 64 * MIB
+    max_fold_bytes: int = 512 * MIB
     max_rank: int = 16
 
 

@@ -29,7 +29,7 @@ class PassContext:
     """
 
     rejections: list[Rejection] = field(default_factory=list)
-    max_fold_bytes: int = 64 * 1024 * 1024
+    max_fold_bytes: int = 512 * 1024 * 1024
 
     def reject(self, pass_name: str, node: Node, reason: str) -> None:
         """Record why a rewrite at ``node`` was refused."""
