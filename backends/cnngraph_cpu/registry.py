@@ -5,6 +5,7 @@ from __future__ import annotations
 from cnngraph_cpu.templates.arg_reduce import ArgReducePlain
 from cnngraph_cpu.templates.cast import CastFloats
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
+from cnngraph_cpu.templates.conv_pairs import ConvPairs
 from cnngraph_cpu.templates.conv_tiles_plan import ConvTiles
 from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
 from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
@@ -37,7 +38,7 @@ from cnngraph_cpu.templates.winograd_plan import Winograd
 TEMPLATES = {
     template.name: template
     for template in (
-        ConvDirect(), ConvTiles(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
+        ConvDirect(), ConvPairs(), ConvTiles(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),

@@ -5,6 +5,9 @@ place, the task first copies the input rows it needs into scratch, zero padding 
 no border cases. The inner kernel keeps ROWS x COLS pixels times TV channel vectors in registers and streams the packed
 weights once per register tile: ``[tile][channel block][row tap][column tap][channel][TV*W]``.
 
+With P = 2 scratch and weights are bfloat16, and a step takes two input channels at once: a pair of a pixel is broadcast and multiplied
+with pairs of weights, ``[tile][channel block][row tap][column tap][pair of channels][TV*W][2]``.
+
 Where rows of taps lie far apart (SPREAD), taps that meet only padding are passed over.
 
 Scratch is ``[channel block][row][column][CB]``. CB is W for a blocked input; for a plain input with fewer than W
@@ -17,11 +20,14 @@ from cnngraph_cpu.language import (
     F32Pointer,
     I64Pointer,
     broadcast,
+    broadcast_pair,
+    dot2,
     epilogue,
     fma,
     get,
     get_int,
     load,
+    load_pairs,
     put,
     registers,
     splat,
@@ -32,6 +38,7 @@ from cnngraph_cpu.language import (
 IN_PLACE, PACK_BLOCKED, PACK_PLAIN = 0, 1, 2
 ANY_TAIL = -1
 
+P = 1
 W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = SPREAD = 0  # fixed by the plan
 
 
@@ -73,9 +80,9 @@ def pack_plain(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None
             for c in range(scratch_width * CB):
                 put(packed, to + c, 0.0)
         else:
-            for c in range(pad_x * CB):
+            for c in range((pad_x + copied if P == 2 else pad_x) * CB):
                 put(packed, to + c, 0.0)
-            for ch in range(CB):
+            for ch in range(channels if P == 2 else CB):
                 at = image * x_batch + ((ch * depth + z) * height + iy) * width
                 for c in range(copied):
                     put(packed, to + (pad_x + c) * CB + ch, get(x, at + c))
@@ -94,6 +101,8 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
     for cb in range(first_block, first_block + used_blocks):
         if MERGED:
             count = inner_count
+        elif P == 2:
+            count = min(W // 2, (channels + 1) // 2 - cb * (W // 2))
         else:
             count = min(W, channels - cb * W)
         for ky in range(taps):
@@ -106,24 +115,32 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
                 if SPREAD:
                     place = col * SX + kx * (tap_x // CB) - pad_x
                 if SPREAD and (iy < 0 or iy >= height or place + (COLS - 1) * SX < 0 or place >= width):
-                    at = at + count * TV * W
+                    at = at + count * TV * W * P
                     for r in unroll(ROWS):
                         line[r] = line[r] + tap_x
                 else:
                     for i in range(0, count, U):
                         for u in unroll(U):
                             for v in unroll(TV):
-                                weight[v] = load(w, at + (u * TV + v) * W)
+                                if P == 2:
+                                    weight[v] = load_pairs(w, at + (u * TV + v) * W * P)
+                                else:
+                                    weight[v] = load(w, at + (u * TV + v) * W)
                             for r in unroll(ROWS):
                                 for c in unroll(COLS):
-                                    value = broadcast(source, line[r] + c * SX * CB + u)
-                                    for v in unroll(TV):
-                                        acc[v, r, c] = fma(weight[v], value, acc[v, r, c])
-                        at = at + U * TV * W
+                                    if P == 2:
+                                        pair = broadcast_pair(source, line[r] + c * SX * CB + u * P)
+                                        for v in unroll(TV):
+                                            acc[v, r, c] = dot2(acc[v, r, c], pair, weight[v])
+                                    else:
+                                        value = broadcast(source, line[r] + c * SX * CB + u)
+                                        for v in unroll(TV):
+                                            acc[v, r, c] = fma(weight[v], value, acc[v, r, c])
+                        at = at + U * TV * W * P
                         for r in unroll(ROWS):
-                            line[r] = line[r] + U
+                            line[r] = line[r] + U * P
                     for r in unroll(ROWS):
-                        line[r] = line[r] + (tap_x - count)
+                        line[r] = line[r] + (tap_x - count * P)
     for v in unroll(TV):
         if not GUARD or tile * TV + v < out_blocks:
             for r in unroll(ROWS):

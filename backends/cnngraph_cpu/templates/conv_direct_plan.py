@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, Dim, ceil_div, product
+from cnngraph.ir.types import PLAIN, Dim, DType, ceil_div, product, round_up
 from cnngraph.kernels.template import (
     Argument,
     BatchStride,
@@ -161,6 +161,7 @@ class ConvDirect:
 
     name = "conv_direct"
     reorders_arithmetic = False
+    step = 1
     code = Code(
         kernel.conv_direct,
         {f.__name__: f for f in (kernel.pack_blocked, kernel.pack_plain, kernel.register_tile, kernel.tile_row)},
@@ -194,7 +195,7 @@ class ConvDirect:
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of the inner loops."""
         g = geometry(node)
-        return choose_tile(g, target).cycles * product(g.kernel) * _channels_read(g, target) / 1.0
+        return choose_tile(g, target).cycles * product(g.kernel) * _channels_read(g, target) / self.step
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""
@@ -204,13 +205,15 @@ class ConvDirect:
         x, y = node.input(0), node.output
         weights, bias = node.input(1).data, node.inputs[2]
         assert weights is not None
-        plain = x.type.layout.plain
-        if plain and g.pointwise:  # the rows copied to scratch are those of the image: its pixels may not be taken as one row
+        plain, step = x.type.layout.plain, self.step
+        element = DType.BF16 if step == 2 else DType.F32
+        copies = plain or x.type.dtype is not element
+        if copies and g.pointwise:  # the rows copied to scratch are those of the image: its pixels may not be taken as one row
             g = replace(g, pad_end=(0, 0, 1))
         tile, small = choose_tile(g, target), _is_small(g)
         merged = plain and g.dilation[2] == 1
-        in_place = not plain and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
-        cb = g.channels if plain else width
+        in_place = not copies and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
+        cb = round_up(g.channels, step) if plain else width
         blocks = 1 if plain else ceil_div(g.channels, width)
         out_blocks = ceil_div(g.out_channels, width)
         tiles = ceil_div(out_blocks, tile.vectors)
@@ -218,11 +221,12 @@ class ConvDirect:
             table, used = np.zeros(tiles, np.int64), 1
         else:
             table, used = channel_blocks(g, tiles, tile.vectors * width, width, blocks)
-        packed = pack_weights(weights, g, table, used, tiles, tile.vectors * width, cb if plain else width, plain)
-        taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * cb, cb
+        packed = pack_weights(weights, g, table, used, tiles, tile.vectors * width, cb, step).astype(element.numpy, copy=False)
+        taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * cb, cb // step
         if merged:
-            inner, taps_x = g.kernel[2] * cb, 1
-        unroll = next(u for u in (4, 3, 2, 1) if inner % u == 0) if merged or plain else next(u for u in (4, 2, 1) if g.channels % u == 0)
+            inner, taps_x = g.kernel[2] * cb // step, 1
+        divided, most = (inner, (4, 3, 2, 1)) if merged or plain else (g.channels // step, (4, 2, 1))
+        unroll = next(u for u in most if divided % u == 0)
 
         deep = g.out[0] > 1 or g.kernel[0] > 1
         deep = (deep or (g.spread and not in_place)) and not g.pointwise
@@ -231,14 +235,14 @@ class ConvDirect:
             row_step = columns * width
             block_step = product(g.size) * width
             tap_step = g.dilation[1] * row_step
-            block_rows = _block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * 4, target)
+            block_rows = _block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
             scratch_rows = scratch_width = copied = 0
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
             row_step = scratch_width * cb
             tap_step = row_step if deep else g.dilation[1] * row_step
             reach = (g.kernel[1] - 1) * g.dilation[1] + 1
-            row_bytes = row_step * blocks * 4
+            row_bytes = row_step * blocks * element.itemsize
             block_rows = 1 if deep else _scratch_block_rows(tile, reach, g.stride[1], row_bytes, target)
             scratch_rows = g.kernel[0] * g.kernel[1] if deep else (block_rows - 1) * g.stride[1] + reach
             block_step = scratch_rows * row_step
@@ -249,6 +253,8 @@ class ConvDirect:
             ("U", 1 if small else unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
             ("MERGED", int(merged)), ("GUARD", int(out_blocks % tile.vectors != 0)), ("DEPTH", int(deep)),
         ]  # fmt: skip
+        if step == 2:
+            constants.append(("P", 2))
         if g.spread and deep and not merged and not small:
             constants.append(("SPREAD", 1))
         if not small:
@@ -260,7 +266,7 @@ class ConvDirect:
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tile.vectors),
             "y": Pointer(y),
             "block_table": Packed(table),
-            "packed": Scratch(max(4, scratch_rows * row_step * blocks * 4)),
+            "packed": Scratch(max(4, scratch_rows * row_step * blocks * element.itemsize), element),
             "images": Extent(g.images),
             "x_batch": BatchStride(x),
             "y_batch": BatchStride(y),
@@ -303,9 +309,12 @@ def channel_blocks(g: Geometry, tiles: int, tile_channels: int, width: int, bloc
 
 
 def pack_weights(
-    w: np.ndarray, g: Geometry, table: np.ndarray, used: int, tiles: int, tile_channels: int, cb: int, plain: bool
+    w: np.ndarray, g: Geometry, table: np.ndarray, used: int, tiles: int, tile_channels: int, cb: int, step: int = 1
 ) -> np.ndarray:
-    """``[tile][block][kd*kh][kw][channel in block][tile channel]``; a ragged last block is stored without its padding."""
+    """``[tile][block][kd*kh][kw][step of channels in block][tile channel][channel of the step]``, steps of 1 or 2 channels.
+
+    A ragged last block is stored without its padding.
+    """
     taps_y, taps_x = g.kernel[0] * g.kernel[1], g.kernel[2]
     per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
     source = w.reshape(g.out_channels, per_group_in, taps_y, taps_x)
@@ -313,7 +322,7 @@ def pack_weights(
     for tile in range(tiles):
         start = int(table[tile]) * cb
         stop = min(start + used * cb, g.channels)
-        dense = np.zeros((stop - start, taps_y, taps_x, tile_channels), np.float32)
+        dense = np.zeros((round_up(stop - start, step), taps_y, taps_x, tile_channels), np.float32)
         low, high = tile * tile_channels, min((tile + 1) * tile_channels, g.out_channels)
         for group in range(low // per_group_out, (high - 1) // per_group_out + 1):
             a, b = max(low, group * per_group_out), min(high, (group + 1) * per_group_out)
@@ -322,11 +331,8 @@ def pack_weights(
         position = 0
         for block in range(0, stop - start, cb):
             piece = dense[block : block + cb]
-            if plain:  # taps outside channels: the merged loop walks columns, then channels within a column
-                piece = piece.transpose(1, 2, 0, 3)
-            else:
-                piece = piece.transpose(1, 2, 0, 3)
-            out[tile, position : position + piece.size] = piece.reshape(-1)
+            steps = piece.reshape(-1, step, taps_y, taps_x, tile_channels).transpose(2, 3, 0, 4, 1)
+            out[tile, position : position + piece.size] = steps.reshape(-1)
             position += piece.size
     return out
 

@@ -290,7 +290,7 @@ class ConvTransposeDirect:
                     piece = np.ascontiguousarray(piece.reshape(tiles, width, -1).transpose(0, 2, 1)).reshape(tiles, -1)
                 else:
                     g = p.geometry(taps)
-                    piece = pack_weights(chosen, g, table, used, tiles, tile.vectors * width, width, False)
+                    piece = pack_weights(chosen, g, table, used, tiles, tile.vectors * width, width)
                 pieces.append(piece)
             else:
                 taps, piece = (0, 0, 0), np.zeros((tiles, 0), np.float32)

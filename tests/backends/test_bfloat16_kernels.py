@@ -1,0 +1,132 @@
+"""Kernels on bfloat16: dot products of pairs, float32 arithmetic on bfloat16 storage, casts, and what mixes both types."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cnngraph.ir.types import BATCH, PLAIN, DType, Layout
+from cnngraph.kernels.template import LayoutRequest
+from cnngraph.ops import Cast, Conv, Dense, Reorder
+from cnngraph.ops.conv_transpose import ConvTranspose
+from cnngraph_cpu import backend
+from cnngraph_cpu.target import available
+from tests.backends.template_cases import Case, Compiled, plan, requests, run_compiled, run_emulated
+from tests.backends.template_table import RELU, RESIDUAL
+
+_RNG = np.random.default_rng(11)
+
+
+def _array(*shape: int) -> np.ndarray:
+    return _RNG.standard_normal(shape).astype(np.float32)
+
+
+def _conv(
+    template: str, channels: int, outputs: int, size: tuple[int, ...], kernel: int, *, stride: int = 1, pad: int = 0, dilation: int = 1,
+    group: int = 1, residual: bool = False, bias: bool = True, tolerance: float = 1e-4,
+) -> Case:  # fmt: skip
+    rank = len(size)
+    op = Conv((kernel,) * rank, (stride,) * rank, (pad,) * (2 * rank), (dilation,) * rank, group, RESIDUAL if residual else RELU)
+    weights = _array(outputs, channels // group, *(kernel,) * rank)
+    inputs: list[Any] = [(BATCH, channels, *size), weights, _array(outputs) if bias else None]
+    if residual:
+        reach = (kernel - 1) * dilation + 1
+        inputs.append((BATCH, outputs, *((s + 2 * pad - reach) // stride + 1 for s in size)))
+    return Case(template, op, tuple(inputs), half=True, tolerance=tolerance)
+
+
+PAIRS = [
+    _conv("conv_pairs", 32, 40, (9, 13), 3, pad=1),
+    _conv("conv_pairs", 32, 64, (9, 13), 1, residual=True),
+    _conv("conv_pairs", 34, 17, (9, 13), 1, bias=False),
+    _conv("conv_pairs", 34, 70, (12, 13), 3, stride=2, pad=1, residual=True),
+    _conv("conv_pairs", 3, 64, (19, 23), 7, stride=2, pad=3),
+    _conv("conv_pairs", 3, 40, (16, 20), 1),
+    _conv("conv_pairs", 4, 40, (13, 12), 3, dilation=2, pad=2),
+    _conv("conv_pairs", 16, 40, (13, 17), 3, dilation=5, pad=5),
+    _conv("conv_pairs", 32, 32, (11, 14), 3, pad=1, group=2),
+    _conv("conv_pairs", 6, 10, (7, 6), 3, pad=1),
+    _conv("conv_pairs", 18, 33, (5, 6, 7), 3, pad=1, stride=2),
+    _conv("conv_pairs", 20, 33, (50,), 5, pad=2),
+]
+STORAGE = [
+    _conv("conv_direct", 20, 40, (9, 13), 3, pad=1, residual=True),
+    _conv("conv_direct", 33, 40, (9, 13), 1),
+    _conv("conv_direct", 3, 40, (9, 13), 3, stride=2, pad=1),
+    _conv("winograd", 32, 40, (9, 14), 3, pad=1, residual=True, tolerance=2e-3),
+    Case(
+        "conv_transpose", ConvTranspose((3, 3), (2, 2), (1, 1), (1, 1), (11, 12), 1, RELU), ((BATCH, 20, 6, 6), _array(20, 18, 3, 3), None),
+        half=True, tolerance=1e-4,
+    ),
+    Case("dense", Dense(RESIDUAL), ((BATCH, 34), _array(34, 70), None, (BATCH, 70)), batch=5, half=True, tolerance=1e-4),
+    Case("dense", Dense(RELU), ((BATCH, 128), _array(128, 33), _array(33)), batch=1, half=True, tolerance=1e-4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=lambda c: f"{c.inputs[0]}-{c.op.kernel}")
+def test_dot_products_of_pairs(case: Case) -> None:
+    for request in requests(case, "avx512bf16"):
+        one = run_emulated(case, "avx512bf16", request)
+        assert np.array_equal(one, run_emulated(case, "avx512bf16", request, threads=1))
+
+
+@pytest.mark.parametrize("case", STORAGE, ids=lambda c: f"{c.template}-{c.inputs[0]}")
+@pytest.mark.parametrize("isa", ["avx512bf16", "avx512", "avx2", "sse4"])
+def test_float32_arithmetic_on_bfloat16(case: Case, isa: str) -> None:
+    for request in requests(case, isa):
+        run_emulated(case, isa, request)
+
+
+def test_pairs_are_refused_where_a_padding_lane_would_join_one() -> None:
+    target = backend.target("avx512bf16")
+    odd = _conv("conv_pairs", 33, 40, (9, 13), 1)
+    with pytest.raises(AssertionError, match="padding lane"):
+        requests(odd, target.isa)
+    with pytest.raises(AssertionError, match="no dot products of bfloat16"):
+        requests(PAIRS[0], "avx512")
+    with pytest.raises(AssertionError, match="not a convolution in bfloat16"):
+        requests(dataclasses.replace(PAIRS[0], half=False), target.isa)
+
+
+@pytest.mark.parametrize("shape", [(BATCH, 35, 5, 7), (BATCH, 16, 9, 9), (BATCH, 40), (17,), (BATCH, 3, 4, 5)])
+@pytest.mark.parametrize("to", [DType.F32, DType.BF16])
+def test_casts_reorder_on_the_way(shape: tuple[Any, ...], to: DType) -> None:
+    for isa in ("avx512bf16", "sse4"):
+        lanes = Layout(backend.target(isa).width)
+        case = Case("cast", Cast(to), (shape,), half=to is DType.F32, tolerance=0 if to is DType.F32 else 2.0**-8)
+        offers = requests(case, isa)
+        if len(shape) > 2:
+            offers += [LayoutRequest((lanes,), (PLAIN,)), LayoutRequest((lanes,), (lanes,)), LayoutRequest((PLAIN,), (lanes,))]
+        for request in offers:
+            run_emulated(case, isa, request)
+
+
+def test_rounding_is_to_nearest_even_and_keeps_nan() -> None:
+    """Every compiled instruction set against ml_dtypes, on numbers around ties, the greatest ones, and NaN."""
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0x7F7FFFFF, 0x7F800000, 0x7FC00001, 0xFF800001, 0x80000000], np.uint32)
+    numbers = np.resize(bits, 33).view(np.float32)
+    with np.errstate(all="ignore"):
+        want = numbers.astype(DType.BF16.numpy).astype(np.float32)
+    case = Case("cast", Cast(DType.BF16), ((33,),))
+    for isa in [isa for isa in ("avx512bf16", "avx512", "avx2", "sse4") if isa in available(special=True)]:
+        call = plan(case, isa, requests(case, isa)[0])[1]
+        got = np.zeros(33, DType.BF16.numpy)
+        Compiled([call], isa).call(call, [numbers, got, 1, 0, 0, 33, 4096], 1)
+        np.testing.assert_array_equal(got.astype(np.float32), want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["avx512bf16", "avx2"])
+def test_compiled(isa: str) -> None:
+    if isa not in available(special=True):
+        pytest.skip(f"this machine has no {isa}")
+    cases = [*(PAIRS if isa == "avx512bf16" else []), *STORAGE]
+    cases.append(Case("reorder", Reorder(Layout(backend.target(isa).width)), ((BATCH, 35, 5, 7),), half=True, tolerance=0))
+    runs = [(case, offer) for case in cases for offer in requests(case, isa)]
+    kernels = Compiled([plan(case, isa, offer)[1] for case, offer in runs], isa)
+    for case, offer in runs:
+        three = run_compiled(case, offer, isa, kernels)
+        assert np.array_equal(three, run_compiled(case, offer, isa, kernels, threads=1))
