@@ -180,9 +180,13 @@ def open_fixed_program(path: str, how: Compilation, **extra: Any) -> Program | T
     Raises:
         UsageError: dimensions of the inputs are free; the message shows how to give them.
     """
-    from cnngraph.runtime.dynamic import DynamicProgram
+    from cnngraph.runtime.session import Program
 
     program = open_program(path, how, **extra)
+    if isinstance(program, Program):
+        return program
+    from cnngraph.runtime.dynamic import DynamicProgram
+
     if isinstance(program, DynamicProgram):
         wanted = " ".join(f"--shape {printable(spec.name)}={dims(spec.shape) if spec.shape else '...'}" for spec in program.inputs)
         raise UsageError(f"the input shapes are free; give them: {wanted}")

@@ -24,6 +24,7 @@ Code in an artifact runs with the rights of the process: load only artifacts you
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import mmap
@@ -93,7 +94,7 @@ def _write(file: BinaryIO, data: ProgramData) -> None:
         code.append([file.tell() - base, len(kernel.code), hashlib.sha256(kernel.code).hexdigest()])
         file.write(kernel.code)
     weights = data.weights.reshape(-1).view(np.uint8)
-    manifest = encode_program(data) | {"code": code, "weights_sha256": hashlib.sha256(weights.data).hexdigest()}
+    manifest = encode_program(data) | {"code": code, "weights_sha256": data.weights_sha256 or hashlib.sha256(weights.data).hexdigest()}
     text = json.dumps(manifest, allow_nan=False, separators=(",", ":")).encode()
     offset = file.tell() - base
     file.write(text)
@@ -175,9 +176,13 @@ def _read_one(file: BinaryIO, base: int, places: Sequence[int], digest: bytes, v
     if any(front[manifest_at - _HEADER_BYTES + manifest_bytes :]):
         raise ArtifactError("the padding is not zero")
     weights = _map(file, base + weights_at, weights_bytes)
-    if verify_weights and hashlib.sha256(weights.data).hexdigest() != manifest.get("weights_sha256"):
+    data = decode_program(manifest, codes, weights)
+    if not verify_weights:
+        return data
+    found = hashlib.sha256(weights.data).hexdigest()
+    if found != manifest.get("weights_sha256"):
         raise ArtifactError("the weights are corrupt")
-    return decode_program(manifest, codes, weights)
+    return dataclasses.replace(data, weights_sha256=found)
 
 
 def _index(file: BinaryIO, places: Sequence[int], digest: bytes) -> list[dict[str, Any]]:

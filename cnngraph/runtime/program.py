@@ -100,6 +100,7 @@ class ProgramData:
         isa, required: instruction set of the code, and the host features (in LLVM's spelling) that it needs.
         threads: default of a run, None for what the process may use.
         report: what the compiler did: lists and dicts of numbers and strings.
+        weights_sha256: of the weights in hexadecimal digits if they have been compared with it, else None; saving needs no second hash.
         backend: name of the backend whose kernels these are.
         by_image: whether a batch is computed image by image, each by one thread; all steps are kernels then.
         tail: what follows the compiled part, as data (:mod:`cnngraph.eager.tail`), or None.
@@ -122,3 +123,4 @@ class ProgramData:
     tail: dict[str, Any] | None = None
     backend: str = "cpu"
     by_image: bool = False
+    weights_sha256: str | None = None

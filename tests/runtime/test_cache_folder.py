@@ -72,6 +72,19 @@ def test_a_known_model_is_read(folder: Path, path: Path, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(again.run({"x": X})["y"], first.run({"x": X})["y"])
 
 
+def test_the_command_line_imports_no_compiler_for_a_known_model(folder: Path, path: Path, tmp_path: Path, call: Call) -> None:  # noqa: F811
+    assert call("compile", path, "-o", tmp_path / "first.cnng").code == 0
+    arguments = ["compile", str(path), "-o", str(tmp_path / "second.cnng")]
+    code = (
+        f"import sys\nfrom cnngraph.cli import cli\ntry:\n    cli.main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, 'cnngraph.pipeline' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numba", "llvmlite", "onnx", "networkx", "scipy", "rich", "True"} & set(result.stdout.splitlines()[-1].split())
+    x = {"x": X}
+    np.testing.assert_array_equal(cnngraph.load(tmp_path / "second.cnng").run(x)["y"], cnngraph.load(tmp_path / "first.cnng").run(x)["y"])
+
+
 def test_what_a_key_depends_on(folder: Path, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(source: object = path, **changes: object) -> str | None:
         shapes, constants = changes.pop("shapes", None), changes.pop("constants", None)
@@ -158,7 +171,9 @@ def test_a_full_disk_only_warns(folder: Path, path: Path) -> None:
         "assert not cache.write('e.kernel', [bytes(300)])\n"
         f"from tests.runtime.test_weights import model\nprogram = cnngraph.compile({str(path)!r})\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    result = subprocess.run(
+        [sys.executable, "-B", "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("cache not written") == 2
     assert not [p for p in folder.iterdir() if p.suffix not in (".kernel",)]
