@@ -108,7 +108,8 @@ def derived(p: dict[str, Any]) -> dict[str, Any]:
     def sigmoid(x: Any) -> Any:
         # 1/(1 + e^-x). Adding 1.5*2^23 rounds -x/ln(2) to an integer n in the low bits of the sum, from where it goes into the exponent
         # without a conversion. e^-r for |r| <= ln(2)/2 by a minimax polynomial, relative error 1e-7.
-        clamped = minimum(maximum(x, splat(-88.0)), splat(87.0))
+        # The least result is the least normal number: subnormal ones are slow.
+        clamped = minimum(maximum(x, splat(-87.33)), splat(87.0))
         shifted = fma(clamped, splat(-1.44269504088896341), splat(12582912.0))
         r = fma(sub(shifted, splat(12582912.0)), splat(0.69314718055994531), clamped)
         q = splat(-8.290315047e-3)

@@ -13,11 +13,12 @@ from cnngraph.ops import Conv
 from cnngraph_cpu.language import F32Pointer, epilogue, fma, load, registers, store, unroll
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
-from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, geometry
+from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
 from cnngraph_cpu.templates.pool import inner_columns
 
-W = SX = KX = 0
+W = SX = KX = FIRST = LAST = PX = RX = 0
 _MOST_UNROLLED_TAPS = 5
+_COLS = 8
 
 
 def border(start: int, stop: int) -> None:
@@ -37,8 +38,8 @@ def border(start: int, stop: int) -> None:
         store(y, image * y_batch + inner, out)
 
 
-def columns_within(COLS: int, ox: int) -> None:
-    """COLS output columns whose windows lie within the row."""
+def columns(COLS: int, ox: int, LEFT: int, RIGHT: int) -> None:
+    """COLS output columns whose windows leave the row by LEFT and RIGHT input columns."""
     for c in unroll(COLS):
         acc[c] = bias
     for ky in range(first_y, last_y):
@@ -47,7 +48,7 @@ def columns_within(COLS: int, ox: int) -> None:
         if KX:
             for kx in unroll(KX):
                 weights[kx] = load(w, at + kx * W)
-            for place in unroll((COLS - 1) * SX + KX):
+            for place in unroll(LEFT, (COLS - 1) * SX + KX - RIGHT):
                 value = load(x, line + place * W)
                 for kx in unroll(KX):
                     for c in unroll(COLS):
@@ -73,7 +74,8 @@ def depthwise(
     """``[first_inner, last_inner)`` are the output columns whose window lies within the row.
 
     Dilations of 1 are compile-time constants, which leaves no division in the loops. With KX the column taps are unrolled:
-    each input vector is loaded once for all the columns that share it.
+    each input vector is loaded once for all the columns that share it. With FIRST the row is FIRST columns, eights, and LAST columns; the
+    outer windows leave the row by PX and RX columns, whose taps are left out when the code is generated.
     """
     acc = registers(8)
     weights = registers(KX)
@@ -87,17 +89,25 @@ def depthwise(
         first_y = max(0, (DY - 1 - y0) // DY)
         last_y = min(kernel_y, (height - y0 + DY - 1) // DY)
         bias = load(b, cb * W)
-        border(0, first_inner)
-        eights = first_inner + (last_inner - first_inner) // 8 * 8
-        fours = eights + (last_inner - eights) // 4 * 4
-        twos = fours + (last_inner - fours) // 2 * 2
-        for ox in range(first_inner, eights, 8):
-            columns_within(8, ox)
-        for ox in range(eights, fours, 4):
-            columns_within(4, ox)
-        for ox in range(fours, twos, 2):
-            columns_within(2, ox)
-        border(twos, out_x)
+        if FIRST and not LAST:
+            columns(FIRST, 0, PX, RX)
+        elif FIRST:
+            columns(FIRST, 0, PX, 0)
+            for ox in range(FIRST, out_x - LAST, 8):
+                columns(8, ox, 0, 0)
+            columns(LAST, out_x - LAST, 0, RX)
+        else:
+            border(0, first_inner)
+            eights = first_inner + (last_inner - first_inner) // 8 * 8
+            fours = eights + (last_inner - eights) // 4 * 4
+            twos = fours + (last_inner - fours) // 2 * 2
+            for ox in range(first_inner, eights, 8):
+                columns(8, ox, 0, 0)
+            for ox in range(eights, fours, 4):
+                columns(4, ox, 0, 0)
+            for ox in range(fours, twos, 2):
+                columns(2, ox, 0, 0)
+            border(twos, out_x)
         oy = oy + 1
         if oy == out_y:
             oy = 0
@@ -112,7 +122,7 @@ class Depthwise:
 
     name = "depthwise"
     reorders_arithmetic = False
-    code = Code(depthwise, {"border": border, "columns_within": columns_within}, "Depthwise convolution over a blocked tensor.")
+    code = Code(depthwise, {"border": border, "columns": columns}, "Depthwise convolution over a blocked tensor.")
     _direct = ConvDirect()
 
     def accepts(self, node: Node, target: Target) -> str | None:
@@ -164,5 +174,19 @@ class Depthwise:
             "y": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
             **{name: Extent(value) for name, value in numbers.items()}, **operands,
         }  # fmt: skip
-        constants = (("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), *kinds)
+        parts = _row_parts(g) if taps else ()
+        constants = (("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), *parts, *kinds)
         return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments, (), overwritable(node.inputs[3:], y))
+
+
+def _row_parts(g: Geometry) -> tuple[tuple[str, int], ...]:
+    """The constants FIRST, LAST, PX and RX for the rows of ``g``, or none where windows other than the outer ones leave the row."""
+    out, stride, kernel, pad, size = g.out[2], g.stride[2], g.kernel[2], g.pad[2], g.size[2]
+    over = max(0, (out - 1) * stride + kernel - pad - size)
+    if out <= _COLS:
+        return ("FIRST", out), ("LAST", 0), ("PX", pad), ("RX", over)
+    outer = out % _COLS + _COLS
+    first, last = (outer + 1) // 2, outer // 2
+    if first * stride < pad or (out - last - 1) * stride + kernel - pad > size:
+        return ()
+    return ("FIRST", first), ("LAST", last), ("PX", pad), ("RX", over)
