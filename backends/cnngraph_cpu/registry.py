@@ -11,7 +11,7 @@ from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
 from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
 from cnngraph_cpu.templates.copy_bytes import ConcatBytes, ReorderBytes, StridedBytes
 from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
-from cnngraph_cpu.templates.dense import DenseLayer
+from cnngraph_cpu.templates.dense import DenseLayer, DensePairs
 from cnngraph_cpu.templates.depthwise import Depthwise
 from cnngraph_cpu.templates.elementwise import EltwiseBlocked, EltwisePlain
 from cnngraph_cpu.templates.eltwise_strided import EltwiseStrided
@@ -22,6 +22,7 @@ from cnngraph_cpu.templates.pool import PoolBlocked
 from cnngraph_cpu.templates.pool_indices import MaxUnpoolPlaces, PoolIndices
 from cnngraph_cpu.templates.qbroadcast import QBinaryChannel, QBinaryRows
 from cnngraph_cpu.templates.qconv_plan import QConv
+from cnngraph_cpu.templates.qconv_tiles_plan import QConvTiles
 from cnngraph_cpu.templates.qdense import QDense
 from cnngraph_cpu.templates.qdepthwise import QDepthwise
 from cnngraph_cpu.templates.qpointwise import Dequantize, Lookup, QBinary, Quantize
@@ -38,11 +39,12 @@ from cnngraph_cpu.templates.winograd_plan import Winograd
 TEMPLATES = {
     template.name: template
     for template in (
-        ConvDirect(), ConvPairs(), ConvTiles(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), MatMulPlain(), PoolBlocked(),
+        ConvDirect(), ConvPairs(), ConvTiles(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), DensePairs(),
+        MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
-        ArgReducePlain(), QConv(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(),
-        ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
+        ArgReducePlain(), QConv(), QConvTiles(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(),
+        QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
         CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(), RangeParametersKernel(),
     )
 }  # fmt: skip

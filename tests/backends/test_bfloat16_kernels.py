@@ -51,6 +51,8 @@ PAIRS = [
     _conv("conv_pairs", 6, 10, (7, 6), 3, pad=1),
     _conv("conv_pairs", 18, 33, (5, 6, 7), 3, pad=1, stride=2),
     _conv("conv_pairs", 20, 33, (50,), 5, pad=2),
+    Case("dense_pairs", Dense(RESIDUAL), ((BATCH, 34), _array(34, 70), None, (BATCH, 70)), batch=5, half=True, tolerance=1e-4),
+    Case("dense_pairs", Dense(RELU), ((BATCH, 128), _array(128, 33), _array(33)), batch=1, half=True, tolerance=1e-4),
 ]
 STORAGE = [
     _conv("conv_direct", 20, 40, (9, 13), 3, pad=1, residual=True),
@@ -66,7 +68,7 @@ STORAGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", PAIRS, ids=lambda c: f"{c.inputs[0]}-{c.op.kernel}")
+@pytest.mark.parametrize("case", PAIRS, ids=lambda c: f"{c.template}-{c.inputs[0]}")
 def test_dot_products_of_pairs(case: Case) -> None:
     for request in requests(case, "avx512bf16"):
         one = run_emulated(case, "avx512bf16", request)

@@ -1,7 +1,8 @@
 """Dense layers: rows times a constant matrix, bias and epilogue.
 
-Weights are packed ``[tile][k][TV*W]``. A tile of MT rows shares every weight vector it loads; the
-remaining rows run in smaller tiles, with the same order of additions, so a row's bits do not depend on how many there are.
+Weights are packed ``[tile][k][TV*W]``, or with P = 2, for dot products of pairs of bfloat16, ``[tile][k/2][TV*W][2]``. A tile of MT
+rows shares every weight vector it loads; the remaining rows run in smaller tiles, with the same order of additions, so a row's bits do
+not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -11,10 +12,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, ceil_div
+from cnngraph.ir.types import PLAIN, DType, ceil_div
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Dense
-from cnngraph_cpu.language import F32Pointer, broadcast, epilogue, fma, load, registers, store, store_partial, unroll
+from cnngraph_cpu.language import (
+    F32Pointer,
+    broadcast,
+    broadcast_pair,
+    dot2,
+    epilogue,
+    fma,
+    load,
+    load_pairs,
+    registers,
+    store,
+    store_partial,
+    unroll,
+)
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import (
     epilogue_arguments,
@@ -25,6 +39,7 @@ from cnngraph_cpu.templates.common import (
     refuse_epilogue,
 )
 
+P = 1
 W = TV = MT = U = 0
 _BLOCK_ROWS = 60
 
@@ -36,15 +51,23 @@ def dense_tile(ROWS: int, row: int, tile: int) -> None:
         for r in unroll(ROWS):
             acc[r, v] = first
     at = tile * depth * TV * W
-    for k in range(0, depth, U):
+    for k in range(0, depth, U * P):
         for u in unroll(U):
             for v in unroll(TV):
-                weight[v] = load(w, at + (u * TV + v) * W)
+                if P == 2:
+                    weight[v] = load_pairs(w, at + (u * TV + v) * W * P)
+                else:
+                    weight[v] = load(w, at + (u * TV + v) * W)
             for r in unroll(ROWS):
-                value = broadcast(x, (row + r) * x_batch + k + u)
-                for v in unroll(TV):
-                    acc[r, v] = fma(weight[v], value, acc[r, v])
-        at = at + U * TV * W
+                if P == 2:
+                    pair = broadcast_pair(x, (row + r) * x_batch + k + u * P)
+                    for v in unroll(TV):
+                        acc[r, v] = dot2(acc[r, v], pair, weight[v])
+                else:
+                    value = broadcast(x, (row + r) * x_batch + k + u)
+                    for v in unroll(TV):
+                        acc[r, v] = fma(weight[v], value, acc[r, v])
+        at = at + U * TV * W * P
     for r in unroll(ROWS):
         for v in unroll(TV):
             column = (tile * TV + v) * W
@@ -92,6 +115,7 @@ class DenseLayer:
 
     name = "dense"
     reorders_arithmetic = False
+    step = 1
     code = Code(dense, {"dense_tile": dense_tile}, "Dense layer with packed constant weights.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
@@ -117,7 +141,7 @@ class DenseLayer:
         """Weights read."""
         weights = node.input(1).data
         assert weights is not None
-        return weights.size / target.width
+        return weights.size / target.width / self.step
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights by output tiles."""
@@ -132,9 +156,12 @@ class DenseLayer:
         tiles = ceil_div(outputs, tv * width)
         padded = np.zeros((depth, tiles * tv * width), np.float32)
         padded[:, :outputs] = weights
-        packed = np.ascontiguousarray(padded.reshape(depth, tiles, tv * width).transpose(1, 0, 2))
+        steps = padded.reshape(depth // self.step, self.step, tiles, tv * width).transpose(2, 0, 3, 1)
+        packed = np.ascontiguousarray(steps.astype(weights.dtype))
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tv)
-        constants = [("MT", mt), ("TV", tv), ("U", 4 if depth % 4 == 0 else 1), *kinds]
+        constants = [("MT", mt), ("TV", tv), ("U", 4 if depth % (4 * self.step) == 0 else 1), *kinds]
+        if self.step == 2:
+            constants.append(("P", 2))
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "w": Packed(packed), "b": per_channel(None if bias is None else bias.data, outputs, width, tv),
             "y": Pointer(y), "rows": Extent(y.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
@@ -143,3 +170,24 @@ class DenseLayer:
         }  # fmt: skip
         spec = KernelSpec(self.name, target.isa, tuple(constants), op.epilogue)
         return KernelCall(spec, arguments, (f"{mt} rows x {tv}x{width} outputs",), overwritable(node.inputs[3:], y))
+
+
+class DensePairs(DenseLayer):
+    """Dense with constant weights of bfloat16, whose products are added in pairs."""
+
+    name = "dense_pairs"
+    reorders_arithmetic = True
+    step = 2
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses targets without such dot products, other types, and a row with half a pair at its end."""
+        refusal = super().accepts(node, target)
+        if refusal:
+            return refusal
+        if not target.dot2:
+            return "the instruction set has no dot products of bfloat16"
+        if {node.input(0).type.dtype, node.input(1).type.dtype} != {DType.BF16}:
+            return "not a dense layer in bfloat16"
+        weights = node.input(1).data
+        assert weights is not None
+        return "an odd number of inputs" if weights.shape[0] % 2 else None
