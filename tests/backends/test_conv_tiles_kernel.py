@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+import subprocess
+import tempfile
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cnngraph.errors import UsageError
 from cnngraph.ir.types import BATCH
+from cnngraph.kernels.template import Extent
 from cnngraph.ops import Conv
 from cnngraph.ops.expression import Expression, Instr
-from tests.backends.template_cases import Case, build, expected, feeds_of, requests, run_emulated
+from cnngraph_cpu import backend
+from cnngraph_cpu.registry import TEMPLATES
+from cnngraph_cpu.target import ISAS, available, host_features
+from tests.backends.int8_cases import build as build_integers
+from tests.backends.int8_cases import plan as plan_integers
+from tests.backends.int8_cases import requests as integer_requests
+from tests.backends.int8_cases import run_compiled as run_integers_compiled
+from tests.backends.int8_cases import run_emulated as run_integers
+from tests.backends.int8_table import integer_cases, qconv
+from tests.backends.template_cases import Case, Compiled, build, expected, feeds_of, plan, requests, run_compiled, run_emulated
 
 _RNG = np.random.default_rng(11)
 RELU = Expression.of("relu")
@@ -59,7 +74,130 @@ CASES = {
 }
 
 
+SAME = (1, 1, 1, 1)
+INTEGER_CASES = [
+    qconv((40, 6, 7), 37, (3, 3), pads=SAME, template="qconv_tiles"),
+    qconv((16, 6, 7), 48, (3, 3), pads=SAME, types="sss", zeros=(-5, 0, -7), template="qconv_tiles"),
+    qconv((96, 7, 7), 48, (1, 1), types="ssu", zeros=(-128, 0, 0), bounds=(0, 255), batch=3, template="qconv_tiles"),
+    qconv((33, 7, 8), 17, (1, 1), (2, 2), types="ssu", zeros=(11, 0, 128), template="qconv_tiles"),
+    qconv((70, 15), 24, (3,), (2,), (1, 2), (2,), template="qconv_tiles"),
+    qconv((64, 5, 5), 64, (3, 3), pads=SAME, group=2, types="uus", zeros=(3, 128, 0), bias=False, template="qconv_tiles"),
+    *(
+        dataclasses.replace(case, template="qconv_tiles")
+        for case in integer_cases()
+        if TEMPLATES["qconv_tiles"].accepts(build_integers(case), ISAS["avx512amx"].target) is None
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(INTEGER_CASES)))
+def test_emulated_integers_equal_reference(number: int) -> None:
+    case = INTEGER_CASES[number]
+    for request in integer_requests(case, "avx512amx"):
+        run_integers(case, "avx512amx", request)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_emulated_kernel_meets_reference(name: str) -> None:
     for request in requests(CASES[name], "avx512amx"):
         _within_bound(CASES[name], run_emulated(CASES[name], "avx512amx", request))
+
+
+@pytest.mark.parametrize("name", ["3x3 residual, three images", "3x3 stride 2", "one dimension"])
+def test_threads_do_not_change_a_bit(name: str) -> None:
+    for request in requests(CASES[name], "avx512amx"):
+        one, four = (run_emulated(CASES[name], "avx512amx", request, threads=t) for t in (1, 4))
+        assert np.array_equal(one, four)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (3, 3)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_an_image_does_not_depend_on_the_batch(size: tuple[int, int], kernel: int) -> None:
+    """Images share tiles where no tap looks beyond its pixel, and parts in any case."""
+    pads = (kernel // 2,) * 4
+    three = _conv(size, 32, 32, (kernel, kernel), pads=pads, batch=3, bias=False)
+    one = dataclasses.replace(three, batch=1)
+    (request,) = requests(three, "avx512amx")
+    whole, single = (run_emulated(case, "avx512amx", request) for case in (three, one))
+    assert np.array_equal(whole[:1], single)
+    call = plan(three, "avx512amx", request)[1]
+    together = call.arguments["together"]
+    assert isinstance(together, Extent) and int(together.value) > 1  # type: ignore[arg-type]
+
+
+def _bytes_of_product(opcode: int, prefix: int, c: int, a: int, b: int) -> bytes:
+    """VEX.128.prefix.0F38.W0 opcode: the result in ModRM.reg, the pixels in ModRM.rm, the weights in VEX.vvvv."""
+    return bytes([0xC4, 0xE2, (~b & 15) << 3 | prefix, opcode, 0xC0 | c << 3 | a])
+
+
+@pytest.mark.slow
+def test_products_are_instructions_of_the_unit() -> None:
+    """The code is made on every machine; it runs only on those that have the unit."""
+    (floats,), (integers,) = requests(CASES["3x3 padded"], "avx512amx"), integer_requests(INTEGER_CASES[0], "avx512amx")
+    calls = [plan(CASES["3x3 padded"], "avx512amx", floats)[1], plan_integers(INTEGER_CASES[0], "avx512amx", integers)[1]]
+    kernels = backend.compile([call.spec for call in calls], ISAS["avx512amx"].target)
+    for call, (opcode, prefix) in zip(calls, ((0x5C, 2), (0x5E, 1)), strict=True):
+        code = kernels[call.spec].code
+        for c, a, b in ((0, 4, 6), (1, 4, 7), (2, 5, 6), (3, 5, 7)):
+            assert _bytes_of_product(opcode, prefix, c, a, b) in code, f"no product of tiles {a} and {b}"
+        if shutil.which("objdump"):
+            _check_loops(code, "tdpbf16ps" if opcode == 0x5C else "tdpbusd", 12 if opcode == 0x5C else 4)
+
+
+def _check_loops(code: bytes, product: str, count: int) -> None:
+    """From the first load of a step to its last product nothing touches the stack, and all products of 2x2 tiles are there."""
+    with tempfile.NamedTemporaryFile(suffix=".o") as file:
+        file.write(code)
+        file.flush()
+        text = subprocess.run(["objdump", "-d", "--no-show-raw-insn", file.name], check=True, capture_output=True, text=True).stdout
+    lines = [line.partition("\t")[2] for line in text.splitlines()]
+    assert any("ldtilecfg" in line for line in lines) and any("tilerelease" in line for line in lines)
+    steps: list[list[str]] = [[]]
+    for line in lines:
+        done = sum(product in earlier for earlier in steps[-1])
+        if line.startswith("tileloadd") and line.endswith("%tmm4") and done in (0, count // 2, count):
+            steps.append([])  # the first tile of pixels: of a new step, or after half of the products, where there is no second one
+            done = 0
+        if done < count:
+            steps[-1].append(line)
+    whole = [step for step in steps if sum(product in line for line in step) == count]
+    assert whole
+    for step in whole:
+        assert not [line for line in step if "%rsp" in line or "%rbp" in line], "a spill between tile products"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not set(ISAS["tiles_in_memory"].required) <= host_features(), reason="needs AVX512-BF16 and VNNI")
+def test_compiled_with_tiles_in_memory() -> None:
+    """The same kernels compiled, tiles kept in memory: the emulated bits, and integers the reference's."""
+    isa = "tiles_in_memory"
+    floats = [(case, request) for case in CASES.values() for request in requests(case, isa)]
+    integers = [(case, request) for case in INTEGER_CASES for request in integer_requests(case, isa)]
+    calls = [plan(case, isa, request)[1] for case, request in floats] + [plan_integers(case, isa, request)[1] for case, request in integers]
+    kernels = Compiled(calls, isa)
+    for number, (case, request) in enumerate(floats):
+        got = run_compiled(case, request, isa, kernels)
+        _within_bound(case, got)
+        if number % 4 == 0:
+            assert np.array_equal(got, run_emulated(case, "avx512amx", request))
+    for integer_case, request in integers:
+        run_integers_compiled(integer_case, request, isa, kernels)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (_conv((5, 5), 32, 32, (3, 3), group=4), "fewer than 16 input channels"),
+        (_conv((3, 5, 5), 16, 16, (3, 3, 3)), "three spatial axes"),
+    ],
+)
+def test_refusals(case: Case, reason: str) -> None:
+    refusal = TEMPLATES["conv_tiles"].accepts(build(case), ISAS["avx512amx"].target)
+    assert refusal is not None and reason in refusal
+    assert TEMPLATES["conv_tiles"].accepts(build(case), ISAS["avx512"].target) == "the instruction set has no tiles"
+
+
+def test_the_isa_for_tests_is_not_offered() -> None:
+    assert "tiles_in_memory" not in available(special=True)
+    with pytest.raises(UsageError, match="choose one of avx512amx, "):
+        backend.target("tiles_in_memory")

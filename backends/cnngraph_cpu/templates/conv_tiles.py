@@ -185,20 +185,8 @@ def all_tiles(here: int) -> None:
         chunk = chunk + panels_at_once
 
 
-def conv_tiles(
-    x: F32Pointer, w: BytePointer, b: F32Pointer, y: F32Pointer, config: BytePointer, first_blocks: I64Pointer, tap_table: I64Pointer,
-    phase_table: I64Pointer, packed: BytePointer, sums: F32Pointer, images: int, x_batch: int, y_batch: int, channels: int, k_blocks: int,
-    block_step: int, plane_in: int, used_blocks: int, panels: int, out_blocks: int, height: int, width: int, rows_out: int, cols_out: int,
-    plane_out: int, taps: int, phases: int, SX: int, SY: int, pad_y: int, pad_x: int, pitch: int, line_rows: int, block_rows: int,
-    together: int, line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int, panels_per_group: int,
-    panels_at_once: int, tid: int, threads: int,
-) -> None:  # fmt: skip
-    """``together`` images, or ``block_rows`` rows of one, are a part; ``line_images`` of them share a line, ``image_step`` pixels apart.
-
-    ``tap_table`` holds bytes from a pixel to that which the tap meets; ``phase_table`` row, column, and the first and last column of a
-    line that lie inside the input. ``plane_in`` elements lie between blocks of W channels, ``block_step`` between those of a tile's row.
-    """
-    zero = 0
+def all_tasks() -> None:
+    """This thread's share of all parts and groups of panels."""
     tile_configure(config, 0)
     groups = (panels + panels_per_group - 1) // panels_per_group
     row_blocks = (rows_out + block_rows - 1) // block_rows
@@ -215,3 +203,20 @@ def conv_tiles(
             pack_part(image0, row0, here)
         all_tiles(here)
     tile_release()
+
+
+def conv_tiles(
+    x: F32Pointer, w: BytePointer, b: F32Pointer, y: F32Pointer, config: BytePointer, first_blocks: I64Pointer, tap_table: I64Pointer,
+    phase_table: I64Pointer, packed: BytePointer, sums: F32Pointer, images: int, x_batch: int, y_batch: int, channels: int, k_blocks: int,
+    block_step: int, plane_in: int, used_blocks: int, panels: int, out_blocks: int, height: int, width: int, rows_out: int, cols_out: int,
+    plane_out: int, taps: int, phases: int, SX: int, SY: int, pad_y: int, pad_x: int, pitch: int, line_rows: int, block_rows: int,
+    together: int, line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int, panels_per_group: int,
+    panels_at_once: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """``together`` images, or ``block_rows`` rows of one, are a part; ``line_images`` of them share a line, ``image_step`` pixels apart.
+
+    ``tap_table`` holds bytes from a pixel to that which the tap meets; ``phase_table`` row, column, and the first and last column of a
+    line that lie inside the input. ``plane_in`` elements lie between blocks of W channels, ``block_step`` between those of a tile's row.
+    """
+    zero = 0
+    all_tasks()

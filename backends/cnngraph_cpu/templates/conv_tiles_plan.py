@@ -36,7 +36,7 @@ _LINE_BYTES, _CHUNK_BYTES = _L2 * 3 // 8, _L2 // 4
 """Room in it for packed pixels, and for the panels of weights that all of them meet before the next panels."""
 _PART_PIXELS, _PART_IMAGES = 1024, 16
 _WEIGHT_BYTES_PER_CYCLE = 12.0
-_LEAST_CHANNELS = 16
+LEAST_CHANNELS = 16
 _FLAT_COLS = 512
 
 
@@ -113,7 +113,7 @@ def _flat(g: Geometry) -> tuple[int, int]:
     return pixels // cols, cols
 
 
-def _steps(g: Geometry, kind: Kind, width: int) -> tuple[int, int, int]:
+def steps_of(g: Geometry, kind: Kind, width: int) -> tuple[int, int, int]:
     """(panels, channel blocks that a panel meets, tiles across a panel)."""
     out_blocks = ceil_div(g.out_channels, width)
     across = min(2, out_blocks)
@@ -139,7 +139,7 @@ def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
     shifts = [y * dy // sy * pitch + x * dx // sx for y in range(ky) for x in range(kx)]
     taps = tuple((used.index(place), shift) for place, shift in zip(places, shifts, strict=True))
     shift = reach * pitch + reach_x
-    panels, blocks, across = _steps(g, kind, width)
+    panels, blocks, across = steps_of(g, kind, width)
     k_blocks = ceil_div(g.channels, kind.channels)
     weights = panels * blocks * len(taps) * across * kernel.TILE_BYTES * (2 if kind is SPLIT else 1)
     stream = weights / _WEIGHT_BYTES_PER_CYCLE if weights > _L2 // 2 else 0.0
@@ -178,7 +178,7 @@ def _together(lines: Lines, kind: Kind, k_blocks: int) -> Lines:
 
 def line_arguments(g: Geometry, lines: Lines, kind: Kind, width: int) -> dict[str, Argument]:
     """The arguments that the kernels of floats and of bytes share, by name."""
-    panels, used, across = _steps(g, kind, width)
+    panels, used, across = steps_of(g, kind, width)
     k_blocks = ceil_div(g.channels, kind.channels)
     table, _ = channel_blocks(g, panels, across * width, kind.channels, k_blocks)
     plane_bytes = lines.plane * kind.pixel_bytes
@@ -206,22 +206,21 @@ def line_arguments(g: Geometry, lines: Lines, kind: Kind, width: int) -> dict[st
     }
 
 
+HELPERS = {
+    f.__name__: f
+    for f in (
+        kernel.fill_pixels, kernel.pack_pixels, kernel.pack_part, kernel.dot, kernel.products, kernel.multiply, kernel.store_pixels,
+        kernel.all_tiles, kernel.all_tasks,
+    )
+}  # fmt: skip
+
+
 class ConvTiles:
     """Convolutions of float32, as pairs of bfloat16, and of bfloat16: any kernel, stride, dilation, groups of at least 16 channels."""
 
     name = "conv_tiles"
     reorders_arithmetic = True
-    code = Code(
-        kernel.conv_tiles,
-        {
-            f.__name__: f
-            for f in (
-                kernel.fill_pixels, kernel.pack_pixels, kernel.pack_part, kernel.dot, kernel.products, kernel.multiply,
-                kernel.store_pixels, kernel.all_tiles,
-            )
-        },
-        "Convolution on the tile unit, 32 pixels x 32 channels of sums in tiles.",
-    )  # fmt: skip
+    code = Code(kernel.conv_tiles, HELPERS, "Convolution on the tile unit, 32 pixels x 32 channels of sums in tiles.")
     _direct = ConvDirect()
 
     def accepts(self, node: Node, target: Target) -> str | None:
@@ -234,8 +233,8 @@ class ConvTiles:
         g = geometry(node)
         if g.size[0] != 1 or g.kernel[0] != 1 or g.out[0] != 1 or g.pad[0] or g.pad_end[0]:
             return "three spatial axes"
-        if g.channels // g.group < _LEAST_CHANNELS:
-            return f"fewer than {_LEAST_CHANNELS} input channels a group fill too little of a tile's rows"
+        if g.channels // g.group < LEAST_CHANNELS:
+            return f"fewer than {LEAST_CHANNELS} input channels a group fill too little of a tile's rows"
         return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
@@ -256,7 +255,7 @@ class ConvTiles:
         x, y, bias, weights = node.input(0), node.output, node.inputs[2], node.input(1).data
         assert weights is not None
         lines = choose_lines(g, kind, width)
-        panels, used, across = _steps(g, kind, width)
+        panels, used, across = steps_of(g, kind, width)
         shared = line_arguments(g, lines, kind, width)
         table = shared["first_blocks"]
         assert isinstance(table, Packed)
