@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from cnngraph_cuda.lanes import LANE_FUNCTIONS, EmulationError, Lanes, Pointer, Stats, as_i32, pure_functions
+from cnngraph_cuda.lanes import LANE_FUNCTIONS, Lanes, Pointer, SharedMemory, Stats, as_i32, pure_functions
 from cnngraph_cuda.primitives import PRIMITIVES
+from cnngraph_cuda.warpgroups import EmulationError
 
 Order = Callable[[int], Sequence[int]]
 """The warps of a block (their number given) in the order in which they run between barriers."""
@@ -138,7 +139,7 @@ def launch(
     numbers = np.arange(threads, dtype=np.int32)
     with np.errstate(all="ignore"):
         if order is None:
-            memory = np.full(len(blocks) * shared, 0xFF, np.uint8)
+            memory = SharedMemory(len(blocks) * shared)
             slots = np.repeat(np.arange(len(blocks)), threads)
             lanes = Lanes(grid, np.repeat(blocks, threads, 0), np.tile(numbers, len(blocks)), slots, memory, shared, stats)
             for _ in kernel(lanes, *values):
@@ -153,7 +154,7 @@ def _block_by_warps(
     kernel: Callable[..., Iterator[None]], grid: tuple[int, int, int], block: np.ndarray, numbers: np.ndarray, shared: int,
     values: Sequence[Any], order: Order, stats: Stats,
 ) -> None:  # fmt: skip
-    memory = np.full(shared, 0xFF, np.uint8)
+    memory = SharedMemory(shared)
     warps = []
     for first in range(0, len(numbers), 32):
         part = numbers[first : first + 32]

@@ -45,11 +45,11 @@ def _make(name: str, primitive: Primitive) -> Any:
     function = ir.FunctionType(llvm_result, [_LLVM[c] for c in primitive.ins + primitive.tied])
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        tied = [
-            context.cast(builder, v, t, types.float32)
-            for v, t in zip(values[: len(primitive.tied)], signature.args[: len(primitive.tied)], strict=True)
-        ]
-        rest, kinds, at = [], signature.args, len(primitive.tied)
+        rest, kinds, at = [], signature.args, 1 if primitive.packed else len(primitive.tied)
+        if primitive.packed:
+            tied = [builder.extract_value(values[0], i) for i in range(len(primitive.tied))]
+        else:
+            tied = [context.cast(builder, v, t, types.float32) for v, t in zip(values[:at], kinds[:at], strict=True)]
         for letter in primitive.ins:
             if letter == "p":
                 index = values[at + 1]

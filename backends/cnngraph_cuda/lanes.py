@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cnngraph.errors import InternalError
 from cnngraph.kernels.specialize import VECTOR_NAMES
 from cnngraph.ops.scalar import FUNCTIONS
-
-
-class EmulationError(InternalError):
-    """The kernel did something that hardware would answer with a hang, a fault or garbage."""
+from cnngraph_cuda import warpgroups
+from cnngraph_cuda.warpgroups import Accumulators, EmulationError, WarpgroupState, halves
 
 
 @dataclass
@@ -42,12 +39,25 @@ class Pointer:
         return Pointer(array.reshape(-1).view(np.uint8), array.dtype)
 
 
+class SharedMemory:
+    """Shared memory of some blocks, one behind the other, beginning as NaN.
+
+    Attributes:
+        bytes: the contents.
+        writer: for every 4 bytes, 1 + the number (block slot, thread) of the thread whose write tensor cores do not see yet; else 0.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.bytes = np.full(nbytes, 0xFF, np.uint8)
+        self.writer = np.zeros(nbytes // 4, np.int64)
+
+
 @dataclass
 class _Copies:
     """Asynchronous copies of one group of threads."""
 
-    open: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    committed: list[list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=list)
+    open: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    committed: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = field(default_factory=list)
 
 
 def as_i32(x: Any) -> Any:
@@ -68,14 +78,16 @@ class Lanes:
     """
 
     def __init__(
-        self, grid: tuple[int, int, int], blocks: np.ndarray, threads: np.ndarray, slot: np.ndarray, shared: np.ndarray, size: int,
+        self, grid: tuple[int, int, int], blocks: np.ndarray, threads: np.ndarray, slot: np.ndarray, shared: SharedMemory, size: int,
         stats: Stats,
     ) -> None:  # fmt: skip
         self.count = len(threads)
         self.grid = grid
         self._blocks, self._threads = blocks, threads
         self._base = slot.astype(np.int64) * size
-        self._slot, self._shared, self._size = slot, shared, size
+        self._slot, self._shared, self._size = slot, shared.bytes, size
+        self._writer, self._self = shared.writer, 1 + slot.astype(np.int64) * 1024 + threads
+        self.group = WarpgroupState()
         self.stats = stats
         self._mask = np.ones(self.count, np.bool_)
         self._masks: list[np.ndarray] = []
@@ -129,6 +141,8 @@ class Lanes:
         """The value of a variable after an assignment under the mask."""
         if self._full or isinstance(new, Pointer):
             return new
+        if isinstance(new, Accumulators):
+            return new.under(self._mask, old)
         if isinstance(new, tuple):
             olds = old if isinstance(old, tuple) else (old,) * len(new)
             return tuple(self.put(o, n) for o, n in zip(olds, new, strict=True))
@@ -172,6 +186,10 @@ class Lanes:
     def grid_x(self) -> np.ndarray:
         """Blocks along the first axis."""
         return np.full(self.count, self.grid[0], np.int32)
+
+    def grid_y(self) -> np.ndarray:
+        """Blocks along the second axis."""
+        return np.full(self.count, self.grid[1], np.int32)
 
     def grid_z(self) -> np.ndarray:
         """Blocks along the third axis."""
@@ -239,6 +257,7 @@ class Lanes:
         at = self._shared_at(address, 4 * len(values), self._mask)
         rows = np.ascontiguousarray(np.stack([self._array(v, np.float32) for v in values], 1)[self._mask])
         self._shared[at[:, None] + np.arange(4 * len(values))] = rows.view(np.uint8)
+        self._writer[at[:, None] // 4 + np.arange(len(values))] = self._self[self._mask][:, None]
 
     def cp_async16(self, address: Any, pointer: Pointer, index: Any, nbytes: Any) -> None:
         """Begin copying; the bytes land when waited for."""
@@ -260,7 +279,7 @@ class Lanes:
             got = pointer.memory[np.minimum(places[:, None] + columns, pointer.memory.size - 1)]
             data[reading] = np.where(inside, got, 0)
         self._shared[to[:, None] + np.arange(16)] = 0xFF
-        self._copies.open.append((to, data))
+        self._copies.open.append((to, data, self._self[self._mask]))
 
     def cp_commit(self) -> None:
         """Close a set of copies."""
@@ -270,14 +289,16 @@ class Lanes:
     def cp_wait(self, pending: int) -> None:
         """Land all but the last ``pending`` sets."""
         while len(self._copies.committed) > pending:
-            for to, data in self._copies.committed.pop(0):
+            for to, data, writer in self._copies.committed.pop(0):
                 self._shared[to[:, None] + np.arange(16)] = data
+                self._writer[to[:, None] // 4 + np.arange(4)] = writer[:, None]
 
     # warps
 
     def ldmatrix(self, address: Any) -> tuple[np.ndarray, ...]:
         """Four 8x8 matrices of 16-bit elements; lane ``8m + r`` gives the address of row r of matrix m."""
         self.whole("ldmatrix")
+        self.group.fenced = False
         at = np.zeros(self.count, np.int64)
         at[self._mask] = self._shared_at(address, 16, self._mask)
         rows = at.reshape(-1, 4, 8)
@@ -311,7 +332,7 @@ class Lanes:
                 bm[:, t + 4 * r, g] = (b[:, :, r] & cut).view(np.float32)
         else:
             am, bm = np.empty((warps, 16, 16), np.float32), np.empty((warps, 16, 8), np.float32)
-            av, bv = _halves(a, kind), _halves(b, kind)
+            av, bv = halves(a, kind), halves(b, kind)
             for e in range(2):
                 for r, (dg, dt) in enumerate(((0, 0), (8, 0), (0, 8), (8, 8))):
                     am[:, g + dg, 2 * t + dt + e] = av[:, :, r, e]
@@ -340,13 +361,6 @@ class Lanes:
             out[i] = word[0]
             word[0] = 0 if word[0] >= limits[i] else word[0] + 1
         return out
-
-
-def _halves(words: np.ndarray, kind: str) -> np.ndarray:
-    import ml_dtypes
-
-    dtype = np.dtype(np.float16) if kind == "f16" else np.dtype(ml_dtypes.bfloat16)
-    return np.ascontiguousarray(words).view(dtype).astype(np.float32).reshape(*words.shape, 2)
 
 
 def _select(condition: Any, a: Any, b: Any) -> Any:
@@ -423,7 +437,7 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
     """Operations on threads and memory; their first argument is the group."""
     table: dict[str, Callable[..., Any]] = {
         "thread": Lanes.thread, "block_x": Lanes.block_x, "block_y": Lanes.block_y, "block_z": Lanes.block_z,
-        "grid_x": Lanes.grid_x, "grid_z": Lanes.grid_z,
+        "grid_x": Lanes.grid_x, "grid_y": Lanes.grid_y, "grid_z": Lanes.grid_z,
         "ldcg4": lambda lanes, p, i: lanes.load(p, i, 4),
         "shared_address": lambda lanes, array: 0, "cp_async16": Lanes.cp_async16, "cp_commit": Lanes.cp_commit,
         "ldmatrix": Lanes.ldmatrix, "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int,
@@ -446,4 +460,4 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
     return table
 
 
-LANE_FUNCTIONS = _lane_functions()
+LANE_FUNCTIONS = {**_lane_functions(), **warpgroups.functions()}

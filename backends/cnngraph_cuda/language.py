@@ -21,7 +21,8 @@ def _only_specialised(*args: Any) -> Any:
 
 absolute = add = apply_epilogue = as_bits = as_float = below = block_x = block_y = block_z = both = _only_specialised
 count_up = cp_async16 = cp_commit = cp_wait = div = dot4 = epilogue = exp = expression = fence = fma = _only_specialised
-grid_x = grid_z = ldcg4 = ldmatrix = lds1 = lds4 = load_float = load_floats = load_int = load_one = _only_specialised
+grid_x = grid_y = grid_z = ldcg4 = ldmatrix = lds1 = lds4 = load_float = load_floats = load_int = load_one = _only_specialised
 load_source = load_source_vector = load_vector = log = maximum = minimum = mma = mul = power = registers = _only_specialised
 relu = round_tf32 = select = shared_base = shuffle_xor = sqrt = store_float = store_floats = store_one = _only_specialised
 store_quad = store_vector = sts1 = sts2 = sts4 = sub = sync = thread = to_float = unroll = _only_specialised
+finish_epilogue = load_epilogue = proxy_fence = wgmma = wgmma_commit = wgmma_fence = wgmma_wait = wgmma_zeros = _only_specialised

@@ -24,6 +24,7 @@ class Primitive:
         volatile: not to be removed, duplicated or moved across other volatile ones.
         memory: reads or writes memory that other operations see.
         warp: all 32 lanes of a warp must execute it together.
+        packed: the tied operands are one tuple (the accumulators of a warpgroup, too many to name one by one).
     """
 
     text: str
@@ -33,6 +34,7 @@ class Primitive:
     volatile: bool = True
     memory: bool = False
     warp: bool = False
+    packed: bool = False
 
     @property
     def results(self) -> int:
@@ -42,7 +44,7 @@ class Primitive:
     @property
     def operands(self) -> int:
         """Number of arguments of the function."""
-        return len(self.tied) + len(self.ins) + self.ins.count("p")
+        return (1 if self.packed else len(self.tied)) + len(self.ins) + self.ins.count("p")
 
 
 def _unpack(kind: str, words: int) -> str:
@@ -109,12 +111,34 @@ def _mma(shape: str, kind: str) -> Primitive:
     return Primitive(f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {_MMA}", "", "rrrrrr", "ffff", warp=True)
 
 
+def _wgmma(kind: str, columns: int) -> Primitive:
+    """``D += A B`` of a warpgroup over 128 bytes of the summed axis: D 64 x ``columns``, both operands K-major in swizzled shared memory.
+
+    The operands are the low words of both matrix descriptors and their common high word. In tf32 it is one step of 32 bytes, and A
+    comes from registers (rounded there, which shared memory is not).
+    """
+    n = columns // 2
+    sums = "{" + ", ".join(f"${i}" for i in range(n)) + "}"
+    head = "{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, 1, 0; "
+    if kind == "tf32":
+        fragment = "{" + ", ".join(f"${n + i}" for i in range(4)) + "}"
+        text = f"mov.b64 b, {{${n + 4}, ${n + 5}}}; "
+        text += f"wgmma.mma_async.sync.aligned.m64n{columns}k8.f32.tf32.tf32 {sums}, {fragment}, b, p, 1, 1; }}"
+        return Primitive(head + text, "", "rrrrrr", "f" * n, memory=True, warp=True, packed=True)
+    text = f"mov.b64 a, {{${n}, ${n + 2}}}; mov.b64 b, {{${n + 1}, ${n + 2}}}; "
+    one = f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{kind}.{kind} {sums}, a, b, p, 1, 1, 0, 0; "
+    return Primitive(
+        head + text + "add.s64 a, a, 2; add.s64 b, b, 2; ".join([one] * 4) + "}", "", "rrr", "f" * n, memory=True, warp=True, packed=True
+    )
+
+
 PRIMITIVES: dict[str, Primitive] = {
     "thread": Primitive("mov.u32 $0, %tid.x;", "r", volatile=False),
     "block_x": Primitive("mov.u32 $0, %ctaid.x;", "r", volatile=False),
     "block_y": Primitive("mov.u32 $0, %ctaid.y;", "r", volatile=False),
     "block_z": Primitive("mov.u32 $0, %ctaid.z;", "r", volatile=False),
     "grid_x": Primitive("mov.u32 $0, %nctaid.x;", "r", volatile=False),
+    "grid_y": Primitive("mov.u32 $0, %nctaid.y;", "r", volatile=False),
     "grid_z": Primitive("mov.u32 $0, %nctaid.z;", "r", volatile=False),
     # tensor cores: D += A B; A row-major 16xk, B column-major kx8
     "mma_f16": _mma("m16n8k16", "f16"),
@@ -129,6 +153,11 @@ PRIMITIVES: dict[str, Primitive] = {
     "cp_wait1": Primitive("cp.async.wait_group 1;", memory=True),
     "cp_wait2": Primitive("cp.async.wait_group 2;", memory=True),
     "cp_wait3": Primitive("cp.async.wait_group 3;", memory=True),
+    # tensor cores of a warpgroup (sm_90a): asynchronous from the fence to the wait that takes the sums
+    "wgmma_fence": Primitive("wgmma.fence.sync.aligned;", memory=True, warp=True),
+    "wgmma_commit": Primitive("wgmma.commit_group.sync.aligned;", memory=True, warp=True),
+    # what this thread wrote to shared memory becomes visible to wgmma
+    "proxy_fence": Primitive("fence.proxy.async.shared::cta;", memory=True),
     # shared memory by byte address
     "lds1": Primitive("ld.shared.f32 $0, [$1];", "f", "r", memory=True),
     "lds4": Primitive("ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];", "ffff", "r", memory=True),
@@ -160,6 +189,14 @@ for _kind in ("f32", "f16", "bf16"):
     for _count in (1, 2, 4, 8):
         PRIMITIVES[f"ld{_count}_{_kind}"] = _load(_kind, _count)
         PRIMITIVES[f"st{_count}_{_kind}"] = _store(_kind, _count)
+for _columns in (64, 128, 256):
+    _sums = "f" * (_columns // 2)
+    PRIMITIVES[f"wgmma_zeros_{_columns}"] = Primitive(
+        " ".join(f"mov.f32 ${i}, 0f00000000;" for i in range(len(_sums))), _sums, volatile=False
+    )
+    PRIMITIVES[f"wgmma_wait_{_columns}"] = Primitive("wgmma.wait_group.sync.aligned 0;", tied=_sums, memory=True, warp=True, packed=True)
+    for _kind in ("f16", "bf16", "tf32"):
+        PRIMITIVES[f"wgmma_{_kind}_{_columns}"] = _wgmma(_kind, _columns)
 
 INLINE = ("i32", "udiv", "umod", "below", "select", "both", "to_float", "as_float", "as_bits")
 """Operations without PTX text of their own: conversions, unsigned arithmetic, choices, the barrier."""

@@ -8,6 +8,7 @@
 * names of operations on the kernel's data type get its suffix: ``load_vector`` is ``ld8_f16`` or ``ld4_f32``;
 * ``apply_epilogue(v, image, pixel, channel)`` becomes loads of the operands and the expression's instructions on ``v``; a fifth
   argument is the place within the image of operands of the full size, where that is not ``pixel`` and ``channel``.
+  ``load_epilogue(slot, image, pixel, channel)`` and ``finish_epilogue(v, slot)`` are its two halves, for several vectors at a time.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def generate(spec: KernelSpec, code: Code, header: Sequence[str] = ()) -> Kernel
     text += [f"# {line}" for line in header]
     text += ["", f"def {name}({', '.join(kernel.names)}):"]
     if worker.shared:
-        text += ["    shared = cuda.shared.array(0, words, alignment=128)"]
+        text += [f"    shared = cuda.shared.array(0, words, alignment={1024 if constants.get('GROUP') else 128})"]
     for statement in lowered:
         text += ["    " + line for line in ast.unparse(statement).splitlines()]
     return KernelSource(name, "\n".join(text) + "\n")
@@ -136,6 +137,8 @@ class _Lowering:
             "store_one": f"st1_{data}", "load_floats": f"ld{self._lanes}_f32", "store_floats": f"st{self._lanes}_f32",
             "load_float": "ld1_f32", "store_quad": "st4_f32", "store_float": "st1_f32", "load_source": f"ld1_{source}",
             "load_source_vector": f"ld{self._lanes}_{source}", "mma": f"mma_{math}",
+            "wgmma": f"wgmma_{math}_{constants.get('WN')}", "wgmma_zeros": f"wgmma_zeros_{constants.get('WN')}",
+            "wgmma_wait": f"wgmma_wait_{constants.get('WN')}",
         }  # fmt: skip
         self.shared = False
 
@@ -160,7 +163,13 @@ class _Lowering:
             return [node]
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             if isinstance(node.value.func, ast.Name) and node.value.func.id == "apply_epilogue":
-                return self._epilogue(*node.value.args)
+                vector, *places = node.value.args
+                return [*self._epilogue_loads(0, *places), *self._epilogue(vector, 0)]
+            if isinstance(node.value.func, ast.Name) and node.value.func.id == "load_epilogue":
+                slot, *places = node.value.args
+                return self._epilogue_loads(_number(slot), *places)
+            if isinstance(node.value.func, ast.Name) and node.value.func.id == "finish_epilogue":
+                return self._epilogue(node.value.args[0], _number(node.value.args[1]))
             return [ast.Expr(self._value(node.value))]
         if isinstance(node, ast.Assign):
             value = self._value(node.value)
@@ -230,28 +239,34 @@ class _Lowering:
                 arguments.append(self._value(argument))
         return ast.Call(ast.Name(name, ast.Load()), arguments, [])
 
-    def _epilogue(
-        self, vector: ast.expr, image: ast.expr, pixel: ast.expr, channel: ast.expr, element: ast.expr | None = None
+    def _operand(self, i: int, slot: int, lane: int, context: ast.expr_context) -> ast.Name:
+        """The register of an epilogue operand; what does not depend on the pixel is loaded once for all slots."""
+        shared = self._kinds[i] in (SCALAR, PER_CHANNEL)
+        return ast.Name(f"o{i}_{lane}" if slot == 0 or shared else f"o{i}s{slot}_{lane}", context)
+
+    def _epilogue_loads(
+        self, slot: int, image: ast.expr, pixel: ast.expr, channel: ast.expr, element: ast.expr | None = None
     ) -> list[ast.stmt]:
         expression = self._expression
         if expression is None or not expression.instrs:
             return []
-        assert isinstance(vector, ast.Name)
         out: list[ast.stmt] = []
 
         def load(i: int, function: str, count: int, *parts: ast.expr) -> None:
             place = parts[0]
             for part in parts[1:]:
                 place = ast.BinOp(place, ast.Add(), part)
-            target: ast.expr = ast.Name(f"o{i}_0", ast.Store())
+            target: ast.expr = self._operand(i, slot, 0, ast.Store())
             if count > 1:
-                target = ast.Tuple([ast.Name(f"o{i}_{e}", ast.Store()) for e in range(count)], ast.Store())
+                target = ast.Tuple([self._operand(i, slot, e, ast.Store()) for e in range(count)], ast.Store())
             out.append(ast.Assign([target], self._value(_call(function, ast.Name(f"e{i}", ast.Load()), place))))
 
         def times(part: ast.expr, i: int, what: str) -> ast.expr:
             return ast.BinOp(part, ast.Mult(), ast.Name(f"e{i}_{what}", ast.Load()))
 
         for i, kind in enumerate(self._kinds):
+            if kind in (SCALAR, PER_CHANNEL) and slot > 0:
+                continue
             if kind == SCALAR:
                 load(i, "load_one", 1, ast.Constant(0))
             elif kind == PER_CHANNEL:
@@ -262,12 +277,25 @@ class _Lowering:
                 load(i, "load_vector", self._lanes, times(image, i, "batch"), element)
             else:
                 load(i, "load_vector", self._lanes, times(image, i, "batch"), times(pixel, i, "pixel"), channel)
+        return out
+
+    def _epilogue(self, vector: ast.expr, slot: int) -> list[ast.stmt]:
+        expression = self._expression
+        if expression is None or not expression.instrs:
+            return []
+        assert isinstance(vector, ast.Name)
+        out: list[ast.stmt] = []
         for lane in range(self._lanes):
             name = f"{vector.id}_{lane}"
             operands: list[ast.expr] = [ast.Name(name, ast.Load())]
-            operands += [ast.Name(f"o{i}_{0 if kind == SCALAR else lane}", ast.Load()) for i, kind in enumerate(self._kinds)]
+            operands += [self._operand(i, slot, 0 if kind == SCALAR else lane, ast.Load()) for i, kind in enumerate(self._kinds)]
             out += render_expression(expression, operands, ast.Name(name, ast.Store()))
         return out
+
+
+def _number(node: ast.expr) -> int:
+    assert isinstance(node, ast.Constant) and isinstance(node.value, int)
+    return node.value
 
 
 def _star_counts(name: str, plain: int, stars: int) -> list[int]:
@@ -276,6 +304,8 @@ def _star_counts(name: str, plain: int, stars: int) -> list[int]:
         return [4, 4, 2]
     if name == "dot4":
         return [4, 4]
+    if name.startswith("wgmma_tf32"):
+        return [4]
     total = PRIMITIVES[name].operands - plain
     if stars != 1 or total < 1:
         raise InternalError(f"{name} takes no {stars} register arrays")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, DType, TensorType
 from cnngraph.kernels.template import CompiledKernel
+from cnngraph.ops import Conv
 from cnngraph.ops.base import Op
 from cnngraph.options import CompileOptions
 from cnngraph.passes.choose_layout import choose_layout
@@ -19,8 +21,10 @@ from cnngraph.passes.select_kernels import select_kernels
 from cnngraph.runtime.build import build_program
 from cnngraph.runtime.session import Program
 from cnngraph_cuda import CudaBackend
+from cnngraph_cuda import emulate as emulator
 from cnngraph_cuda.device import EmulatedDevice
-from cnngraph_cuda.executor import CudaExecutor, check_buffers
+from cnngraph_cuda.executor import LAUNCH_WORDS, CudaExecutor, check_buffers, plan_launch
+from cnngraph_cuda.lanes import Pointer
 
 TOLERANCE = {"f32": 3e-6, "tf32": 2e-3, "f16": 4e-3, "bf16": 3e-2}
 """Relative to the largest element; against float64."""
@@ -105,3 +109,40 @@ def compare(
             error = np.abs(got[name].astype(np.float64) - want).max() / max(np.abs(want).max(), 1e-30)
             assert error <= allowed, f"{name} differs by {error:.2e} in order {order}"
     return [s.chosen for s in choice.selections]
+
+
+def single_product(isa: str, channels: int = 40, outputs: int = 16) -> Any:
+    """A 3x3 convolution of one image in a 16-bit type or tf32: kernel, launch, arguments, where the result goes, the true result."""
+    net = Net(channels, 5, 6, batch=1)
+    weights = net.weights(outputs, channels, 3, 3, scale=0.1)
+    net.add_output("y", net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), net.x, weights, net.weights(outputs)))
+    (node,) = net.nodes
+    kind = np.dtype(np.float32) if ":tf32" in isa else np.dtype(np.float16)
+    feed = np.random.default_rng(3).standard_normal((1, channels, 5, 6)).astype(kind)
+    constants = (np.asarray(node.input(i).data, kind).astype(np.float64) for i in (1, 2))
+    expected = node.op.reference(feed.astype(np.float64), *constants)[0].transpose(0, 2, 3, 1)
+    program, _ = build(net, isa=isa)
+    (step,) = [s for s in program.data.steps if program.data.kernels[s.kernel].name.startswith("conv_gemm")]
+    launch = plan_launch(step, 1, [0] * 8)
+    launch = dataclasses.replace(launch, grid=(*launch.grid[:2], 1))  # the whole sum in one block, so that buffers are refilled
+    blob = program.data.weights
+    image = np.ascontiguousarray(feed.transpose(0, 2, 3, 1))
+    places = {name: at for name, (_, _, at) in zip("xwby", step.arguments[LAUNCH_WORDS : LAUNCH_WORDS + 4], strict=True)}
+    result = np.full((1, 5, 6, outputs), np.nan, kind)
+    memory = [
+        Pointer.to(image), Pointer(blob, kind, places["w"]), Pointer(blob, np.dtype(np.float32), places["b"]), Pointer.to(result),
+    ]  # fmt: skip
+    shared = [Pointer.to(np.zeros(1024, np.int32)), Pointer.to(np.zeros(program.data.scratch // 4, np.float32))]
+    arguments = [*memory, *(number for is_pointer, number in launch.arguments[4:] if not is_pointer), *shared]
+    return program.data.kernels[step.kernel], launch, arguments, result, expected
+
+
+def run_product(product: Any, spoil: Callable[[str], str] | None = None, order: str = "forward") -> tuple[float, emulator.Stats]:
+    """Relative error of the kernel of :func:`single_product`, after ``spoil`` has changed its text."""
+    kernel, launch, arguments, result, expected = product
+    text = kernel.source if spoil is None else spoil(kernel.source)
+    assert spoil is None or text != kernel.source
+    result[...] = np.nan
+    stats = emulator.launch(emulator.load(text, kernel.name), launch.grid, launch.threads, launch.shared, arguments, ORDERS[order])
+    error = np.abs(result.astype(np.float64) - expected).max() / np.abs(expected).max()
+    return (float(error) if np.isfinite(error) else np.inf), stats

@@ -2,67 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from cnngraph.ops import Conv
 from cnngraph_cuda import emulate
-from cnngraph_cuda.executor import LAUNCH_WORDS, plan_launch
-from cnngraph_cuda.lanes import EmulationError, Pointer
+from cnngraph_cuda.lanes import Pointer
+from cnngraph_cuda.warpgroups import EmulationError
 
-from .support import ORDERS, Net, build
+from .support import ORDERS, run_product, single_product
 
 WRONG = 0.05
 
 
 @pytest.fixture(scope="module")
 def product():
-    """A 3x3 convolution of 40 channels in f16: its source, its launch, its arguments, the true result."""
-    net = Net(40, 5, 6, batch=1)
-    net.add_output("y", net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), net.x, net.weights(16, 40, 3, 3, scale=0.1), net.weights(16)))
-    (node,) = net.nodes
-    feed = np.random.default_rng(3).standard_normal((1, 40, 5, 6)).astype(np.float16)
-    weights, bias = (np.asarray(node.input(i).data, np.float16).astype(np.float64) for i in (1, 2))
-    expected = node.op.reference(feed.astype(np.float64), weights, bias)[0].transpose(0, 2, 3, 1)
-    program, _ = build(net, isa="sm_90:f16:1")
-    (step,) = [s for s in program.data.steps if program.data.kernels[s.kernel].name.startswith("conv_gemm")]
-    launch = plan_launch(step, 1, [0] * 8)
-    launch = dataclasses.replace(launch, grid=(*launch.grid[:2], 1))  # the whole sum in one block, so that buffers are refilled
-    blob = program.data.weights
-    image = np.ascontiguousarray(feed.transpose(0, 2, 3, 1))
-    pointers = {}
-    for name, (base, _, at) in zip("xwby", step.arguments[LAUNCH_WORDS : LAUNCH_WORDS + 4], strict=True):
-        pointers[name] = (base, at)
-    result = np.full((1, 5, 6, 16), np.nan, np.float16)
-    memory = [
-        Pointer.to(image),
-        Pointer(blob, np.dtype(np.float16), pointers["w"][1]),
-        Pointer(blob, np.dtype(np.float32), pointers["b"][1]),
-        Pointer.to(result),
-    ]
-    shared = [Pointer.to(np.zeros(1024, np.int32)), Pointer.to(np.zeros(program.data.scratch // 4, np.float32))]
-    arguments = [*memory, *(number for is_pointer, number in launch.arguments[4:] if not is_pointer), *shared]
-    kernel = program.data.kernels[step.kernel]
-    return kernel, launch, arguments, result, expected
-
-
-def run(product, spoil: Callable[[str], str] | None = None, order: str = "forward") -> tuple[float, emulate.Stats]:
-    """Relative error of the kernel, after ``spoil`` has changed its text."""
-    kernel, launch, arguments, result, expected = product
-    text = kernel.source if spoil is None else spoil(kernel.source)
-    assert spoil is None or text != kernel.source
-    result[...] = np.nan
-    stats = emulate.launch(emulate.load(text, kernel.name), launch.grid, launch.threads, launch.shared, arguments, ORDERS[order])
-    error = np.abs(result.astype(np.float64) - expected).max() / np.abs(expected).max()
-    return (float(error) if np.isfinite(error) else np.inf), stats
+    return single_product("sm_90:f16:1")
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_sound_kernel(product, order):
-    error, stats = run(product, order=order)
+    error, stats = run_product(product, order=order)
     assert error < 2e-3
     assert stats.conflicts == 0
     assert stats.mma > 0
@@ -101,7 +62,7 @@ def test_spoilt_kernels_are_caught(product, mutation):
     caught = []
     for order in ("forward", "backward", "shuffled"):
         try:
-            error, stats = run(product, MUTATIONS[mutation], order)
+            error, stats = run_product(product, MUTATIONS[mutation], order)
             caught.append(error > WRONG or stats.conflicts > 0)
         except EmulationError:
             caught.append(True)
@@ -110,7 +71,7 @@ def test_spoilt_kernels_are_caught(product, mutation):
 
 def test_access_outside_a_buffer(product):
     with pytest.raises(EmulationError, match="global bytes"):
-        run(product, without("m < rows", "m < i32(rows + 1)"))
+        run_product(product, without("m < rows", "m < i32(rows + 1)"))
 
 
 def source_of(*lines: str) -> Callable:

@@ -7,12 +7,17 @@ pass through ST buffers in shared memory, filled by asynchronous copies that rea
 is stored at column ``chunk ^ (row & 7)``, which keeps copies and ldmatrix free of bank conflicts.
 
 MATH says how products are summed: on tensor cores (mma.sync in tf32, f16 or bf16), or by float32 multiply-adds, where a thread has
-WM/4 pixels times WN/8 outputs, four pixels and eight outputs apart, so that shared memory is read without conflicts.
+WM/4 pixels times WN/8 outputs, four pixels and eight outputs apart, so that shared memory is read without conflicts. With GROUP, WM x WN
+is what a warpgroup of 128 threads computes by wgmma, straight from shared memory, whose swizzle is that of the hardware; in tf32 the
+pixels pass through registers, where they are rounded. Products run on while the next tile's copies are issued.
+
+Blocks that follow each other compute the same pixels, for as many blocks as the outputs need: pixels are read from memory once.
 
 With SPLIT the summed axis is divided among blocks as well, where there are too few tiles to occupy the GPU: blocks of one result leave
 their sums in a workspace, and the last to arrive adds them in a fixed order.
 
-At the end the sums go through shared memory once more, so that bias, epilogue and store work on 16 bytes a thread.
+At the end the sums go through shared memory once more, so that bias, epilogue and store work on 16 bytes a thread; operands such as
+a residual are loaded AHEAD vectors at a time, so that their latencies overlap.
 """
 
 from __future__ import annotations
@@ -22,7 +27,6 @@ from cnngraph_cuda.language import (
     F32Pointer,
     I32Pointer,
     add,
-    apply_epilogue,
     as_bits,
     as_float,
     below,
@@ -36,14 +40,18 @@ from cnngraph_cuda.language import (
     cp_wait,
     dot4,
     fence,
+    finish_epilogue,
     grid_x,
+    grid_y,
     grid_z,
     ldcg4,
     ldmatrix,
     lds1,
     lds4,
+    load_epilogue,
     load_floats,
     mma,
+    proxy_fence,
     registers,
     round_tf32,
     select,
@@ -56,10 +64,19 @@ from cnngraph_cuda.language import (
     sync,
     thread,
     unroll,
+    wgmma,
+    wgmma_commit,
+    wgmma_fence,
+    wgmma_wait,
+    wgmma_zeros,
 )
 
-BM = BN = WM = WN = ST = THREADS = POINT = SPLIT = DT = MATH = VL = 0
+BM = BN = WM = WN = ST = THREADS = POINT = SPLIT = DT = MATH = VL = GROUP = AHEAD = 0
 TF32 = 1
+DESCRIPTOR = 1 << 30 | 1024 >> 4
+"""High word of a matrix descriptor: 128-byte swizzle, 1024 bytes from eight rows to the next eight (PTX ISA, matrix descriptor)."""
+LOW = 1 << 16
+"""The low word's leading byte offset, which the hardware does not use in this layout."""
 
 
 def copy_tile(slot: int) -> None:
@@ -88,9 +105,27 @@ def copy_tile(slot: int) -> None:
         tap_row = tap_row + step_row + beyond
 
 
+def multiply_groups() -> None:
+    """Issue the products of a warpgroup for one tile."""
+    if MATH == TF32:
+        for i in unroll(WM // 64):
+            for k in unroll(4):
+                (*fa[4 * i + k],) = ldmatrix(a_at[k] + read + i * 8192)
+                for e in unroll(4):
+                    fa[4 * i + k, e] = round_tf32(fa[4 * i + k, e])
+    wgmma_fence()
+    for i in unroll(WM // 64):
+        if MATH == TF32:
+            for k in unroll(4):
+                wide_sums[i] = wgmma(wide_sums[i], *fa[4 * i + k], b_matrix + (read >> 4) + 2 * k, DESCRIPTOR)
+        else:
+            wide_sums[i] = wgmma(wide_sums[i], a_matrix + (read >> 4) + 512 * i, b_matrix + (read >> 4), DESCRIPTOR)
+    wgmma_commit()
+
+
 def share_result() -> None:
     """Leave this block's sums in the workspace; the last block of a result to come adds all of them up, in order, and goes on."""
-    place = (block_y() * grid_x() + block_x()) * grid_z()
+    place = serial * grid_z()
     for part in range(BM * BN // (4 * THREADS)):
         line = tid // (BN // 4) + part * (THREADS * 4 // BN)
         (*quad,) = lds4(base + (line * (BN + 8) + tid % (BN // 4) * 4) * 4)
@@ -98,7 +133,7 @@ def share_result() -> None:
     fence()
     sync()
     if tid == 0:
-        sts1(base, as_float(count_up(counters, block_y() * grid_x() + block_x(), grid_z() - 1)))
+        sts1(base, as_float(count_up(counters, serial, grid_z() - 1)))
     sync()
     mine = select(as_bits(lds1(base)) == grid_z() - 1, 1, 0)
     sync()
@@ -129,6 +164,7 @@ def conv_gemm(
     a_at = registers(4)
     b_at = registers(4)
     acc = registers(WM // 16, WN // 8, 4)
+    wide_sums = registers(WM // 64)
     fa = registers(WM // 16, 4)
     fb = registers(WN // 8, 2)
     total = registers(WM // 4, WN // 8)
@@ -136,16 +172,25 @@ def conv_gemm(
     vb = registers(WN // 8, 4)
     v = registers(VL)
     bias = registers(VL)
+    tile_row = registers(AHEAD)
+    image_of = registers(AHEAD)
+    pixel_of = registers(AHEAD)
     quad = registers(4)
     more = registers(4)
 
     tid = thread()
     lane = tid & 31
     warp = tid >> 5
-    warp_m = warp % (BM // WM) * WM
-    warp_n = warp // (BM // WM) * WN
-    first_m = block_x() * BM
-    first_n = block_y() * BN
+    if GROUP:
+        group_m = (warp >> 2) % (BM // WM) * WM
+        warp_m = group_m + (warp & 3) * 16
+        warp_n = (warp >> 2) // (BM // WM) * WN
+    else:
+        warp_m = warp % (BM // WM) * WM
+        warp_n = warp // (BM // WM) * WN
+    serial = block_y() * grid_x() + block_x()
+    first_m = serial // grid_y() * BM
+    first_n = serial % grid_y() * BN
     if SPLIT:
         group = 0
         share = (tiles + grid_z() - 1) // grid_z()
@@ -183,7 +228,10 @@ def conv_gemm(
         tap_row = tap_column // taps_w
         tap_column = tap_column - tap_row * taps_w
 
-    if MATH:
+    if GROUP:
+        for i in unroll(WM // 64):
+            wide_sums[i] = wgmma_zeros()
+    elif MATH:
         for i in unroll(WM // 16):
             for j in unroll(WN // 8):
                 for e in unroll(4):
@@ -196,7 +244,12 @@ def conv_gemm(
         if s < count:
             copy_tile(s * (BM + BN) * 128)
         cp_commit()
-    if MATH:
+    if GROUP:
+        a_matrix = ((base + group_m * 128) >> 4) + LOW
+        b_matrix = ((base + BM * 128 + warp_n * 128) >> 4) + LOW
+        for k in unroll(4):
+            a_at[k] = base + (warp_m + (lane & 15)) * 128 + ((((lane >> 4) + 2 * k) ^ (lane & 7)) << 4)
+    elif MATH:
         for k in unroll(4):
             a_at[k] = base + (warp_m + (lane & 15)) * 128 + ((((lane >> 4) + 2 * k) ^ (lane & 7)) << 4)
             b_at[k] = base + BM * 128 + (warp_n + (lane & 7) + (lane >> 4 << 3)) * 128 + (((((lane >> 3) & 1) + 2 * k) ^ (lane & 7)) << 4)
@@ -207,11 +260,18 @@ def conv_gemm(
     write = (ST - 1) * (BM + BN) * 128
     for tile in range(count):
         cp_wait(ST - 2)
+        if GROUP:
+            proxy_fence()
         sync()
+        if GROUP:
+            multiply_groups()
         if tile + (ST - 1) < count:
             copy_tile(write)
         cp_commit()
-        if MATH:
+        if GROUP:
+            for i in unroll(WM // 64):
+                wide_sums[i] = wgmma_wait(wide_sums[i])
+        elif MATH:
             for k in unroll(4):
                 for i in unroll(WM // 16):
                     (*fa[i],) = ldmatrix(a_at[k] + read + i * 2048)
@@ -238,7 +298,13 @@ def conv_gemm(
 
     cp_wait(0)
     sync()
-    if MATH:
+    if GROUP:
+        for i in unroll(WM // 64):
+            for j in unroll(WN // 8):
+                at = base + ((warp_m + i * 64 + (lane >> 2)) * (BN + 8) + warp_n + j * 8 + (lane & 3) * 2) * 4
+                sts2(at, wide_sums[i][4 * j], wide_sums[i][4 * j + 1])
+                sts2(at + 8 * (BN + 8) * 4, wide_sums[i][4 * j + 2], wide_sums[i][4 * j + 3])
+    elif MATH:
         for i in unroll(WM // 16):
             for j in unroll(WN // 8):
                 at = base + ((warp_m + i * 16 + (lane >> 2)) * (BN + 8) + warp_n + j * 8 + (lane & 3) * 2) * 4
@@ -259,15 +325,18 @@ def conv_gemm(
     channel = group * outputs + first_n + column
     if both(mine == 1, first_n + column < outputs):
         (*bias,) = load_floats(b, group * group_rows + first_n + column)
-        for part in range(BM * BN // (VL * THREADS)):
-            tile_row = tid // (BN // VL) + part * (THREADS * VL // BN)
-            m = first_m + tile_row
-            if m < rows:
-                image = m // plane
-                pixel = m - image * plane
+        for part in range(BM * BN // (VL * THREADS * AHEAD)):
+            for u in unroll(AHEAD):
+                tile_row[u] = tid // (BN // VL) + (part * AHEAD + u) * (THREADS * VL // BN)
+                m = select(first_m + tile_row[u] < rows, first_m + tile_row[u], rows - 1)
+                image_of[u] = m // plane
+                pixel_of[u] = m - image_of[u] * plane
+                load_epilogue(u, image_of[u], pixel_of[u], channel)
+            for u in unroll(AHEAD):
                 for e in unroll(VL // 4):
-                    v[4 * e], v[4 * e + 1], v[4 * e + 2], v[4 * e + 3] = lds4(base + (tile_row * (BN + 8) + column + 4 * e) * 4)
+                    v[4 * e], v[4 * e + 1], v[4 * e + 2], v[4 * e + 3] = lds4(base + (tile_row[u] * (BN + 8) + column + 4 * e) * 4)
                 for e in unroll(VL):
                     v[e] = add(v[e], bias[e])
-                apply_epilogue(v, image, pixel, channel)
-                store_vector(y, image * y_batch + pixel * y_pixel + channel, *v)
+                finish_epilogue(v, u)
+                if first_m + tile_row[u] < rows:
+                    store_vector(y, image_of[u] * y_batch + pixel_of[u] * y_pixel + channel, *v)

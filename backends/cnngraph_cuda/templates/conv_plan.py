@@ -29,12 +29,15 @@ from cnngraph_cuda.templates.common import (
     round_tf32,
     writing,
 )
-from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, share_result
+from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, multiply_groups, share_result
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels x outputs of a block and of a warp, buffers, the share of the peak rate assumed, blocks that registers leave room for."""
+    """Pixels x outputs of a block and of a warp, buffers, the share of the peak rate assumed, blocks that registers leave room for.
+
+    With ``group``, pixels x outputs of a warpgroup instead of a warp.
+    """
 
     bm: int
     bn: int
@@ -43,11 +46,12 @@ class Tile:
     stages: int
     rate: float
     blocks: int
+    group: bool = False
 
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return self.bm // self.wm * (self.bn // self.wn) * 32
+        return self.bm // self.wm * (self.bn // self.wn) * (128 if self.group else 32)
 
     @property
     def shared(self) -> int:
@@ -59,6 +63,11 @@ TENSOR_TILES = (
     Tile(256, 128, 64, 64, 3, 1.0, 1), Tile(128, 128, 64, 32, 3, 0.95, 2), Tile(128, 64, 32, 32, 3, 0.8, 2),
     Tile(64, 64, 32, 32, 3, 0.65, 4), Tile(64, 32, 32, 16, 3, 0.5, 5),
 )  # fmt: skip
+GROUP_TILES = (
+    Tile(128, 256, 64, 256, 4, 1.7, 1, True), Tile(256, 128, 128, 128, 4, 1.6, 1, True), Tile(128, 128, 64, 128, 3, 1.6, 2, True),
+    Tile(128, 64, 64, 64, 4, 1.2, 2, True), Tile(64, 128, 64, 128, 3, 1.2, 3, True), Tile(64, 64, 64, 64, 3, 0.9, 4, True),
+)  # fmt: skip
+"""Tiles of warpgroups; rates by the bytes of shared memory that a product reads (128 bytes a clock): an estimate, not a measurement."""
 FMA_TILES = (Tile(128, 128, 32, 64, 3, 1.0, 2), Tile(64, 64, 32, 32, 3, 0.85, 4), Tile(64, 32, 32, 16, 3, 0.6, 5))
 
 
@@ -69,7 +78,7 @@ def choose_tile(rows: int, outputs: int, groups: int, target: CudaTarget) -> Til
         blocks = ceil_div(rows, tile.bm) * ceil_div(outputs, tile.bn) * groups
         return ceil_div(blocks, target.multiprocessors) * tile.bm * tile.bn / tile.rate
 
-    tiles = FMA_TILES if math_of(target) == FMA else TENSOR_TILES
+    tiles = FMA_TILES if math_of(target) == FMA else (*(GROUP_TILES if target.arch == "sm_90a" else ()), *TENSOR_TILES)
     fitting = [t for t in tiles if t.shared <= target.shared]
     if target.tile is not None:
         fitting = [t for t in fitting if (t.bm, t.bn) == target.tile]
@@ -157,7 +166,7 @@ class ConvGemm:
     reorders_arithmetic = False
     code = Code(
         conv_gemm,
-        {"copy_tile": copy_tile, "share_result": share_result},
+        {"copy_tile": copy_tile, "multiply_groups": multiply_groups, "share_result": share_result},
         "Convolution as a matrix product of pixels x (taps, channels) and weights.",
     )
 
@@ -240,7 +249,8 @@ class ConvGemm:
         }  # fmt: skip
         constants = [
             ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads),
-            ("BLOCKS", tile.blocks),
+            ("BLOCKS", tile.blocks), ("AHEAD", min(4, tile.bm * tile.bn // (lanes * tile.threads))),
+            *((("GROUP", 1),) if tile.group else ()),
             ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
         ]  # fmt: skip
         spec = KernelSpec(self.name, gpu.isa, tuple(constants), op.epilogue)
