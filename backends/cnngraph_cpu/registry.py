@@ -23,7 +23,6 @@ from cnngraph_cpu.templates.pool_indices import MaxUnpoolPlaces, PoolIndices
 from cnngraph_cpu.templates.qbroadcast import QBinaryChannel, QBinaryRows
 from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.qconv_tiles_plan import QConvTiles
-from cnngraph_cpu.templates.qconv_tiles_plan import QConvTiles
 from cnngraph_cpu.templates.qdense import QDense
 from cnngraph_cpu.templates.qdepthwise import QDepthwise
 from cnngraph_cpu.templates.qpointwise import Dequantize, Lookup, QBinary, Quantize
