@@ -1,61 +1,69 @@
 """Time networks against installed peers, in one interleaved run.
 
-    python benchmarks/compare.py --networks resnet18,resnet50,vgg16 --batches 1 --threads 1,2 [--math f32,exact] [--json FILE]
+    python benchmarks/compare.py --networks resnet18,resnet50,vgg16 --batches 1 --threads 1,2 [--math f32,exact] [--json FILE] [--plot FILE]
+    python benchmarks/compare.py --networks 'models/*/model.onnx' --peers onnxruntime,openvino,torch
     python benchmarks/compare.py --precision int8 --peers onnxruntime,openvino --batches 1,8
 
-With --precision int8 the networks are quantised by cnngraph first, and every engine runs the same QDQ file; the error is then that of
-the integer arithmetic (against onnxruntime without optimisation, which dequantises), not that of quantisation.
+A network is a name of the zoo, an ONNX file, or a pattern of files. Inputs are random, or come from ``inputs.npz`` beside the file; a
+fixed batch is kept. With --precision int8 the networks of the zoo are quantised by cnngraph first, and every engine runs the same QDQ
+file; the error is then that of the integer arithmetic (against onnxruntime without optimisation, which dequantises), not that of
+quantisation.
 
 Every round runs each engine once, in turn, so that a drift of the machine's speed hits all alike. Printed: the minimum and
 the median over the rounds in milliseconds, the ratio of the best peer's minimum to ours, and the largest difference from
-onnxruntime's unoptimised result over the output's scale.
+onnxruntime's unoptimised result over the output's scale. What an engine refuses is said, and the others go on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from common import facts, interleaved, models, plot, print_facts, write_json
 
 import cnngraph
 import cnngraph_models
+from cnngraph.cli.bench import difference
+from cnngraph.cli.peers import PEERS, Runner
+from cnngraph.ir.types import DType
 
-Runner = Callable[[np.ndarray], np.ndarray]
+SHOWN = 110
+"""Characters of a refusal that are printed."""
 
 
-def onnxruntime_runner(path: str, threads: int, *, optimise: bool = True) -> Runner:
-    """A session of onnxruntime's CPU provider with ``threads`` threads."""
+def reference_runner(path: str) -> Runner:
+    """Onnxruntime without optimisation, whose results count as right."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 2
     options.log_severity_level = 4
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its idle threads would run during our turn
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})[0]
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
-def openvino_runner(path: str, threads: int) -> Runner:
-    """OpenVINO in float32 with ``threads`` threads and one stream."""
-    import openvino as ov
+def torch_runner(path: str, threads: int) -> Runner:
+    """PyTorch's operators one by one, channels last (:mod:`torch_peer`)."""
+    from torch_peer import runner
 
-    core = ov.Core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(path, "CPU", settings).create_infer_request()
-    return lambda x: request.infer({0: x})[0]
+    return runner(path, threads)
+
+
+ENGINES: dict[str, Callable[[str, int], Runner]] = {**PEERS, "torch": torch_runner}
+
+
+def our_runner(path: str, threads: int, isa: str | None, math: str) -> Runner:
+    """A compiled program."""
+    return cnngraph.compile(path, threads=threads, isa=isa, math=math).run
 
 
 def quantized_file(network: str, folder: str, seed: int = 0) -> str:
@@ -72,33 +80,96 @@ def quantized_file(network: str, folder: str, seed: int = 0) -> str:
     return str(path)
 
 
-def input_shape(path: str) -> list[int]:
-    """Shape of the first graph input that is no initialiser; free dimensions as 1."""
+def feeds_of(path: str, batch: int) -> tuple[dict[str, np.ndarray], int]:
+    """Arrays for the inputs of a model, and the batch size that they have.
+
+    They come from ``inputs.npz`` in the file's folder if it is there and the batch is 1, or are random: normally distributed floats,
+    and integers below 100 (bytes) or 2. A free first dimension is ``batch``, others are 1.
+    """
     graph = onnx.load(path, load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
-    first = next(value for value in graph.input if value.name not in stored)
-    return [dim.dim_value or 1 for dim in first.type.tensor_type.shape.dim]
+    wanted = {value.name: value.type.tensor_type for value in graph.input if value.name not in stored}
+    kept = Path(path).parent / "inputs.npz"
+    if kept.exists() and Path(path).stem == "model" and batch == 1:
+        with np.load(kept, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in wanted}, 1
+    rng, feeds = np.random.default_rng(0), {}
+    for name, type_ in wanted.items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(type_.elem_type)
+        shape = [dim.dim_value or (batch if axis == 0 else 1) for axis, dim in enumerate(type_.shape.dim)]
+        drawn = rng.standard_normal(shape) if DType(dtype.name).is_float else rng.integers(0, 100 if dtype.itemsize == 1 else 2, shape)
+        feeds[name] = np.asarray(drawn).astype(dtype)
+    firsts = {array.shape[0] for array in feeds.values() if array.ndim}
+    return feeds, firsts.pop() if len(firsts) == 1 else 1
 
 
-def our_runner(path: str, threads: int, isa: str | None, math: str) -> Runner:
-    """A compiled program."""
-    program = cnngraph.compile(path, threads=threads, isa=isa, math=math)
-    name, output = program.inputs[0].name, program.outputs[0].name
-    return lambda x: program.run({name: x})[output]
+def attempt(name: str, make: Callable[[], Runner], feeds: Mapping[str, np.ndarray]) -> tuple[Runner, dict[str, np.ndarray]] | None:
+    """The engine and its first result; None, after a line that says why, if it refuses the model."""
+    try:
+        run = make()
+        return run, run(feeds)
+    except Exception as error:  # engines' exceptions have no common base
+        print(f"  {name}: {type(error).__name__}: {' '.join(str(error).split())[:SHOWN]}", flush=True)
+        return None
 
 
-def measure(runners: dict[str, Runner], x: np.ndarray, seconds: float) -> dict[str, list[float]]:
-    """Interleaved wall times in seconds, at least five rounds."""
-    for run in runners.values():
-        run(x)
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
-        for name, run in runners.items():
-            start = time.perf_counter()
-            run(x)
-            times[name].append(time.perf_counter() - start)
-    return times
+def compare(name: str, path: str, batch: int, threads: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for every engine that runs the network."""
+    feeds, actual = feeds_of(path, batch)
+    if actual != batch:
+        print(f"  {name} has a fixed batch of {actual}")
+        if batch != min(args.batch_list):
+            return []
+    expected = reference_runner(path)(feeds)
+    makers: dict[str, Callable[[], Runner]] = {}
+    for peer in filter(None, args.peers.split(",")):
+        makers[peer] = lambda peer=peer: ENGINES[peer](path, threads)  # type: ignore[misc]
+    for math in args.math.split(","):
+        mode = args.precision if args.precision != "f32" else math
+        makers[f"ours {mode}"] = lambda math=math: our_runner(path, threads, args.isa, math)  # type: ignore[misc]
+    ready = {engine: found for engine, make in makers.items() if (found := attempt(engine, make, feeds)) is not None}
+    times = interleaved({engine: lambda run=run: run(feeds) for engine, (run, _) in ready.items()}, args.seconds) if ready else {}
+    best = min((min(t) for engine, t in times.items() if not engine.startswith("ours")), default=float("nan"))
+    rows = []
+    for engine, values in times.items():
+        ratio = best / min(values) if engine.startswith("ours") else float("nan")
+        rows.append({
+            "network": name, "batch": actual, "threads": threads, "engine": engine, "min_ms": min(values) * 1e3,
+            "median_ms": statistics.median(values) * 1e3, "ratio": ratio if ratio == ratio else None,
+            "error": difference(expected, ready[engine][1]),
+        })  # fmt: skip
+        shown = f"{ratio:9.2f}" if ratio == ratio else " " * 9
+        timing = f"{rows[-1]['min_ms']:9.3f} {rows[-1]['median_ms']:9.3f}"
+        print(f"{name:26} {actual:5} {threads:2} {engine:14} {timing} {shown} {rows[-1]['error']:8.1e}", flush=True)
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> None:
+    """For each of our modes, batches and threads: how many networks beat the best peer, and the least ratio."""
+    groups: dict[tuple[str, int, int], list[tuple[float, str]]] = {}
+    for row in rows:
+        if row["ratio"] is not None:
+            groups.setdefault((row["engine"], row["batch"], row["threads"]), []).append((row["ratio"], row["network"]))
+    for (engine, batch, threads), ratios in groups.items():
+        least, where = min(ratios)
+        ahead = sum(ratio >= 1 for ratio, _ in ratios)
+        mean = float(np.exp(np.mean(np.log([ratio for ratio, _ in ratios]))))
+        print(f"{engine}, batch {batch}, {threads}T: {ahead} of {len(ratios)} ahead, mean {mean:.2f}, least {least:.2f} ({where})")
+
+
+def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Bars of the ratios, a group a network."""
+    ours = [row for row in rows if row["ratio"] is not None]
+    networks = list(dict.fromkeys(row["network"] for row in ours))
+    kinds = list(dict.fromkeys((row["engine"], row["batch"], row["threads"]) for row in ours))
+    for number, kind in enumerate(kinds):
+        found = {row["network"]: row["ratio"] for row in ours if (row["engine"], row["batch"], row["threads"]) == kind}
+        places = np.arange(len(networks)) + (number - (len(kinds) - 1) / 2) * 0.8 / len(kinds)
+        axes.bar(places, [found.get(name, 0.0) for name in networks], 0.8 / len(kinds), label="{}, batch {}, {}T".format(*kind))
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.set_xticks(np.arange(len(networks)), networks, rotation=45, ha="right")
+    axes.set_ylabel("best peer's time / ours")
+    axes.legend(fontsize=8)
 
 
 def main() -> int:
@@ -110,47 +181,32 @@ def main() -> int:
     parser.add_argument("--math", help="default: f32,exact; with --precision int8 f32, for there is nothing to reorder")
     parser.add_argument("--precision", choices=["f32", "int8"], default="f32")
     parser.add_argument("--isa")
-    parser.add_argument("--peers", default="onnxruntime")
+    parser.add_argument("--peers", default="onnxruntime", help=f"a list of {', '.join(ENGINES)}")
     parser.add_argument("--seconds", type=float, default=4.0, help="of measuring for each row")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="SVG or PNG of the ratios, if matplotlib is installed")
     args = parser.parse_args()
-    rows = []
-    print(f"load {os.getloadavg()[0]:.1f}; {platform.processor() or platform.machine()}, {sys.version.split()[0]}")
-    print(f"{'network':18} {'batch':>5} {'T':>2} {'engine':14} {'min ms':>9} {'median ms':>9} {'peer/ours':>9} {'error':>8}")
+    args.math = args.math or ("f32" if args.precision == "int8" else "f32,exact")
+    args.batch_list = [int(batch) for batch in args.batches.split(",")]
+    if not set(filter(None, args.peers.split(","))) <= set(ENGINES):
+        parser.error(f"the peers are {', '.join(ENGINES)}")
+    about = facts()
+    print_facts(about)
+    print(f"{'network':26} {'batch':>5} {'T':>2} {'engine':14} {'min ms':>9} {'median ms':>9} {'peer/ours':>9} {'error':>8}")
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for network in args.networks.split(","):
-            path = network
-            if args.precision == "int8" and not network.endswith(".onnx"):
-                path = quantized_file(network, folder)
-            elif not network.endswith(".onnx"):
-                path = str(Path(folder) / f"{network}.onnx")
-                Path(path).write_bytes(cnngraph_models.build(network).SerializeToString())
+        found = []
+        for name in args.networks.split(","):
+            quantized = args.precision == "int8" and not name.endswith(".onnx")
+            found += [(name, quantized_file(name, folder))] if quantized else models(name, folder)
+        for name, path in found:
             for threads in map(int, args.threads.split(",")):
-                runners: dict[str, Runner] = {}
-                for peer in filter(None, args.peers.split(",")):
-                    runners[peer] = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}[peer](path, threads)
-                for math in (args.math or ("f32" if args.precision == "int8" else "f32,exact")).split(","):
-                    runners[f"ours {args.precision if args.precision != 'f32' else math}"] = our_runner(path, threads, args.isa, math)
-                reference = onnxruntime_runner(path, 2, optimise=False)
-                shape = input_shape(path)[1:]
-                for batch in map(int, args.batches.split(",")):
-                    x = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
-                    expected = reference(x)
-                    times = measure(runners, x, args.seconds)
-                    best_peer = min((min(t) for n, t in times.items() if not n.startswith("ours")), default=float("nan"))
-                    for name, values in times.items():
-                        error = float(np.abs(runners[name](x) - expected).max() / np.abs(expected).max())
-                        ratio = best_peer / min(values) if name.startswith("ours") else float("nan")
-                        row = {
-                            "network": Path(network).stem, "batch": batch, "threads": threads, "engine": name,
-                            "min_ms": min(values) * 1e3, "median_ms": statistics.median(values) * 1e3, "ratio": ratio, "error": error,
-                        }  # fmt: skip
-                        rows.append(row)
-                        shown = f"{ratio:9.2f}" if ratio == ratio else " " * 9
-                        timing = f"{row['min_ms']:9.2f} {row['median_ms']:9.2f}"
-                        print(f"{row['network']:18} {batch:5} {threads:2} {name:14} {timing} {shown} {error:8.1e}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+                for batch in args.batch_list:
+                    rows += compare(name, path, batch, threads, args)
+    summary(rows)
+    write_json(args.json, {"machine": about, "precision": args.precision, "rows": rows})
+    if args.plot is not None and rows:
+        plot(args.plot, lambda axes: draw(axes, rows), size=(max(6, len({row["network"] for row in rows}) * 0.8), 5))
     return 0
 
 
