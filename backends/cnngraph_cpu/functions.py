@@ -13,8 +13,8 @@ from numba import njit
 from cnngraph_cpu.trigonometric import circular, hyperbolic
 
 
-def derived(p: dict[str, Any]) -> dict[str, Any]:
-    """The functions of :data:`cnngraph.ops.scalar.FUNCTIONS` that the primitives ``p`` lack."""
+def derived(p: dict[str, Any], exact_products: bool) -> dict[str, Any]:
+    """The functions of :data:`cnngraph.ops.scalar.FUNCTIONS` that the primitives ``p`` lack. ``exact_products``: ``fma`` rounds once."""
     add, sub, mul, div, fma, splat = p["add"], p["sub"], p["mul"], p["div"], p["fma"], p["splat"]
     minimum, maximum, floor, vabs, neg = p["minimum"], p["maximum"], p["floor"], p["absolute"], p["neg"]
     select_negative, power_of_two = p["select_negative"], p["power_of_two"]
@@ -111,7 +111,11 @@ def derived(p: dict[str, Any]) -> dict[str, Any]:
         # The least result is the least normal number: subnormal ones are slow.
         clamped = minimum(maximum(x, splat(-87.33)), splat(87.0))
         shifted = fma(clamped, splat(-1.44269504088896341), splat(12582912.0))
-        r = fma(sub(shifted, splat(12582912.0)), splat(0.69314718055994531), clamped)
+        n = sub(shifted, splat(12582912.0))
+        if exact_products:
+            r = fma(n, splat(0.69314718055994531), clamped)
+        else:
+            r = fma(n, splat(-2.12194440e-4), fma(n, splat(0.693359375), clamped))
         q = splat(-8.290315047e-3)
         q = fma(q, r, splat(4.189793020e-2))
         q = fma(q, r, splat(-1.666763574e-1))

@@ -406,7 +406,7 @@ def primitives(isa: str) -> dict[str, Any]:
         half_pointer_argument=half_pointer_argument, get=get, get_int=get_int, put=put, put_int=put_int, to_float=to_float, advance=advance,
         scalar_exp=_unary_scalar("exp"), scalar_log=_unary_scalar("log"), scalar_sqrt=_unary_scalar("sqrt"),
     )  # fmt: skip
-    table.update(derived(table))
+    table.update(derived(table, target.has_fma))
     table.update(integer_primitives(isa))
     table.update(pair_primitives(isa))
     table.update(permutations(target.width))
