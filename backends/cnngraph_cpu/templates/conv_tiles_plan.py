@@ -280,8 +280,8 @@ _ORDER = tuple(name for name, _ in parameters(kernel.conv_tiles))
 
 
 def kind_of(node: Node) -> Kind:
-    """How the tiles hold the activations."""
-    return HALVES if node.input(0).type.dtype is DType.BF16 else SPLIT
+    """How the tiles hold the activations: where the weights are bfloat16, activations of float32 are rounded while they are packed."""
+    return HALVES if node.input(1).type.dtype is DType.BF16 else SPLIT
 
 
 def note(lines: Lines, kind: Kind) -> str:
