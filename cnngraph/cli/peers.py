@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -36,8 +37,8 @@ def onnxruntime_runner(path: str, threads: int) -> Runner:
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
-def openvino_runner(path: str, threads: int) -> Runner:
-    """OpenVINO's CPU plug-in in float32, one stream.
+def openvino_runner(path: str, threads: int, precision: str = "f32") -> Runner:
+    """OpenVINO's CPU plug-in, one stream; ``precision`` is its hint: f32 or bf16.
 
     Raises:
         UsageError: OpenVINO is not installed.
@@ -47,7 +48,7 @@ def openvino_runner(path: str, threads: int) -> Runner:
         import openvino as ov
     except ImportError as error:
         raise UsageError("openvino is not installed: pip install openvino") from error
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     try:
         compiled = ov.Core().compile_model(path, "CPU", settings)
     except RuntimeError as error:
@@ -62,4 +63,6 @@ def openvino_runner(path: str, threads: int) -> Runner:
     return run
 
 
-PEERS: dict[str, Callable[[str, int], Runner]] = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}
+PEERS: dict[str, Callable[[str, int], Runner]] = {
+    "onnxruntime": onnxruntime_runner, "openvino": openvino_runner, "openvino-bf16": partial(openvino_runner, precision="bf16"),
+}  # fmt: skip
