@@ -19,10 +19,11 @@ from cnngraph.kernels.template import (
 @lru_cache(maxsize=512)
 def _source(spec: KernelSpec) -> KernelSource:
     """The source without a header: asked for when a kernel is compiled and again when its program is put together."""
+    from cnngraph_cpu.cache import source_of
     from cnngraph_cpu.registry import TEMPLATES
     from cnngraph_cpu.source import generate
 
-    return generate(spec, TEMPLATES[spec.template].code)
+    return source_of(spec, lambda wanted: generate(wanted, TEMPLATES[wanted.template].code))
 
 
 class CpuBackend:
@@ -79,10 +80,10 @@ class CpuBackend:
 
     def driver(self, target: Target) -> CompiledKernel:
         """The compiled driver for an instruction set."""
-        from cnngraph_cpu.driver import source
         from cnngraph_cpu.jit import compile_sources
+        from cnngraph_cpu.source import driver_source
 
-        return compile_sources([source()], target.isa)["driver"]
+        return compile_sources([driver_source()], target.isa)["driver"]
 
     def required_features(self, target: Target) -> tuple[str, ...]:
         """See :class:`cnngraph.kernels.template.Backend`."""

@@ -1,7 +1,7 @@
-"""Compiled kernels in the cache folder (:mod:`cnngraph.runtime.cache`): object code by specification.
+"""Compiled kernels in the cache folder (:mod:`cnngraph.runtime.cache`): object code by source, and source by specification.
 
 A kernel's key is the SHA-256 of its source, its target, the versions of the compiler, and the text of the modules that define
-the intrinsics it names.
+the intrinsics it names. A source's key is the SHA-256 of its specification and of the state of the compiler's own files.
 """
 
 from __future__ import annotations
@@ -9,15 +9,22 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import logging
 import re
+from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
 
-from cnngraph.runtime.cache import KERNEL, PROGRAM, cache_dir, entries, keep_below_limit, prune, sound_program, trusted, used, write
+from cnngraph.kernels.template import KernelSource, KernelSpec
+from cnngraph.runtime.cache import KERNEL, PROGRAM, SOURCE, cache_dir, entries, keep_below_limit, prune, sound_program, trusted, used, write
+from cnngraph.runtime.programs import surroundings
 
-__all__ = ["cache_dir", "entries", "keep_below_limit", "key", "load", "prune", "store", "verify"]
+__all__ = ["cache_dir", "entries", "keep_below_limit", "key", "load", "prune", "source_of", "store", "verify"]
 
 _MAGIC = b"cnngraph-kernel-1\n"
+_SOURCE_MAGIC = b"cnngraph-source-1\n"
+_KEPT_CHARACTERS = 4000
+"""Shorter sources are generated as fast as read."""
 
 
 @lru_cache(maxsize=1)
@@ -85,10 +92,10 @@ def load(entry: str) -> tuple[str, bytes] | None:
     return _decode(data)
 
 
-def _decode(data: bytes) -> tuple[str, bytes] | None:
-    if not data.startswith(_MAGIC):
+def _decode(data: bytes, magic: bytes = _MAGIC) -> tuple[str, bytes] | None:
+    if not data.startswith(magic):
         return None
-    head, _, code = data[len(_MAGIC) :].partition(b"\n")
+    head, _, code = data[len(magic) :].partition(b"\n")
     try:
         manifest = json.loads(head)
         symbol, digest = str(manifest["symbol"]), str(manifest["sha256"])
@@ -99,16 +106,46 @@ def _decode(data: bytes) -> tuple[str, bytes] | None:
 
 def store(entry: str, symbol: str, code: bytes) -> bool:
     """Write an entry; returns False, after a warning, if the directory or the disk does not allow it."""
-    head = json.dumps({"symbol": symbol, "sha256": hashlib.sha256(code).hexdigest()}).encode()
-    return write(f"{entry}{KERNEL}", [_MAGIC, head, b"\n", code])
+    return write(f"{entry}{KERNEL}", _encode(_MAGIC, symbol, code))
+
+
+def _encode(magic: bytes, symbol: str, content: bytes) -> list[bytes]:
+    return [magic, json.dumps({"symbol": symbol, "sha256": hashlib.sha256(content).hexdigest()}).encode(), b"\n", content]
+
+
+def source_of(spec: KernelSpec, generate: Callable[[KernelSpec], KernelSource]) -> KernelSource:
+    """The source of ``spec``, read if it was generated before by these very files of the compiler; long ones are kept."""
+    entry = hashlib.sha256(f"{spec!r}\0{_surroundings()}".encode()).hexdigest()
+    path = cache_dir() / f"{entry}{SOURCE}"
+    if trusted():
+        try:
+            found = _decode(path.read_bytes(), _SOURCE_MAGIC)
+        except OSError:
+            found = None
+        if found is not None:
+            used(path)
+            return KernelSource(found[0], found[1].decode())
+    source = generate(spec)
+    if len(source.text) >= _KEPT_CHARACTERS:
+        write(path.name, _encode(_SOURCE_MAGIC, source.name, source.text.encode()), level=logging.DEBUG)
+    return source
+
+
+@cache
+def _surroundings() -> str:
+    """What a source depends on besides its specification. Once a process: its modules do not change any more."""
+    return surroundings()
 
 
 def verify() -> tuple[int, list[Path]]:
-    """(number of sound entries, kernels and programs; files that are damaged)."""
+    """(number of sound entries; files that are damaged)."""
     good, bad = 0, []
     for path in entries():
         try:
-            sound = sound_program(path) if path.suffix == PROGRAM else _decode(path.read_bytes()) is not None
+            if path.suffix == PROGRAM:
+                sound = sound_program(path)
+            else:
+                sound = _decode(path.read_bytes(), _SOURCE_MAGIC if path.suffix == SOURCE else _MAGIC) is not None
         except FileNotFoundError:
             continue  # another process has pruned it
         except OSError:

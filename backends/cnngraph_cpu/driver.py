@@ -28,15 +28,11 @@ from __future__ import annotations
 
 import platform
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
-
-if TYPE_CHECKING:
-    from cnngraph.kernels.template import KernelSource
 
 CALLER, HELPER, WORKER, SERVE_ONE, STOP = 0, 1, 2, 3, 4
 
@@ -55,13 +51,6 @@ _FUTEX = _FUTEX_NUMBERS.get(platform.machine(), 0) if sys.platform == "linux" el
 _WAIT_PRIVATE, _WAKE_PRIVATE, _ALL = 128, 129, 0x7FFFFFFF
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 _POINTER = types.CPointer(types.int64)
-
-
-def source() -> KernelSource:
-    """The driver as a kernel source, to be compiled as the function ``driver``."""
-    from cnngraph.kernels.template import KernelSource
-
-    return KernelSource("driver", Path(__file__).read_text(encoding="utf-8"))
 
 
 @intrinsic

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cnngraph.kernels.specialize import operand_parameters, parameters, specialize
@@ -82,6 +84,11 @@ def _point_to_halves(body: Sequence[ast.stmt], halves: Sequence[int]) -> None:
                 node.func.id = "half_pointer_argument"
 
 
+def driver_source() -> KernelSource:
+    """The driver as a kernel source, to be compiled as the function ``driver``. It is read, not imported: that would load Numba."""
+    return KernelSource("driver", (Path(__file__).parent / "driver.py").read_text(encoding="utf-8"))
+
+
 def generate(spec: KernelSpec, code: Code) -> KernelSource:
     """Source of the kernel for ``spec``."""
     name = kernel_name(spec)
@@ -90,7 +97,8 @@ def generate(spec: KernelSpec, code: Code) -> KernelSource:
     prologue = []
     if any(number >= len(all_parameters(code, spec)) for number in spec.halves):
         _point_to_halves(body, spec.halves)
-    used = {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name)}
+    lines = [line for statement in body for line in ast.unparse(statement).splitlines()]
+    used = set(re.findall(r"[A-Za-z_]\w*", "\n".join(lines)))
     for i, (parameter, annotation) in enumerate(all_parameters(code, spec)):
         if parameter in used:
             pointer = _POINTERS.get(annotation, "int_argument")
@@ -108,6 +116,5 @@ def generate(spec: KernelSpec, code: Code) -> KernelSource:
         text.append(f"epilogue {spec.expression}")
     text += ['"""', "", "from cnngraph_cpu.simd import primitives", "", f'globals().update(primitives("{spec.isa}"))', ""]
     text += ["", f"def {name}(args, tid, threads):", *prologue]
-    for statement in body:
-        text += ["    " + line for line in ast.unparse(statement).splitlines()]
+    text += ["    " + line for line in lines]
     return KernelSource(name, "\n".join(text) + "\n")

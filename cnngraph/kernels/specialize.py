@@ -54,8 +54,14 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 
 
+_SHARED = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
+"""Nodes without contents, of which Python itself has one each."""
+
+
 def _clone(node: Any) -> Any:
     """A copy of a tree without its line numbers."""
+    if isinstance(node, _SHARED):
+        return node
     if isinstance(node, ast.AST):
         return type(node)(**{field: _clone(getattr(node, field)) for field in node._fields if hasattr(node, field)})
     return [_clone(item) for item in node] if isinstance(node, list) else node
@@ -64,7 +70,7 @@ def _clone(node: Any) -> Any:
 @cache
 def _parse(function: Callable[..., Any]) -> ast.FunctionDef:
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    definition = tree.body[0]
+    definition = _clone(tree.body[0])
     assert isinstance(definition, ast.FunctionDef)
     return definition
 
@@ -97,20 +103,28 @@ def specialize(
     Raises:
         InternalError: a register is indexed, or a loop unrolled, by something that is no constant.
     """
-    definition = _clone(_parse(function))
-    body = definition.body
+    body = _parse(function).body
     if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         body = body[1:]
     arguments = {name for name, _ in parameters(function)}
     named = {k: v for k, v in function.__globals__.items() if k.isupper() and isinstance(v, int) and k not in arguments}
     worker = _Specializer({**named, **constants}, dict(helpers or {}), expression, tuple(operand_kinds))
     out = worker.block(body)
-    for statement in out:
-        ast.fix_missing_locations(statement)
+    _give_lines(out)
     return out
 
 
+def _give_lines(statements: Sequence[ast.stmt]) -> None:
+    """Give every statement a line number, which ``ast.unparse`` asks for."""
+    for statement in statements:
+        statement.lineno = 1
+        for inner in ("body", "orelse"):
+            _give_lines(getattr(statement, inner, ()))
+
+
 class _Specializer(ast.NodeTransformer):
+    """Makes new nodes and leaves the template's as they are, so that a body can be specialised any number of times."""
+
     def __init__(
         self, constants: dict[str, Any], helpers: dict[str, Callable[..., Any]], expression: Expression | None, kinds: tuple[int, ...]
     ) -> None:
@@ -123,11 +137,7 @@ class _Specializer(ast.NodeTransformer):
     # statements
 
     def block(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
-        """Specialise statements that are needed again: a loop's or a helper's body."""
-        return self.owned([_clone(statement) for statement in statements])
-
-    def owned(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
-        """Specialise statements in place."""
+        """Specialise statements."""
         out: list[ast.stmt] = []
         for statement in statements:
             out.extend(self.statement(statement))
@@ -139,9 +149,7 @@ class _Specializer(ast.NodeTransformer):
         if isinstance(node, ast.If):
             return self._if(node)
         if isinstance(node, ast.While):
-            node.test = self.visit(node.test)
-            node.body = self.owned(node.body)
-            return [node]
+            return [ast.While(self.visit(node.test), self.block(node.body), [])]
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
             called = node.value.func.id
             if called == "registers":
@@ -173,20 +181,15 @@ class _Specializer(ast.NodeTransformer):
             if saved is not None:
                 self.constants[name] = saved
             return out
-        node.iter = self.visit(node.iter)
-        node.body = self.owned(node.body)
-        return [node] if node.body else []
+        body = self.block(node.body)
+        return [ast.For(_clone(node.target), self.visit(node.iter), body, [])] if body else []
 
     def _if(self, node: ast.If) -> list[ast.stmt]:
         test = self.visit(node.test)
         if isinstance(test, ast.Constant):
-            return self.owned(node.body if test.value else node.orelse)
-        node.test = test
-        node.body = self.owned(node.body)
-        node.orelse = self.owned(node.orelse)
-        if not node.body:
-            node.body = [ast.Pass()]
-        return [node]
+            return self.block(node.body if test.value else node.orelse)
+        body, other = self.block(node.body), self.block(node.orelse)
+        return [ast.If(test, body or [ast.Pass()], other)]
 
     def _inline(self, helper: Callable[..., Any], call: ast.Call) -> list[ast.stmt]:
         definition = _parse(helper)
@@ -198,7 +201,7 @@ class _Specializer(ast.NodeTransformer):
         for name in names:
             if name not in given:
                 raise InternalError(f"helper {helper.__name__} lacks argument {name}")
-            value = self.visit(_clone(given[name]))
+            value = self.visit(given[name])
             if isinstance(value, ast.Constant):
                 self.constants[name] = value.value
             elif not (isinstance(value, ast.Name) and value.id == name):
@@ -244,10 +247,19 @@ class _Specializer(ast.NodeTransformer):
 
     # expressions
 
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """A new node whose parts are specialised."""
+        return type(node)(**{field: self._part(getattr(node, field)) for field in node._fields if hasattr(node, field)})
+
+    def _part(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._part(item) for item in value]
+        return self.visit(value) if isinstance(value, ast.AST) and not isinstance(value, _SHARED) else value
+
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if isinstance(node.ctx, ast.Load) and node.id in self.constants:
             return ast.Constant(self.constants[node.id])
-        return node
+        return ast.Name(node.id, node.ctx)
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         if isinstance(node.value, ast.Name) and node.value.id in self.registers:
@@ -312,11 +324,11 @@ class _Specializer(ast.NodeTransformer):
         return ast.IfExp(test, self.visit(node.body), self.visit(node.orelse))
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        node.args = [self.visit(a) for a in node.args]
-        if isinstance(node.func, ast.Name) and node.func.id in ("min", "max") and all(isinstance(a, ast.Constant) for a in node.args):
+        args = [self.visit(a) for a in node.args]
+        if isinstance(node.func, ast.Name) and node.func.id in ("min", "max") and all(isinstance(a, ast.Constant) for a in args):
             chosen = min if node.func.id == "min" else max
-            return ast.Constant(chosen(a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, int)))
-        return node
+            return ast.Constant(chosen(a.value for a in args if isinstance(a, ast.Constant) and isinstance(a.value, int)))
+        return ast.Call(_clone(node.func), args, _clone(node.keywords))
 
     @staticmethod
     def _target_name(node: ast.Assign) -> str:

@@ -1,4 +1,4 @@
-"""The cache folder: compiled kernels and whole programs, one file each, safe under concurrent processes.
+"""The cache folder: compiled kernels, their sources and whole programs, one file each, safe under concurrent processes.
 
 An entry is written to a temporary name and renamed, so readers never see half an entry; every entry carries hashes and a damaged one is
 as good as none. The folder is kept below a size: entries used least recently go first. A folder or disk that cannot be
@@ -19,7 +19,7 @@ from cnngraph.errors import ArtifactError, UsageError
 
 logger = logging.getLogger(__name__)
 
-KERNEL, PROGRAM = ".kernel", ".program"
+KERNEL, PROGRAM, SOURCE = ".kernel", ".program", ".source"
 """Suffixes of the entries' files."""
 
 DEFAULT_MB = 4096
@@ -71,8 +71,8 @@ def trusted() -> bool:
     return False
 
 
-def write(name: str, parts: Iterable[bytes]) -> bool:
-    """Write the entry ``name`` whole or not at all; returns False, after a warning, if the directory or the disk does not allow it."""
+def write(name: str, parts: Iterable[bytes], *, level: int = logging.WARNING) -> bool:
+    """Write the entry ``name`` whole or not at all; returns False, and logs it at ``level``, if the directory or the disk does not allow it."""
     if not trusted():
         return False
     temporary = None
@@ -85,7 +85,7 @@ def write(name: str, parts: Iterable[bytes]) -> bool:
                 file.write(part)
         os.replace(temporary, directory / name)
     except OSError as error:
-        logger.warning("cache not written: %s", error)
+        logger.log(level, "cache not written: %s", error)
         if temporary is not None:
             try:
                 os.unlink(temporary)
@@ -116,7 +116,7 @@ def _listed() -> list[tuple[float, int, Path]]:
     try:
         with os.scandir(cache_dir()) as scan:
             for entry in scan:
-                if not entry.name.endswith((KERNEL, PROGRAM)):
+                if not entry.name.endswith((KERNEL, PROGRAM, SOURCE)):
                     continue
                 try:
                     status = entry.stat()

@@ -52,7 +52,7 @@ def key_of(
     what = [
         repr(dataclasses.replace(options, threads=None)),
         repr(sorted((name, [None if d is None else str(d) for d in dims]) for name, dims in (shapes or {}).items())),
-        _surroundings(),
+        surroundings(),
     ]
     for name, array in sorted((constants or {}).items()):
         given = np.asarray(array)
@@ -72,8 +72,8 @@ def _hash_file(digest: Any, path: str | os.PathLike[str], limit: int) -> None:
             digest.update(block)
 
 
-def _surroundings() -> str:
-    """All besides the model and the options that a program depends on."""
+def surroundings() -> str:
+    """All besides the model and the options that a program depends on: CPU features, versions, the state of the compiler's files."""
     from importlib.metadata import PackageNotFoundError, version
 
     from cnngraph.runtime.features import host_features

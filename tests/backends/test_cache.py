@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cnngraph.kernels.template import KernelSource, KernelSpec
 from cnngraph_cpu import cache
 
 
@@ -73,3 +74,25 @@ def test_a_key_changes_with_the_intrinsics_it_names(monkeypatch: pytest.MonkeyPa
     assert [a != b for a, b in zip(before, keys("simd"), strict=True)] == [True, True, True, False]
     assert [a != b for a, b in zip(before, keys("functions"), strict=True)] == [False, True, False, False]
     assert [a != b for a, b in zip(before, keys("simd_int"), strict=True)] == [False, False, True, False]
+
+
+def test_a_source_is_generated_once_by_the_same_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, other = (KernelSpec("eltwise", "avx2", (("A", a),)) for a in (1, 2))
+    asked: list[KernelSpec] = []
+
+    def generate(wanted: KernelSpec) -> KernelSource:
+        asked.append(wanted)
+        return KernelSource("k", f"# {len(asked)}\n" + "pass\n" * 1000)
+
+    first = cache.source_of(spec, generate)
+    assert cache.source_of(spec, generate) == first and asked == [spec]
+    assert cache.source_of(other, generate) != first and asked == [spec, other]
+    (damaged,) = (p for p in folder.glob("*.source") if b"# 1\n" in p.read_bytes())
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert cache.verify()[1] == [damaged]
+    assert cache.source_of(spec, generate).text.startswith("# 3\n")
+    assert cache.verify()[1] == []
+    monkeypatch.setattr(cache, "_surroundings", lambda: "another version")
+    assert cache.source_of(spec, generate).text.startswith("# 4\n")
+    short = cache.source_of(KernelSpec("short", "avx2", ()), lambda _: KernelSource("s", "pass\n"))
+    assert short.text == "pass\n" and len(list(folder.glob("*.source"))) == 3

@@ -31,12 +31,12 @@ def rotate(args, tid, threads):
 @functools.cache
 def compiled() -> tuple[Kernel, Kernel]:
     """The kernel and the driver."""
-    from cnngraph_cpu import driver
+    from cnngraph_cpu.source import driver_source
     from cnngraph_cpu.worker import compile_kernel
 
     with tempfile.TemporaryDirectory() as folder:
         found = []
-        for name, text in (("rotate", KERNEL), ("driver", driver.source().text)):
+        for name, text in (("rotate", KERNEL), ("driver", driver_source().text)):
             path = Path(folder) / f"{name}.py"
             path.write_text(text, encoding="utf-8")
             found.append(Kernel(name, *compile_kernel(str(path), name), source=text))

@@ -123,7 +123,7 @@ def test_a_damaged_program_is_left_aside(folder: Path, path: Path, caplog: pytes
     assert "damaged" in caplog.text
     assert call("cache", "verify", "--json").json["sound"] == len(list(cache.entries()))
     listed = call("cache", "ls", "--json").json["entries"]
-    assert {entry["kind"] for entry in listed} == {"kernel", "program"}
+    assert {entry["kind"] for entry in listed} == {"kernel", "program", "source"}
 
 
 def test_models_with_further_files_are_not_kept(folder: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_processes_at_once(folder: Path, path: Path) -> None:
     assert all(process.returncode == 0 for process in running)
     assert len(results) == 1
     assert all(cache.sound_program(p) for p in folder.glob("*.program"))
-    assert {p.suffix for p in folder.iterdir()} == {".kernel", ".program"}
+    assert {p.suffix for p in folder.iterdir()} == {".kernel", ".program", ".source"}
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners")
