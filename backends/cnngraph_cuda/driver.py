@@ -32,11 +32,11 @@ class Library:
     """The driver library; calls raise :class:`CudaError` unless they succeed.
 
     Args:
-        path: the library; None: the system's.
+        path: the library; None: that named by ``CNNGRAPH_CUDA_LIBRARY``, else the system's.
     """
 
     def __init__(self, path: str | None = None) -> None:
-        name = path or ("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        name = path or os.environ.get("CNNGRAPH_CUDA_LIBRARY") or ("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         try:
             self._library = ctypes.CDLL(name)
         except OSError as error:
@@ -95,6 +95,18 @@ class CudaDevice:
         value = ctypes.c_int()
         self.call("cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(number), self._device)
         return value.value
+
+    def name(self) -> str:
+        """What the driver calls the GPU."""
+        text = ctypes.create_string_buffer(256)
+        self.call("cuDeviceGetName", text, ctypes.c_int(256), self._device)
+        return text.value.decode(errors="replace")
+
+    def driver_version(self) -> int:
+        """The newest CUDA version the driver serves, 13000 for 13.0."""
+        version = ctypes.c_int()
+        self.call("cuDriverGetVersion", ctypes.byref(version))
+        return version.value
 
     def _require(self, isa: str) -> None:
         from cnngraph_cuda.target import resolve

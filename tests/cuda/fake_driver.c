@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static FILE *out;
 static int capturing, nodes, graphs;
@@ -19,6 +20,8 @@ int cuInit(unsigned flags) {
 int cuDeviceGetCount(int *count) { const char *n = getenv("FAKE_CUDA_COUNT"); *count = n ? atoi(n) : 1; return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return 0; }
 int cuDeviceGetAttribute(int *value, int what, int device) { (void)device; *value = what == 75 ? major : minor; return 0; }
+int cuDeviceGetName(char *name, int size, int device) { (void)device; snprintf(name, size, "a fake GPU"); return 0; }
+int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; *context = &graphs; return 0; }
 int cuCtxSetCurrent(void *context) { return context == &graphs ? 0 : 201; }
 int cuStreamCreate(void **stream, unsigned flags) { (void)flags; *stream = &nodes; return 0; }
@@ -49,6 +52,12 @@ int cuStreamBeginCapture_v2(void *stream, int mode) { (void)stream; (void)mode; 
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                    void *stream, void **arguments, void **extra) {
     if (!capturing || stream != &nodes || by != 1 || bz != 1 || extra || !gx || !gy || !gz) return 1;
+    const char *what = getenv("FAKE_CUDA_CRASH"), *name = function; /* kernels whose launch ends, stops or faults the process */
+    if (what && strstr(name, what)) abort();
+    what = getenv("FAKE_CUDA_HANG");
+    if (what && strstr(name, what)) sleep(600);
+    what = getenv("FAKE_CUDA_FAULT");
+    if (what && strstr(name, what)) return 700;
     nodes++;
     fprintf(out, "launch %s %u %u %u %u %u %llx\n", (char *)function, gx, gy, gz, bx, shared, *(unsigned long long *)arguments[0]);
     fflush(out);

@@ -14,7 +14,7 @@ import pytest
 from cnngraph.ops import Conv, Dense, Reduce
 from cnngraph.runtime.artifact import save
 from cnngraph.runtime.program import FIRST_IO
-from cnngraph_cuda import gpu_check
+from cnngraph_cuda import gpu_check, gpu_tasks
 from cnngraph_cuda.driver import CudaDevice, CudaError, Library
 from cnngraph_cuda.executor import CudaExecutor, plan_launch
 from cnngraph_cuda.problems import PROBLEMS
@@ -102,29 +102,82 @@ def test_inputs_and_outputs_are_copied(library, log):
 @needs_compiler
 def test_times_are_those_of_the_device(library, log):
     data = network()
-    row = gpu_check.time_network(data, 4, CudaDevice(library=Library(library)), 10, True)
+    row = gpu_tasks.time_network(data, 4, CudaDevice(library=Library(library)), 10, True)
     assert row["seconds"] == pytest.approx(0.0005)
     assert row["images_per_second"] == pytest.approx(8000)
     assert len(row["steps"]) == len(data.steps)
 
 
-@needs_compiler
-def test_the_check_from_artifacts(library, log, monkeypatch, tmp_path, capsys):
-    """The whole command; nothing computes here, so every problem must be reported as failed."""
-    monkeypatch.setattr(gpu_check, "CudaDevice", lambda: CudaDevice(library=Library(library)))
-    monkeypatch.setattr(gpu_check, "PROBLEMS", {name: PROBLEMS[name] for name in ("max pool", "transpose")})
+NAMES = ("max pool", "transpose", "response normalisation")
+
+
+@pytest.fixture
+def folder(library, log, monkeypatch, tmp_path):
+    """Artifacts of three problems and a network, and the fake driver for processes that are started."""
+    monkeypatch.setenv("CNNGRAPH_CUDA_LIBRARY", library)
+    monkeypatch.setattr(gpu_check, "PROBLEMS", {name: PROBLEMS[name] for name in NAMES})
     (tmp_path / "settings.json").write_text('{"arch": "sm_90", "seed": 7}')
-    for name in gpu_check.PROBLEMS:
+    for name in NAMES:
         program, _ = build(problem(name, 7), isa="sm_90:f32:2")
         made = [dataclasses.replace(k, code=b"\x7fELF" + k.code) for k in program.data.kernels]
-        save(dataclasses.replace(program.data, kernels=made), tmp_path / gpu_check.file_of(name, "f32", 0))
-    save(network(), tmp_path / gpu_check.file_of("small", "f32", 1))
-    command = ["--artifacts", str(tmp_path), "--precision", "f32", "--network", "small", "--batch", "1", "--no-torch"]
-    assert gpu_check.main([*command, "--json", str(tmp_path / "result.json")]) == 1
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert [row["passed"] for row in result["conformance"]] == [False] * 6
-    assert result["speed"][0]["seconds"] == pytest.approx(0.0001)
-    assert "0 of 6 checks passed" in capsys.readouterr().out
+        save(dataclasses.replace(program.data, kernels=made), tmp_path / gpu_tasks.file_of(name, "sm_90", "f32", 0))
+    save(network(), tmp_path / gpu_tasks.file_of("small", "sm_90", "f32", 1))
+    return tmp_path
+
+
+def check(folder, *more):
+    """The command on the artifacts; its exit status and its file of results."""
+    command = ["--artifacts", str(folder), "--precision", "f32", "--network", "small", "--batch", "1", "--no-torch"]
+    status = gpu_check.main([*command, "--json", str(folder / "result.json"), *more])
+    return status, json.loads((folder / "result.json").read_text())
+
+
+@needs_compiler
+def test_the_check_from_artifacts(folder, capsys):
+    """The whole command; nothing computes here, so every problem must be reported as wrong, and a missing network as an error."""
+    status, result = check(folder)
+    assert status == 1 and result["finished"]
+    assert [row["status"] for row in result["sections"]["conformance"]] == ["wrong"] * 9
+    (row,) = result["sections"]["speed"]
+    assert row["seconds"] == pytest.approx(0.0001) and row["steps"][0]["grid"]
+    (row,) = result["sections"]["networks"]
+    assert row["status"] == "error" and "small" in row["failure"]["error"]
+    assert result["device"]["name"] == "a fake GPU" and result["device"]["driver"] == 13000
+    assert "0 of 10 checks passed" in capsys.readouterr().out
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("what", "telling"), [("CRASH", "ended with status -6"), ("HANG", "no answer in 3 s"), ("FAULT", "cuLaunchKernel failed")]
+)
+def test_a_case_that_ends_its_process_ends_nothing_else(folder, monkeypatch, what, telling):
+    monkeypatch.setenv(f"FAKE_CUDA_{what}", "pool_sm")
+    options = ["--section", "conformance", "--section", "speed", "--case-seconds", "3" if what == "HANG" else "60"]
+    _, result = check(folder, *options)
+    rows = {row["case"]: row for row in result["sections"]["conformance"]}
+    assert len(rows) == 9
+    for case, row in rows.items():
+        assert row["status"] == ("error" if "max pool" in case else "wrong"), row
+        assert telling in row["failure"]["error"] if "max pool" in case else "failure" not in row
+    assert [row["status"] for row in result["sections"]["speed"]] == ["done"]
+
+
+@needs_compiler
+def test_sections_stop_in_time_and_are_resumed(folder):
+    _, result = check(folder, "--section", "conformance", "--section-seconds", "0")
+    assert result["sections"] == {} and len(result["left_out"]) == 9
+    _, result = check(folder, "--section", "speed")
+    before = (folder / "result.json").read_text()
+    _, result = check(folder, "--section", "speed", "--section", "conformance", "--resume")
+    assert result["sections"]["speed"] == json.loads(before)["sections"]["speed"]
+    assert len(result["sections"]["conformance"]) == 9
+
+
+@needs_compiler
+def test_sanitizing_runs_in_one_process(folder):
+    status, result = check(folder, "--sanitize")
+    assert status == 1
+    assert [row["batch"] for row in result["sections"]["conformance"]] == [2, 2, 2]
 
 
 @needs_compiler

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from cnngraph_cuda import gpu_check
+from cnngraph_cuda import gpu_check, gpu_tasks
 from cnngraph_cuda.device import EmulatedDevice
-from cnngraph_cuda.driver import CudaError
+from cnngraph_cuda.driver import CudaDevice, CudaError
 from cnngraph_cuda.problems import PROBLEMS, network
 
 from .support import build
@@ -18,22 +20,23 @@ QUICK = [name for name in PROBLEMS if name not in ("conv 7x7 stem", "conv 1024->
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in PROBLEMS if n not in QUICK)])
 def test_problem(name, precision):
     program, _ = build(network(name, 7), isa=f"sm_90:{precision}:2")
-    row = gpu_check.check_problem(name, program.data, precision, 2, 7, EmulatedDevice)
+    row = gpu_tasks.check_problem(name, program.data, precision, 2, 7, EmulatedDevice)
     assert row["passed"], row
 
 
 def test_a_wrong_result_does_not_pass():
     program, _ = build(network("max pool", 7))
     program.data.kernels[:] = [k.__class__(k.name, k.symbol, k.code, k.source.replace("maximum", "minimum")) for k in program.data.kernels]
-    assert not gpu_check.check_problem("max pool", program.data, "f32", 1, 7, EmulatedDevice)["passed"]
+    assert not gpu_tasks.check_problem("max pool", program.data, "f32", 1, 7, EmulatedDevice)["passed"]
 
 
-def test_without_a_gpu_it_says_so():
+def test_without_a_gpu_it_says_so(tmp_path):
     try:
-        gpu_check.CudaDevice()
+        CudaDevice()
     except CudaError:
         with pytest.raises(CudaError, match=r"driver|GPU"):
-            gpu_check.main(["--seed", "1"])
+            gpu_check.main(["--seed", "1", "--json", str(tmp_path / "result.json")])
+        assert "error" in json.loads((tmp_path / "result.json").read_text())["device"]
     else:
         pytest.skip("there is a GPU")
 

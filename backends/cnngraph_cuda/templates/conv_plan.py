@@ -71,6 +71,13 @@ GROUP_TILES = (
 FMA_TILES = (Tile(128, 128, 32, 64, 3, 1.0, 2), Tile(64, 64, 32, 32, 3, 0.85, 4), Tile(64, 32, 32, 16, 3, 0.6, 5))
 
 
+def tiles_of(target: CudaTarget) -> tuple[Tile, ...]:
+    """The tiles that a target's kernels may have."""
+    if math_of(target) == FMA:
+        return FMA_TILES
+    return (*(GROUP_TILES if target.arch == "sm_90a" else ()), *TENSOR_TILES)
+
+
 def choose_tile(rows: int, outputs: int, groups: int, target: CudaTarget) -> Tile:
     """The tile with the least estimated time: whole rounds of blocks on all multiprocessors."""
 
@@ -78,8 +85,7 @@ def choose_tile(rows: int, outputs: int, groups: int, target: CudaTarget) -> Til
         blocks = ceil_div(rows, tile.bm) * ceil_div(outputs, tile.bn) * groups
         return ceil_div(blocks, target.multiprocessors) * tile.bm * tile.bn / tile.rate
 
-    tiles = FMA_TILES if math_of(target) == FMA else (*(GROUP_TILES if target.arch == "sm_90a" else ()), *TENSOR_TILES)
-    fitting = [t for t in tiles if t.shared <= target.shared]
+    fitting = [t for t in tiles_of(target) if t.shared <= target.shared]
     if target.tile is not None:
         fitting = [t for t in fitting if (t.bm, t.bn) == target.tile]
         if not fitting:
