@@ -29,6 +29,7 @@ load_words = store_words = load_words_partial = store_words_partial = broadcast_
 dot4 = to_floats = float_bits = round_between = add_int = sub_int = mul_int = xor_int = max_int = min_int = _only_specialised
 get_byte = get_signed_byte = put_byte = get_word = put_word = fma_single = load_interleaved = store_four_bytes = _only_specialised
 translate = store_four_rounded = byte_pointer_argument = _only_specialised
+int_pointer_argument = truncated = long_expression = _only_specialised
 half_pointer_argument = load_pairs = broadcast_pair = dot2 = _only_specialised
 tile_configure = tile_release = tile_zero = tile_load = tile_store = tile_dot_bf16 = tile_dot_bytes = _only_specialised
 fill_row = store_halves = store_split = store_byte_blocks = _only_specialised

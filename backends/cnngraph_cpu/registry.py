@@ -14,6 +14,7 @@ from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
 from cnngraph_cpu.templates.dense import DenseLayer, DensePairs
 from cnngraph_cpu.templates.depthwise import Depthwise
 from cnngraph_cpu.templates.elementwise import EltwiseBlocked, EltwisePlain
+from cnngraph_cpu.templates.eltwise_long import CastFromLong, CastToLong, EltwiseLong
 from cnngraph_cpu.templates.eltwise_strided import EltwiseStrided
 from cnngraph_cpu.templates.group_norm import GroupNormBlocked
 from cnngraph_cpu.templates.lrn import LocalResponse
@@ -42,6 +43,7 @@ TEMPLATES = {
         ConvDirect(), ConvPairs(), ConvTiles(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), DensePairs(),
         MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
+        EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QConvTiles(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(),
         QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),

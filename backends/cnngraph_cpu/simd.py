@@ -394,6 +394,7 @@ def primitives(isa: str) -> dict[str, Any]:
     """Everything generated source may name, for one instruction set."""
     from cnngraph_cpu.functions import derived
     from cnngraph_cpu.simd_int import integer_primitives
+    from cnngraph_cpu.simd_long import long_primitives
     from cnngraph_cpu.simd_pairs import pair_primitives
     from cnngraph_cpu.simd_permute import permutations
     from cnngraph_cpu.simd_tile import tile_primitives
@@ -409,6 +410,7 @@ def primitives(isa: str) -> dict[str, Any]:
     table.update(derived(table, target.has_fma))
     table.update(integer_primitives(isa))
     table.update(pair_primitives(isa))
+    table.update(long_primitives())
     table.update(permutations(target.width))
     table.update(tile_primitives(isa))
     return table

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnngraph.kernels.emulate_int import integer_primitives
+from cnngraph.kernels.emulate_long import long_primitives
 from cnngraph.kernels.emulate_tile import TileUnit, packing_primitives
 from cnngraph.kernels.specialize import VECTOR_NAMES
 from cnngraph.ops.scalar import FUNCTIONS
@@ -130,6 +131,7 @@ def run(source: str, name: str, arguments: Sequence[Any], width: int, threads: i
     values = [EmulatedPointer(a) if isinstance(a, np.ndarray) else a if isinstance(a, EmulatedPointer) else int(a) for a in arguments]
     unit = TileUnit()
     table.update(integer_primitives(width))
+    table.update(long_primitives())
     table.update(packing_primitives(width))
     table.update(unit.primitives())
     table["pointer_argument"] = lambda args, i: args[i]

@@ -10,7 +10,8 @@ A template is a legal Python function. The specialiser
 * inlines statement calls of helper functions that were passed in ``helpers``;
 * replaces ``v = epilogue(value, image, inner, channel)`` by the expression's instructions. A fifth argument counts the lanes
   that exist, for the end of a row; with the constant ``CHANNEL_SCALAR`` a vector lies within one channel;
-* replaces ``v = expression(operands)``, ``operands`` a register array, by the instructions of the whole expression.
+* replaces ``v = expression(operands)``, ``operands`` a register array, by the instructions of the whole expression;
+  ``long_expression`` takes scalars of int64.
 
 Example: ``for i in unroll(2): acc[i] = fma(load(w, i * W), x, acc[i])`` with ``W=16`` becomes::
 
@@ -34,6 +35,9 @@ from cnngraph.ops.expression import Expression
 
 VECTOR_NAMES = {"min": "minimum", "max": "maximum", "abs": "absolute", "pow": "power", "round": "round_even"}
 """Scalar functions whose vector form has another name, because Python's own means integers in a template."""
+
+EXPRESSIONS = {"expression": "", "long_expression": "long_"}
+"""Calls that stand for the whole expression, and what the names of its functions begin with."""
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -155,8 +159,8 @@ class _Specializer(ast.NodeTransformer):
             if called == "registers":
                 self.registers.add(self._target_name(node))
                 return []
-            if called == "expression":
-                return self._whole_expression(self.visit(node.targets[0]), node.value.args[0])
+            if called in EXPRESSIONS:
+                return self._whole_expression(self.visit(node.targets[0]), node.value.args[0], EXPRESSIONS[called])
             if called == "epilogue":
                 return self._epilogue(self.visit(node.targets[0]), [self.visit(a) for a in node.value.args])
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
@@ -216,11 +220,11 @@ class _Specializer(ast.NodeTransformer):
         self.constants = saved
         return out
 
-    def _whole_expression(self, target: ast.expr, operands: ast.expr) -> list[ast.stmt]:
+    def _whole_expression(self, target: ast.expr, operands: ast.expr, prefix: str) -> list[ast.stmt]:
         if not isinstance(operands, ast.Name) or operands.id not in self.registers or self.expression is None:
             raise InternalError("expression() takes a register array and needs an expression")
         names: list[ast.expr] = [ast.Name(f"{operands.id}_{i}", ast.Load()) for i in range(self.expression.inputs)]
-        return render_expression(self.expression, names, target)
+        return render_expression(self.expression, names, target, prefix)
 
     def _epilogue(self, target: ast.expr, args: list[ast.expr]) -> list[ast.stmt]:
         value, image, inner, channel, *partial = args
@@ -347,8 +351,8 @@ def _call(name: str, *args: ast.expr) -> ast.Call:
     return ast.Call(ast.Name(name, ast.Load()), [_clone(a) for a in args], [])
 
 
-def render_expression(expression: Expression, operands: Sequence[ast.expr], target: ast.expr) -> list[ast.stmt]:
-    """Statements that assign ``expression`` of ``operands`` to ``target``, one vector call per instruction."""
+def render_expression(expression: Expression, operands: Sequence[ast.expr], target: ast.expr, prefix: str = "") -> list[ast.stmt]:
+    """Statements that assign ``expression`` of ``operands`` to ``target``, a call per instruction, of vectors if there is no ``prefix``."""
     if not expression.instrs:
         return [ast.Assign([target], operands[0])]
     uses = [0] * (expression.inputs + len(expression.instrs))
@@ -363,7 +367,8 @@ def render_expression(expression: Expression, operands: Sequence[ast.expr], targ
             operand = ast.Name(f"in{i}", ast.Load())
         values.append(operand)
     for i, instr in enumerate(expression.instrs):
-        value: ast.expr = _call(VECTOR_NAMES.get(instr.fn, instr.fn), *(values[a] for a in instr.args), *(_number(p) for p in instr.params))
+        name = prefix + instr.fn if prefix else VECTOR_NAMES.get(instr.fn, instr.fn)
+        value: ast.expr = _call(name, *(values[a] for a in instr.args), *(_number(p) for p in instr.params))
         last = i == len(expression.instrs) - 1
         if not last and uses[expression.inputs + i] > 1:
             out.append(ast.Assign([ast.Name(f"t{i}", ast.Store())], value))

@@ -30,8 +30,9 @@ def _sigmoid(x: Any) -> Any:
 
 def _div(a: Any, b: Any) -> Any:
     if np.issubdtype(np.result_type(a, b), np.integer):
-        quotient = np.abs(a) // np.abs(b)
-        return (quotient * np.sign(a) * np.sign(b)).astype(np.result_type(a, b))
+        with np.errstate(divide="ignore", over="ignore"):
+            towards_zero = (a % b != 0) & ((a < 0) != (b < 0))
+            return (a // b + towards_zero).astype(np.result_type(a, b))
     with np.errstate(divide="ignore", invalid="ignore"):
         return a / b
 
