@@ -34,7 +34,8 @@ from cnngraph.passes.base import PassContext
 from cnngraph.passes.choose_layout import choose_layout
 from cnngraph.pipeline import optimize
 from cnngraph.runtime.session import Program
-from cnngraph.tuning.layers import LAYER, Layer, alone, bytes_of, flops_of, layer_program, layers_of, random_feeds, title_of
+from cnngraph.tuning.keys import title_of
+from cnngraph.tuning.layers import LAYER, Layer, alone, bytes_of, flops_of, layer_program, layers_of, random_feeds
 from cnngraph_cpu.machine import Machine, machine
 
 

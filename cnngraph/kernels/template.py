@@ -160,7 +160,9 @@ class Template(Protocol):
     """One family of kernels.
 
     ``reorders_arithmetic`` marks algorithms whose rounding differs from a plain chain of multiply-adds; ``math="exact"``
-    leaves them out. A template that can compute nodes with the batch in another place than the first axis says so by an
+    leaves them out. For tuning, a template may have a method ``candidates(node, target)`` that returns variants of itself, templates of the
+    same name with another tile or blocking, by names that stay the same. A template that can compute nodes with the batch in another
+    place than the first axis says so by an
     attribute ``any_batch_axis = True``; the others are not asked about such nodes.
     """
 
@@ -293,9 +295,10 @@ class ProgressCallback(Protocol):
 
 @dataclass
 class Selection:
-    """Why a node got its kernel: the chosen template and what was said of the others."""
+    """Why a node got its kernel: the chosen template, its variant if it was tuned, and what was said of the others."""
 
     node: Node
     chosen: str
     refused: dict[str, str] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
+    variant: str = ""

@@ -8,13 +8,17 @@ kernels meet no reorder between them. Nodes without a template, and graph output
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cnngraph.analysis.rounding import keeps_order
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import PLAIN, Layout, Sym, TensorType, per_image
 from cnngraph.kernels.template import LayoutRequest, Selection, Target, Template
 from cnngraph.ops import Identity, Reorder, Reshape
+from cnngraph.tuning.keys import key_of
+
+Choices = Mapping[str, tuple[str, str]]
+"""By the key of a layer: name of a template, and of one of its variants or "" for what it does by itself."""
 
 ALIASES = (Reshape, Identity)
 """Operators that move nothing when plain: their output shares the input's storage."""
@@ -27,10 +31,14 @@ class LayoutChoice:
         self.templates: dict[Node, Template | None] = {}
         self.selections: list[Selection] = []
         self.reorders = 0
+        self.unknown: list[str] = []
 
 
-def choose_layout(graph: Graph, templates: Sequence[Template], target: Target) -> LayoutChoice:
-    """Set the layout of every value in ``graph`` (which becomes stage ``laid_out``) and pick every node's template."""
+def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, choices: Choices | None = None) -> LayoutChoice:
+    """Set the layout of every value in ``graph`` (which becomes stage ``laid_out``) and pick every node's template.
+
+    ``choices`` replace what the costs say; those that cannot be followed are listed in ``LayoutChoice.unknown``.
+    """
     choice = LayoutChoice()
     copies: dict[tuple[Value, Layout], Value] = {}
     by_op: dict[type, list[Template]] = {}
@@ -50,7 +58,7 @@ def choose_layout(graph: Graph, templates: Sequence[Template], target: Target) -
         return found
 
     for node in graph.nodes:
-        template = pick(node, templates, target, choice)
+        template = pick(node, templates, target, choice, choices)
         if template is None:
             wanted = LayoutRequest(tuple(PLAIN for _ in node.inputs), tuple(PLAIN for _ in node.outputs))
         else:
@@ -73,13 +81,33 @@ def choose_layout(graph: Graph, templates: Sequence[Template], target: Target) -
     return choice
 
 
+def forget_layouts(graph: Graph) -> None:
+    """Undo :func:`choose_layout`: every value is plain again, and the graph of stage ``fused``."""
+    for node in graph.nodes:
+        if isinstance(node.op, Reorder):
+            graph.replace_uses(node.output, node.input(0))
+            graph.erase(node)
+    for node in graph.nodes:
+        for value in node.outputs:
+            graph.set_type(value, value.type.with_layout(PLAIN))
+    graph.stage = "fused"
+
+
 def best_request(template: Template, node: Node, target: Target) -> LayoutRequest:
     """The layouts that ``template`` would use for ``node`` as its operands are now."""
     return min(template.layouts(node, target), key=lambda request: _moved(node, request))
 
 
-def pick(node: Node, templates: Sequence[Template], target: Target, choice: LayoutChoice) -> Template | None:
-    """Record in ``choice`` the cheapest template that may compute ``node``, or None, and return it."""
+def candidates_of(template: Template, node: Node, target: Target) -> Mapping[str, Template]:
+    """Variants of ``template`` that may be measured for ``node``; empty for templates that offer none."""
+    offer = getattr(template, "candidates", None)
+    return offer(node, target) if offer is not None else {}
+
+
+def pick(
+    node: Node, templates: Sequence[Template], target: Target, choice: LayoutChoice, choices: Choices | None = None
+) -> Template | None:
+    """Record in ``choice`` the template of ``choices``, or the cheapest that may compute ``node``, or None; and return it."""
     selection = Selection(node, "alias" if isinstance(node.op, ALIASES) else "reference")
     best: Template | None = None
     if not isinstance(node.op, ALIASES):
@@ -96,11 +124,28 @@ def pick(node: Node, templates: Sequence[Template], target: Target, choice: Layo
             selection.costs[template.name] = template.cost(node, target)
             if best is None or selection.costs[template.name] < selection.costs[best.name]:
                 best = template
+        if best is not None and choices:
+            best = _chosen(node, best, templates, target, selection, choice, choices)
         if best is not None:
             selection.chosen = best.name
     choice.templates[node] = best
     choice.selections.append(selection)
     return best
+
+
+def _chosen(
+    node: Node, best: Template, templates: Sequence[Template], target: Target, selection: Selection, choice: LayoutChoice, choices: Choices
+) -> Template:
+    """The template that ``choices`` name for the node, or ``best`` if they name none, or one that may not compute it."""
+    name, variant = choices.get(key_of(node), (best.name, ""))
+    found = next((t for t in templates if t.name == name and name in selection.costs), None)
+    if found is not None and variant:
+        found = candidates_of(found, node, target).get(variant)
+    if found is None:
+        choice.unknown.append(f"{node.label}: {name} {variant}".rstrip())
+        return best
+    selection.variant = variant
+    return found
 
 
 def _batch_elsewhere(node: Node) -> TensorType | None:
