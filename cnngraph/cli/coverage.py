@@ -119,8 +119,10 @@ def _onnx_cases() -> dict[str, tuple[onnx.ModelProto, list[Any]]]:
         warnings.simplefilter("ignore")
         for case in load_model_tests(kind="node"):
             model = case.model
-            if model is not None and len(model.graph.node) == 1 and not model.graph.node[0].domain and case.data_sets:
-                found.setdefault(model.graph.node[0].op_type, (model, list(case.data_sets[0][0])))
+            if model is not None and len(model.graph.node) == 1 and case.data_sets:
+                node = model.graph.node[0]
+                op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+                found.setdefault(op, (model, list(case.data_sets[0][0])))
     return found
 
 

@@ -21,7 +21,6 @@ from cnngraph.eager.tail import Tail
 from cnngraph.errors import CnngraphError, InvalidInputError, InvalidModelError, UnsupportedError, printable
 from cnngraph.frontend.attributes import check_arity, check_input_types, decode_attributes, schema_of
 from cnngraph.frontend.bodies import Bodies, call_attributes, function_opsets, resolve_references, schema_body
-from cnngraph.frontend.contents import Content, evaluate
 from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.registry import find_importer
 from cnngraph.frontend.scope import MAX_DEPTH, captured
@@ -78,9 +77,6 @@ class Evaluator:
             return self._move_strings(node, frame, label, inputs)
         types = [None if x is None else _type(x) for x in inputs]
         if find_importer(op, opset) is None:
-            known = self._contents(node, op, frame, label, inputs, types)
-            if known is not None:
-                return known
             body = schema_body(node, opset if standard else frame.opsets.get(node.domain, 1), types)
             if body is None:
                 raise UnsupportedError("this operator is not supported")
@@ -107,14 +103,6 @@ class Evaluator:
         bench = Bench(self._limits)
         tensors = [None if t is None else bench.tensor(i, np.asarray(x), t) for i, (x, t) in enumerate(zip(inputs, types, strict=True))]
         return NodeContext(bench, op, frame.opsets[""], label, attributes, tensors, list(node.output)), bench, tensors
-
-    def _contents(
-        self, node: onnx.NodeProto, op: str, frame: Frame, label: str, inputs: Sequence[Datum], types: Sequence[TensorType | None]
-    ) -> list[Datum] | None:
-        ctx, _, _ = self._context(node, op, frame, label, inputs, types)
-        contents = [None if x is None or t is None else Content(np.asarray(x), t.dtype) for x, t in zip(inputs, types, strict=True)]
-        found = evaluate(ctx, contents, self._limits.max_fold_bytes)
-        return None if found is None else [c.array for c in found]
 
     def _tensors(
         self, node: onnx.NodeProto, op: str, frame: Frame, label: str, inputs: Sequence[Datum], types: Sequence[TensorType | None]

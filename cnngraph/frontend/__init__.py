@@ -2,7 +2,7 @@
 
 from cnngraph.frontend.errors import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError
 from cnngraph.frontend.importer import import_model
-from cnngraph.frontend.registry import OpRange, shape_only_ops, supported_ops
+from cnngraph.frontend.registry import OpRange, supported_ops
 
 __all__ = [
     "BatchNotSymbolicError",
@@ -10,6 +10,5 @@ __all__ = [
     "FreeDimensionsError",
     "OpRange",
     "import_model",
-    "shape_only_ops",
     "supported_ops",
 ]

@@ -3,6 +3,9 @@
 Exporters compute shapes with chains of ONNX nodes (Shape, Gather, Unsqueeze, Concat, ...). An evaluator computes the outputs of one
 such node from known contents. Arrays that contain multiples of N have object dtype and :class:`~cnngraph.ir.types.Sym` entries;
 what is not a multiple of N raises SymbolicBatchError, and the node is then computed at run time like any other.
+
+Only operators whose results may contain N, or that move large constants, need an evaluator: small results of plain numbers are folded
+by the importer whatever the operator (:mod:`cnngraph.frontend.nodes`).
 """
 
 from __future__ import annotations
@@ -164,26 +167,20 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "Equal": _equal,
     "Less": _less,
     "Greater": lambda a, b: _less(b, a),
-    "And": lambda a, b: a and b,
-    "Or": lambda a, b: a or b,
-    "Mod": lambda a, b: a % b,
-    "Pow": lambda a, b: a**b,
 }
-_TRUTH = {"Equal", "Less", "Greater", "And", "Or"}
+_TRUTH = {"Equal", "Less", "Greater"}
 
 
-@evaluator("Add", "Sub", "Mul", "Div", "Min", "Max", "Equal", "Less", "Greater", "And", "Or", "Mod", "Pow")
+@evaluator(*_BINARY)
 def _binary(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
     contents = [_need(inputs, i) for i in range(len(inputs))]
-    if ctx.op == "Mod" and ctx.attr_int("fmod", 0):
-        return None
     shape = np.broadcast_shapes(*(c.array.shape for c in contents))
     if int(np.prod(shape)) > SMALL:
         return None
     dtype = contents[0].dtype
     symbolic = any(c.symbolic for c in contents)
-    if not symbolic and (dtype.is_float or any(c.dtype.is_float for c in contents)) and ctx.op not in _TRUTH:
-        return _float_binary(ctx.op, contents)
+    if not symbolic and dtype.is_float and ctx.op not in _TRUTH:
+        return None
     result = np.asarray(_exact(contents[0], symbolic), object)
     function = np.frompyfunc(_BINARY[ctx.op], 2, 1)
     for content in contents[1:]:
@@ -206,44 +203,15 @@ def _checked(array: np.ndarray, dtype: DType) -> list[Content] | None:
     return [Content.of(array, dtype)]
 
 
-def _float_binary(op: str, contents: list[Content]) -> list[Content] | None:
-    ufuncs: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-        "Add": np.add,
-        "Sub": np.subtract,
-        "Mul": np.multiply,
-        "Div": np.divide,
-        "Min": np.minimum,
-        "Max": np.maximum,
-        "Pow": np.power,
-    }
-    if op not in ufuncs:
-        return None
-    result = contents[0].array
-    for content in contents[1:]:
-        result = ufuncs[op](result, content.array)
-    return [Content.of(result, contents[0].dtype)]
-
-
-_UNARY: dict[str, Callable[[np.ndarray], Any]] = {
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Floor": np.floor,
-    "Ceil": np.ceil,
-    "Round": np.rint,
-    "Sqrt": np.sqrt,
-    "Not": np.logical_not,
-}
-_KEEPS_MULTIPLES = {"Abs", "Floor", "Ceil", "Round"}
-
-
-@evaluator(*_UNARY)
+@evaluator("Abs", "Floor", "Ceil", "Round")
 def _unary(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
+    """Multiples of N and what else is not negative stay as they are."""
     content = _need(inputs, 0)
-    if content.symbolic:
-        if ctx.op not in _KEEPS_MULTIPLES or any(not isinstance(v, Sym) and v < 0 for v in content.array.flat):
-            raise SymbolicBatchError(f"{ctx.op} of the batch size is not a multiple of it")
-        return [content]
-    return [Content.of(_UNARY[ctx.op](content.array), content.dtype)]
+    if not content.symbolic:
+        return None
+    if any(not isinstance(v, Sym) and v < 0 for v in content.array.flat):
+        raise SymbolicBatchError(f"{ctx.op} of the batch size is not a multiple of it")
+    return [content]
 
 
 @evaluator("Identity", moves=True)
@@ -337,23 +305,6 @@ def _reshape(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content
     if any(d < -1 for d in shape):
         raise ValueError(f"shape {shape} has a negative entry")
     return [Content.of(data.array.reshape(shape), data.dtype)]
-
-
-@evaluator("ConstantOfShape")
-def _constant_of_shape(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
-    shape = _need(inputs, 0)
-    if shape.symbolic:
-        return None
-    dims = _ints(shape)
-    if any(d < 0 for d in dims):
-        raise ValueError(f"shape {dims} has a negative dimension")
-    value = ctx.attr_tensor("value")
-    filler = np.zeros(1, np.float32) if value is None else value
-    if filler.size != 1:
-        raise ValueError("attribute 'value' must have one element")
-    if _product(dims) > SMALL:
-        return None
-    return [Content.of(np.full(dims, filler.reshape(())), DType.of(filler))]
 
 
 def _product(dims: Sequence[int]) -> int:

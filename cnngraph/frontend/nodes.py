@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -18,7 +17,7 @@ from cnngraph.frontend.context import ContentUnknown, NodeContext, Tensor
 from cnngraph.frontend.control_flow import CONTROL_FLOW
 from cnngraph.frontend.importers.shape import shape_contents
 from cnngraph.frontend.ordering import RawNode, order_nodes, raw_nodes
-from cnngraph.frontend.registry import find_importer, is_known
+from cnngraph.frontend.registry import find_importer
 from cnngraph.frontend.scope import Known, Late, Scope, captured
 from cnngraph.frontend.tail_builder import TailBuilder
 from cnngraph.frontend.tensors import TensorReader
@@ -29,6 +28,10 @@ from cnngraph.ops.elementwise import Elementwise
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.movement import Cast, Reshape, Shape
 from cnngraph.options import Limits
+
+_IN_SHAPE_ARITHMETIC = frozenset({"NonZero"})
+"""Operators of the tail by which exporters compute shapes: rather than that all behind them runs in the tail too, the model is
+compiled for a batch size, or for the contents of a small graph input."""
 
 
 class NodeImporter:
@@ -119,7 +122,7 @@ class NodeImporter:
             return None
         if node.standard and schema_of(node.op, opset) is None:
             return f"does not exist in operator set {opset}"
-        known = is_known(node.op, opset) or node.op in EAGER or node.op in CONTROL_FLOW
+        known = find_importer(node.op, opset) is not None or node.op in EAGER or node.op in CONTROL_FLOW
         return None if known or has_schema_body(node.proto.op_type, opset, node.proto.domain) else "this operator is not supported"
 
     def node(self, node: RawNode, scope: Scope) -> None:
@@ -169,9 +172,9 @@ class NodeImporter:
             return self.defer(node, scope)
         tensors = [t if isinstance(t, Tensor) else None for t in inputs]
         opset = scope.opset if node.standard else scope.opsets.get(node.proto.domain, 1)
-        if not is_known(node.op, scope.opset):
+        if find_importer(node.op, scope.opset) is None:
             if node.op in EAGER:
-                return self._now(node, scope, tensors) or self.defer(node, scope)
+                return self._run_time_only(node, scope, tensors)
             body = schema_body(node.proto, opset, [None if t is None else t.type for t in tensors])
             if body is None:
                 raise UnsupportedError("this operator is not supported for these inputs")
@@ -189,16 +192,18 @@ class NodeImporter:
         if known is not None:
             return [self._known(content, node, i) for i, content in enumerate(known)]
         function = find_importer(node.op, scope.opset)
-        present = [t for t in inputs if t is not None]
-        if function is None:
-            _refuse_at_run_time(present)
+        assert function is not None
+        before = len(self.graph)
         made = function(ctx)
         values = made if isinstance(made, tuple) else (made,)
         quantized = node.op.rpartition("::")[2] == "DequantizeLinear"  # its integers are wanted by the pass fuse_qdq
         if not quantized and all(value is None or (value.data is None and _is_small(value.type)) for value in values):
             computed = self._now(node, scope, inputs)
             if computed is not None:
+                for emitted in reversed(self.graph.nodes[before:]):
+                    self.graph.erase(emitted)
                 return computed
+        present = [t for t in inputs if t is not None]
         depends = frozenset[str]().union(*(t.depends for t in present))
         from_shape = bool(present) and all(t.content is not None or t.from_shape for t in present) and any(t.from_shape for t in present)
         tensors: list[Tensor | None] = []
@@ -214,6 +219,25 @@ class NodeImporter:
             content = Content(value.data, value.type.dtype) if value.data is not None else None
             tensors.append(Tensor(value.type, value, content, from_shape, depends))
         return tensors
+
+    def _run_time_only(self, node: RawNode, scope: Scope, inputs: Sequence[Tensor | None]) -> Sequence[Known]:
+        """The results of an operator that has no static form: at once if its inputs are known, else in the tail.
+
+        Raises:
+            SymbolicBatchError: shapes are computed from a NonZero that needs a number for the batch size.
+            ContentUnknown: they are computed from a NonZero of what the tail would have to compute.
+        """
+        schema = schema_of(node.op, scope.opset)
+        if schema is not None:
+            check_arity(node.proto, schema)
+        computed = self._now(node, scope, inputs)
+        if computed is None and node.op in _IN_SHAPE_ARITHMETIC:
+            present = [t for t in inputs if t is not None]
+            if all(t.content is not None or t.from_shape for t in present):
+                raise SymbolicBatchError("the result is not a multiple of the batch size")
+            depends = frozenset[str]().union(*(t.depends for t in present if t.content is None))
+            raise ContentUnknown("this operator's result has a shape that is only known at run time", depends)
+        return self.defer(node, scope) if computed is None else computed
 
     def _evaluate(self, ctx: NodeContext, inputs: Sequence[Tensor | None]) -> list[Content] | None:
         """Contents of the outputs, if they are known; also for Shape, whose input need not be."""
@@ -323,13 +347,6 @@ class NodeImporter:
 def _is_small(type_: TensorType) -> bool:
     elements = numel(type_.shape)
     return isinstance(elements, int) and elements <= SMALL
-
-
-def _refuse_at_run_time(present: Sequence[Tensor]) -> NoReturn:
-    if all(t.content is not None or t.from_shape for t in present):
-        raise SymbolicBatchError("the result is not a multiple of the batch size")
-    depends = frozenset[str]().union(*(t.depends for t in present if t.content is None))
-    raise ContentUnknown("this operator is only supported where it computes shapes from known numbers", depends)
 
 
 def _without(node: onnx.NodeProto, absent: set[str]) -> onnx.NodeProto:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import onnx
 
-from cnngraph.frontend.contents import EVALUATORS
 from cnngraph.ir.graph import Value
 
 if TYPE_CHECKING:
@@ -67,11 +66,6 @@ def find_importer(op: str, opset: int) -> Importer | None:
     return None
 
 
-def is_known(op: str, opset: int) -> bool:
-    """Whether nodes of this type can be imported, if only where they compute shapes."""
-    return find_importer(op, opset) is not None or op in EVALUATORS
-
-
 def supported_ops() -> list[OpRange]:
     """The operators, sorted, with the operator sets of the standard domain in which each exists and is imported."""
     rows: list[OpRange] = []
@@ -83,8 +77,3 @@ def supported_ops() -> list[OpRange]:
         first = OLDEST_OPSET if "::" in op else firsts[op]
         rows.extend(OpRange(op, max(entry.since, OLDEST_OPSET, first), entry.until) for entry in entries)
     return sorted(rows)
-
-
-def shape_only_ops() -> list[str]:
-    """The operators that are understood only where they compute shapes from known numbers, sorted."""
-    return sorted(set(EVALUATORS) - set(_IMPORTERS))

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from cnngraph.errors import InvalidInputError, InvalidModelError
-from cnngraph.frontend import BatchNotSymbolicError, import_model
+from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, import_model
 from tests.frontend.against_onnxruntime import compare, ours, single_node
 from tests.frontend.support import model, node, run
 
@@ -289,6 +289,22 @@ def test_non_zero_and_running_sums_of_known_numbers() -> None:
     )
     graph = import_model(proto)
     assert graph.outputs[0][1].type.shape == (1, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "source", "error"),
+    [({"x": ["N", 2]}, "s", BatchNotSymbolicError), ({"x": [1, 2], "v": (TensorProto.INT64, [3])}, "v", ContentsNeededError)],
+)
+def test_shapes_from_non_zero_are_not_left_to_run_time(inputs: dict[str, Any], source: str, error: type[Exception]) -> None:
+    """The model is compiled for a batch size, or for the contents of a small input, rather than evaluated in the tail."""
+    nodes = [
+        node("Shape", "x", "s"),
+        node("NonZero", source, "places"),
+        node("ReduceMax", "places", "last", keepdims=0),
+        node("Expand", "x last", "y"),
+    ]
+    with pytest.raises(error):
+        import_model(model(nodes, inputs))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32, np.int64])

@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from cnngraph.errors import InvalidModelError, UnsupportedError
-from cnngraph.frontend import import_model, shape_only_ops, supported_ops
+from cnngraph.frontend import import_model, supported_ops
+from cnngraph.frontend.operators import imported_ops
 from cnngraph.ops import Conv, Dense, Pool
 from tests.frontend.support import floats, ints, model, node, op_names, run, run_model
 
@@ -283,7 +284,15 @@ def test_tables_of_operators() -> None:
     assert rows["HardSwish"][0] == 14
     assert rows["Conv"][0] == 7
     assert len([r for r in supported_ops() if r.op == "Clip"]) == 2
-    assert not set(shape_only_ops()) & set(rows)
+
+
+def test_operators_without_importers_are_listed_too() -> None:
+    how = {row.op: row.how for row in imported_ops()}
+    assert {row.op for row in supported_ops()} == {op for op, kind in how.items() if kind == "importer"}
+    assert {op for op, kind in how.items() if kind == "control flow"} == {"If", "Loop", "Scan"}
+    assert how["NonZero"] == how["NonMaxSuppression"] == how["SequenceAt"] == "tail"
+    assert how["AffineGrid"] == how["Attention"] == how["ai.onnx.preview::FlexAttention"] == "function body"
+    assert "StringSplit" not in how
 
 
 def test_element_types_of_all_supported_kinds_pass_through() -> None:

@@ -12,7 +12,7 @@ from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.registry import importer
 from cnngraph.frontend.tensors import element_type
 from cnngraph.ir.graph import Value
-from cnngraph.ir.types import Dim, DType, Sym, SymbolicBatchError, TensorType, static
+from cnngraph.ir.types import Dim, Sym, SymbolicBatchError, TensorType, static
 from cnngraph.ops import Expand, Identity, Op, Reshape
 from cnngraph.ops.base import normalize_axis
 from cnngraph.ops.common import show
@@ -262,20 +262,3 @@ def _gather_nd(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Conte
 @evaluator("GatherElements")
 def _gather_elements(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
     return _moved(ctx, GatherElements(normalize_axis(ctx.attr_int("axis", 0), ctx.type(0).rank)), inputs)
-
-
-@evaluator("NonZero")
-def _non_zero(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
-    array = _plain(inputs, 0)
-    found = np.nonzero(array) if array.ndim else np.nonzero(array.reshape(1))
-    places = np.stack(found) if array.ndim else np.zeros((0, len(found[0])), np.int64)
-    return [Content.of(places.astype(np.int64), DType.I64)]
-
-
-@evaluator("ArgMax", "ArgMin")
-def _arg_reduce(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
-    array = _plain(inputs, 0)
-    axis = normalize_axis(ctx.attr_int("axis", 0), array.ndim)
-    op = ArgReduce("max" if ctx.op == "ArgMax" else "min", axis, ctx.attr_bool("keepdims", True), ctx.attr_bool("select_last_index"))
-    op.infer(TensorType(ctx.type(0).dtype, array.shape))
-    return [Content.of(op.reference(array)[0], DType.I64)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnngraph.frontend.contents import SMALL, Content, evaluator
 from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.importers.indexing import one_int
 from cnngraph.frontend.registry import importer
@@ -184,20 +183,6 @@ def cumulative(ctx: NodeContext) -> Value:
     return ctx.emit(Cumulative(kind, axis, ctx.attr_bool("exclusive"), ctx.attr_bool("reverse")), x)
 
 
-@evaluator("CumSum", "CumProd")
-def _cumulative(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
-    data, axis = inputs[0], inputs[1]
-    if data is None or axis is None:
-        raise ValueError("an input is missing")
-    if data.symbolic or axis.symbolic:
-        raise SymbolicBatchError("a running sum of the batch size is not a multiple of it")
-    if data.dtype.is_float:
-        return None
-    along = normalize_axis(int(axis.array.reshape(-1)[0]), data.array.ndim)
-    op = Cumulative("sum" if ctx.op == "CumSum" else "prod", along, ctx.attr_bool("exclusive"), ctx.attr_bool("reverse"))
-    return [Content.of(op.reference(data.array)[0], data.dtype)]
-
-
 @importer("Det")
 def det(ctx: NodeContext) -> Value:
     """The determinant of square matrices."""
@@ -245,15 +230,3 @@ def range_(ctx: NodeContext) -> Value:
         ctx.invalid(f"the range {start} to {limit} by {delta}: {error}")
     ctx.check_size(TensorType(DType.I64, (count,)))
     return ctx.constant(_range_numbers(ctx, start, delta, count, dtype))
-
-
-@evaluator("Range")
-def _range(ctx: NodeContext, inputs: Sequence[Content | None]) -> list[Content] | None:
-    parts = [c for c in inputs if c is not None]
-    if any(c.symbolic for c in parts):
-        raise SymbolicBatchError("the length of a range depends on the batch size")
-    if len(parts) != 3 or any(c.array.size != 1 for c in parts):
-        raise ValueError("start, limit and delta must be single numbers")
-    start, limit, delta = (c.array for c in parts)
-    count = _range_count(start, limit, delta)
-    return [Content.of(_range_numbers(ctx, start, delta, count, parts[0].dtype), parts[0].dtype)] if count <= SMALL else None
