@@ -48,8 +48,8 @@ def _in_unit() -> dict[str, Emit]:
         "configure": lambda builder, where: _call(builder, "llvm.x86.ldtilecfg", where),
         "release": lambda builder: _call(builder, "llvm.x86.tilerelease"),
         "zero": lambda builder, t: _call(builder, "llvm.x86.tilezero", _tile_number(t)),
-        "load": lambda builder, t, where, pitch: _call(builder, "llvm.x86.tileloadd64", _tile_number(t), where, pitch),
-        "store": lambda builder, t, where, pitch: _call(builder, "llvm.x86.tilestored64", _tile_number(t), where, pitch),
+        "load_tile": lambda builder, t, where, pitch: _call(builder, "llvm.x86.tileloadd64", _tile_number(t), where, pitch),
+        "store_tile": lambda builder, t, where, pitch: _call(builder, "llvm.x86.tilestored64", _tile_number(t), where, pitch),
         "dot_bf16": lambda builder, *tiles: _call(builder, "llvm.x86.tdpbf16ps", *map(_tile_number, tiles)),
         "dot_bytes": lambda builder, *tiles: _call(builder, "llvm.x86.tdpbusd", *map(_tile_number, tiles)),
     }  # fmt: skip
@@ -141,8 +141,8 @@ def _in_frame() -> dict[str, Emit]:
 
     return {
         "configure": lambda builder, where: None, "release": lambda builder: None, "zero": zero,
-        "load": lambda builder, number, where, pitch: copy(builder, number, where, pitch, False),
-        "store": lambda builder, number, where, pitch: copy(builder, number, where, pitch, True),
+        "load_tile": lambda builder, number, where, pitch: copy(builder, number, where, pitch, False),
+        "store_tile": lambda builder, number, where, pitch: copy(builder, number, where, pitch, True),
         "dot_bf16": dot_bf16, "dot_bytes": dot_bytes,
     }  # fmt: skip
 
@@ -209,8 +209,8 @@ def _unit(emit: dict[str, Emit]) -> dict[str, Any]:
         return multiply
 
     return {
-        "tile_configure": tile_configure, "tile_release": tile_release, "tile_zero": tile_zero, "tile_load": moved("load"),
-        "tile_store": moved("store"), "tile_dot_bf16": multiplied("dot_bf16"), "tile_dot_bytes": multiplied("dot_bytes"),
+        "tile_configure": tile_configure, "tile_release": tile_release, "tile_zero": tile_zero, "tile_load": moved("load_tile"),
+        "tile_store": moved("store_tile"), "tile_dot_bf16": multiplied("dot_bf16"), "tile_dot_bytes": multiplied("dot_bytes"),
     }  # fmt: skip
 
 
