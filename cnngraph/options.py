@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cnngraph.errors import UsageError
 
@@ -38,7 +39,7 @@ class CompileOptions:
 
     Attributes:
         backend: name of an installed backend (entry point group ``cnngraph.backends``).
-        isa: instruction set of the generated code ("avx512vnni", "avx512bf16", "avx512", "avx2vnni", "avx2", "sse4"), None for the best of
+        isa: instruction set of the generated code ("avx512amx", "avx512vnni", "avx512bf16", "avx512", "avx2vnni", "avx2", "sse4"), None for the best of
             this machine.
         math: "f32" allows algorithms that reorder arithmetic (Winograd); "exact" is plain multiply-adds in a fixed order.
         threads: default number of threads of a run, None for what affinity and cgroup allow.
@@ -46,6 +47,8 @@ class CompileOptions:
         keep_f32: with "bf16" on the CPU, names of ONNX nodes, or patterns with * and ?, whose results stay float32.
         allow_cpu_ops: whether operators without a kernel of a device may run on the CPU, with copies there and back.
         disabled_passes: names of optional passes to leave out.
+        tune_budget: seconds for measuring kernels on this machine; only what is faster replaces the choice of the cost model.
+        tune_records: file of measurements: without a budget they decide, with one it is read, if it exists, and written.
         limits: bounds on what the model may ask for.
     """
 
@@ -57,6 +60,8 @@ class CompileOptions:
     keep_f32: tuple[str, ...] = ()
     allow_cpu_ops: bool = False
     disabled_passes: tuple[str, ...] = ()
+    tune_budget: float | None = None
+    tune_records: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -66,6 +71,13 @@ class CompileOptions:
             raise UsageError(f"precision is {self.precision!r}; choose f32, tf32, f16 or bf16")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads is {self.threads}; it must be at least 1")
+        if self.tune_budget is not None and not 0 <= self.tune_budget < float("inf"):
+            raise UsageError(f"tune_budget is {self.tune_budget}; it must be a number of seconds")
+
+    @property
+    def tuned(self) -> bool:
+        """Whether measurements take part in the choice of kernels."""
+        return self.tune_budget is not None or self.tune_records is not None
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def compile_options(function: F, *, with_threads: bool = True) -> F:
             "--arch",
             "isa",
             metavar="NAME",
-            help="Instruction set of the code (avx512bf16, avx512, avx2, sse4; sm_80, sm_90, sm_90a), of compile a list of them, best "
+            help="Instruction set of the code (avx512amx, avx512, avx2, sse4; sm_80, sm_90, sm_90a), of compile a list of them, best "
             "first; default: the best of this machine, sm_90.",
         ),
         click.option("--backend", default="cpu", show_default=True, metavar="NAME", help="An installed backend."),

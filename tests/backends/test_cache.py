@@ -52,7 +52,7 @@ def test_prune_keeps_the_newest(folder: Path) -> None:
     assert sum(p.stat().st_size for p in cache.entries()) <= 2500
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avx2", "sse4"])
+@pytest.mark.parametrize("isa", ["avx512amx", "avx512", "avx512vnni", "avx2", "sse4"])
 def test_every_intrinsic_is_known_to_the_key(isa: str) -> None:
     from cnngraph_cpu.simd import primitives
 

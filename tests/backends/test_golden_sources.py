@@ -30,6 +30,9 @@ CASES = {
     "winograd": Case(
         "winograd", Conv((3, 3), (1, 1), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 16, 28, 28), weights(16, 16, 3, 3), None)
     ),
+    "conv_tiles_relu": Case(
+        "conv_tiles", Conv((3, 3), (2, 2), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 32, 56, 56), weights(64, 32, 3, 3), None)
+    ),
     "conv_transpose_relu": Case(
         "conv_transpose",
         ConvTranspose((4, 4), (2, 2), (1, 1), (1, 1), (56, 56), 1, Expression.of("relu")),
@@ -44,7 +47,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_source_is_the_golden_one(name: str) -> None:
     case = CASES[name]
-    _, call = plan(case, "avx2", requests(case, "avx2")[0])
+    isa = "avx512amx" if case.template == "conv_tiles" else "avx2"
+    _, call = plan(case, isa, requests(case, isa)[0])
     source = backend.source(call.spec, ["conv1: float32[1x16x56x56]:c8 -> float32[1x32x28x28]:c8"])
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("CNNGRAPH_UPDATE_GOLDEN"):
