@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -25,7 +26,7 @@ from cnngraph.kernels.template import Backend, DeviceBackend, ProgressCallback
 from cnngraph.ops import ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import Pass, PassContext, PassRecord, run_passes
-from cnngraph.passes.choose_layout import choose_layout
+from cnngraph.passes.choose_layout import Choices, choose_layout
 from cnngraph.passes.fold_batchnorm import FoldBatchNorm
 from cnngraph.passes.fold_constants import FoldConstants
 from cnngraph.passes.fold_pad import FoldPad
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     import onnx
 
     from cnngraph.runtime.dynamic import DynamicProgram
+    from cnngraph.tuning.search import TuneProgress
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +108,13 @@ def compile_graph(
     progress: ProgressCallback | None = None,
     after: AfterPass | None = None,
     backend: Backend | None = None,
+    choices: Choices | None = None,
+    tune_progress: TuneProgress | None = None,
 ) -> Program | TailedProgram:
-    """From an imported graph to a program that can run; ``backend`` takes the place of the one that the options name."""
+    """From an imported graph to a program that can run.
+
+    ``backend`` takes the place of the one that the options name, ``choices`` that of tuning.
+    """
     context = PassContext(max_fold_bytes=options.limits.max_fold_bytes)
     backend = backend or get_backend(options.backend)
     device = backend if isinstance(backend, DeviceBackend) else None
@@ -136,8 +143,21 @@ def compile_graph(
     if device is not None:
         device.adapt(graph, target)
         verify(graph, "adapt")
+    tuned = None
+    if choices is None and options.tuned:
+        from cnngraph.tuning.search import tune
+
+        if device is not None:
+            raise UsageError(f"kernels are tuned for the CPU, not for {options.backend!r}")
+        start = time.perf_counter()
+        tuned = tune(graph, templates, backend, target, options, tune_progress)
+        verify(graph, "tune")
+        choices = tuned.choices
+        records.append(_record(graph, "tune", len(choices), start, after))
     start = time.perf_counter()
-    choice = choose_layout(graph, templates, target)
+    choice = choose_layout(graph, templates, target, choices)
+    for unknown in choice.unknown:
+        logger.warning("the tuning records choose what this version does not have, so the default is used: %s", unknown)
     verify(graph, "choose_layout")
     if device is not None:
         device.check(choice, options)
@@ -158,6 +178,8 @@ def compile_graph(
         selections=choice.selections,
     )  # fmt: skip
     program.report["notices"] = notices
+    if tuned is not None:
+        program.report["tuning"] = tuned.report
     if narrowed is not None:
         program.report["precision"] = narrowed.report()
     return program if graph.tail is None else TailedProgram(program, graph.tail)
@@ -174,9 +196,12 @@ def compile(
     math: str = "f32",
     precision: str = "f32",
     keep_f32: Sequence[str] = (),
+    tune_budget: float | None = None,
+    tune_records: str | os.PathLike[str] | None = None,
     options: CompileOptions | None = None,
     progress: ProgressCallback | None = None,
     after: AfterPass | None = None,
+    tune_progress: TuneProgress | None = None,
 ) -> Program | TailedProgram | DynamicProgram:
     """Compile an ONNX model.
 
@@ -188,11 +213,14 @@ def compile(
         math: "f32" or "exact".
         precision: "f32", or "bf16": weights and activations in bfloat16, sums in float32.
         keep_f32: with "bf16", names or patterns of ONNX nodes whose results stay float32.
-        options: replaces the six.
+        tune_budget: seconds for measuring kernels on this machine; only what is faster replaces the default choice.
+        tune_records: file of such measurements, which decide if there is no budget.
+        options: replaces the eight.
         shapes: input shapes by name, for inputs whose declared shape is free beyond the batch.
         constants: arrays for graph inputs that then stop being inputs.
         progress: called as ``progress(done, total, kernel name)`` while kernels compile.
         after: called with the graph and its record after every pass.
+        tune_progress: called with a :class:`cnngraph.tuning.search.State` after every measurement.
 
     Returns:
         A :class:`Program`; a :class:`TailedProgram` if shapes depend on data (NonMaxSuppression, NonZero, loops), so that a
@@ -204,7 +232,8 @@ def compile(
         InvalidModelError, UnsupportedError, LimitExceededError, UsageError: see :mod:`cnngraph.errors`.
     """
     chosen = options or CompileOptions(
-        backend=backend, threads=threads, isa=isa, math=math, precision=precision, keep_f32=tuple(keep_f32)
+        backend=backend, threads=threads, isa=isa, math=math, precision=precision, keep_f32=tuple(keep_f32), tune_budget=tune_budget,
+        tune_records=None if tune_records is None else Path(tune_records),
     )  # fmt: skip
 
     def build(
@@ -212,7 +241,7 @@ def compile(
     ) -> Program | TailedProgram:
         known = {**(constants or {}), **(contents or {})}
         graph = import_model(source, shapes=shapes, batch=batch, constants=known, limits=chosen.limits)
-        return compile_graph(graph, chosen, progress, after)
+        return compile_graph(graph, chosen, progress, after, tune_progress=tune_progress)
 
     try:
         return build(shapes)

@@ -229,6 +229,7 @@ def _report(
         rows.append({
             "node": printable(selection.node.label, 400), "op": selection.node.op.name, "chosen": selection.chosen,
             "refused": selection.refused, "costs": selection.costs, "notes": list(call.notes) if call else [],
+            "variant": selection.variant,
         })  # fmt: skip
     return {
         "passes": [dataclasses.asdict(r) for r in records],

@@ -36,8 +36,11 @@ _DISTRIBUTIONS = ("numpy", "numba", "llvmlite", "onnx", "ml_dtypes")
 def key_of(
     source: Any, options: CompileOptions, shapes: Mapping[str, Sequence[Any]] | None, constants: Mapping[str, np.ndarray] | None
 ) -> str | None:
-    """The key of a model that is a file or bytes; None if it is something else, cannot be read, or programs are not to be kept."""
-    if os.environ.get("CNNGRAPH_CACHE_PROGRAMS") == "0" or options.backend != "cpu" or not cache.trusted():
+    """The key of a model that is a file or bytes; None if it is something else, cannot be read, or programs are not to be kept.
+
+    Tuned ones are not: the records may have grown meanwhile.
+    """
+    if os.environ.get("CNNGRAPH_CACHE_PROGRAMS") == "0" or options.backend != "cpu" or options.tuned or not cache.trusted():
         return None
     digest = hashlib.sha256()
     if isinstance(source, bytes):

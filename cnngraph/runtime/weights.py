@@ -92,7 +92,10 @@ def exchanged(program: Program, source: Any, constants: Mapping[str, np.ndarray]
     names = [name for name, _ in graph.inputs]
     if names != [spec.name for spec in data.inputs]:
         raise UsageError(f"the topology differs: the model's inputs are {_listed(names)}, not {_listed(s.name for s in data.inputs)}")
-    other = compile_graph(graph, options, backend=_Compiled(get_backend(data.backend), data))
+    tuned = {row["layer"]: (row["template"], row["variant"]) for row in data.report.get("tuning", {}).get("choices", ())}
+    other = compile_graph(graph, options, backend=_Compiled(get_backend(data.backend), data), choices=tuned)
+    if "tuning" in data.report:
+        other.report["tuning"] = data.report["tuning"]
     _compare(data, other.data)
     return other
 
