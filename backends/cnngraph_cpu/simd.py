@@ -131,16 +131,15 @@ def advance(typingctx: Any, pointer: Any, offset: Any) -> Any:
     return pointer(pointer, types.intp), codegen
 
 
-def _unary_scalar(name: str) -> Any:
-    @intrinsic
-    def call(typingctx: Any, x: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            fnty = ir.FunctionType(_FLOAT, [_FLOAT])
-            return builder.call(cgutils.get_or_insert_function(builder.module, fnty, f"llvm.{name}.f32"), [values[0]])
+@intrinsic
+def scalar_log(typingctx: Any, x: Any) -> Any:
+    """Natural logarithm of a float32."""
 
-        return types.float32(types.float32), codegen
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        fnty = ir.FunctionType(_FLOAT, [_FLOAT])
+        return builder.call(cgutils.get_or_insert_function(builder.module, fnty, "llvm.log.f32"), [values[0]])
 
-    return call
+    return types.float32(types.float32), codegen
 
 
 def splat_value(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
@@ -405,7 +404,7 @@ def primitives(isa: str) -> dict[str, Any]:
     table.update(
         pointer_argument=pointer_argument, int_pointer_argument=int_pointer_argument, int_argument=int_argument,
         half_pointer_argument=half_pointer_argument, get=get, get_int=get_int, put=put, put_int=put_int, to_float=to_float, advance=advance,
-        scalar_exp=_unary_scalar("exp"), scalar_log=_unary_scalar("log"), scalar_sqrt=_unary_scalar("sqrt"),
+        scalar_log=scalar_log,
     )  # fmt: skip
     table.update(derived(table, target.has_fma))
     table.update(integer_primitives(isa))

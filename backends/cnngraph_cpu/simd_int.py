@@ -346,10 +346,6 @@ def _arithmetic(isa: str, lanes: int) -> dict[str, Any]:
         return float_type(vector_type), lambda context, builder, signature, values: builder.sitofp(values[0], floats)
 
     @intrinsic
-    def float_bits(typingctx: Any, value: Any) -> Any:
-        return float_type(vector_type), lambda context, builder, signature, values: builder.bitcast(values[0], floats)
-
-    @intrinsic
     def round_between(typingctx: Any, value: Any, low: Any, high: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             value, low, high = values
@@ -385,11 +381,10 @@ def _arithmetic(isa: str, lanes: int) -> dict[str, Any]:
 
     return {
         "dot4": dot4, "fma_single": fma_single, "store_four_rounded": store_four_rounded,
-        "to_floats": to_floats, "round_between": round_between, "float_bits": float_bits,
+        "to_floats": to_floats, "round_between": round_between,
         "add_int": binary(lambda b, x, y: b.add(x, y)), "sub_int": binary(lambda b, x, y: b.sub(x, y)),
         "mul_int": binary(lambda b, x, y: b.mul(x, y)), "xor_int": binary(lambda b, x, y: b.xor(x, y)),
         "max_int": binary(lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y)),
-        "min_int": binary(lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y)),
     }  # fmt: skip
 
 
@@ -405,5 +400,4 @@ def integer_primitives(isa: str) -> dict[str, Any]:
         "get_signed_byte": _get(U8, True),
         "put_byte": _put(_BYTE, U8),
         "get_word": _get(I32, True),
-        "put_word": _put(_INT32, I32),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -68,13 +68,6 @@ def scalar(value: Datum, what: str) -> Any:
     if array.size != 1:
         raise InvalidInputError(f"{what} must be a single number, not a tensor of shape {list(array.shape)}")
     return array.reshape(())[()]
-
-
-def bound(values: Mapping[str, Datum], name: str) -> Datum:
-    """A value by name; raises InvalidInputError if there is none."""
-    if name not in values:
-        raise InvalidInputError(f"nothing is called '{name}'")
-    return values[name]
 
 
 import cnngraph.eager.functions  # noqa: E402, F401  registers every function

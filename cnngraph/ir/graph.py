@@ -192,10 +192,6 @@ class Graph:
         """Whether the value is a graph output."""
         return any(out is value for _, out in self.outputs)
 
-    def single_user(self, value: Value) -> Node | None:
-        """The only reader of a value that is no graph output, else None."""
-        return value.users[0] if len(value.users) == 1 and not self.is_output(value) else None
-
     def constants(self) -> list[Value]:
         """Every constant in use, each once, in order of first use."""
         seen: dict[Value, None] = {}

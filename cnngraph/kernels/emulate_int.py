@@ -101,9 +101,6 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
     def put_byte(p: Any, offset: int, value: Any) -> None:
         _bytes(p, offset, 1)[:] = int(value) & 255
 
-    def put_word(p: Any, offset: int, value: Any) -> None:
-        _words(p, offset, 1)[:] = _wrap(np.array([int(value)]))
-
     return {
         "load_bytes": load_bytes, "load_signed_bytes": load_signed_bytes, "load_bytes_partial": load_bytes_partial,
         "load_signed_bytes_partial": load_signed_bytes_partial, "store_bytes": store_bytes,
@@ -113,18 +110,15 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         "translate": translate, "store_four_rounded": store_four_rounded, "dot4": dot4, "round_between": round_between,
         "fma_single": lambda a, b, c: (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(np.float32),
         "to_floats": lambda v: v.astype(np.float32),
-        "float_bits": lambda v: v.view(np.float32),
         "add_int": lambda a, b: _wrap(a.astype(np.int64) + b),
         "sub_int": lambda a, b: _wrap(a.astype(np.int64) - b),
         "mul_int": lambda a, b: _wrap(a.astype(np.int64) * b),
         "xor_int": lambda a, b: a ^ b,
         "max_int": np.maximum,
-        "min_int": np.minimum,
         "get_byte": lambda p, offset: int(_bytes(p, offset, 1)[0]),
         "get_signed_byte": lambda p, offset: int(_bytes(p, offset, 1).view(np.int8)[0]),
         "put_byte": put_byte,
         "get_word": lambda p, offset: int(_words(p, offset, 1)[0]),
-        "put_word": put_word,
         "byte_pointer_argument": lambda args, i: args[i],
         "word_pointer_argument": lambda args, i: args[i],
     }  # fmt: skip

@@ -34,8 +34,8 @@ class Target:
             "avx512amx" with both and tiles.
         width: 32-bit lanes of one vector, which is also the channel block of the blocked layout.
         registers: architectural vector registers.
-        l1, l2: bytes of a core's data cache and private cache assumed by tilings. Constants of the target,
-            not of the machine that compiles, so that the code does not depend on it.
+        l2: bytes of a core's private cache assumed by tilings. A constant of the target, not of the machine that compiles, so that the
+            code does not depend on it.
         dot: whether one instruction adds the products of four bytes (VNNI).
         dot2: whether one instruction adds the products of two bfloat16 (AVX512-BF16).
         tiles: whether there is a unit that multiplies tiles of bfloat16 and of bytes (AMX).
@@ -45,7 +45,6 @@ class Target:
     width: int
     registers: int
     has_fma: bool
-    l1: int = 32 * 1024
     l2: int = 1024 * 1024
     dot: bool = False
     dot2: bool = False

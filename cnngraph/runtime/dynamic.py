@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 MAX_VARIANTS = 8
 """Compiled shapes that are kept; the least recently used goes first."""
 
-Shapes = dict[str, tuple[int | None, ...]]
 Runnable = Program | TailedProgram
 Build = Callable[..., Runnable]
 Declared = tuple[str, Sequence[int | str | None] | None]
