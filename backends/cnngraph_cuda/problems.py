@@ -99,6 +99,12 @@ PROBLEMS: Mapping[str, tuple[tuple[int, ...], Callable[[Network], Value]]] = {
     "norm of rows": ((30, 4), lambda n: n.node(Reduce("l2", (1,)), n.x)),
     "any broadcast": ((6, 5, 7), lambda n: n.node(Elementwise(Expression.of("sub", 2)), n.x, n.node(Reduce("max", (2,)), n.x))),
     "permuted channels": ((12, 5, 7), lambda n: n.node(TakeChannels((11, 3, 4, 5, 0)), n.x)),
+    "transposed convolution, dilated": (
+        (12, 5, 7), lambda n: n.node(ConvTranspose((2, 2), (2, 2), (0, 0), (2, 2), (11, 15)), n.x, n.weights(12, 20, 2, 2), None),
+    ),
+    "transposed convolution 3x3": (
+        (40, 5, 7), lambda n: n.node(ConvTranspose((3, 3), (2, 2), (1, 1), (1, 1), (10, 14), 1, RELU), n.x, n.weights(40, 24, 3, 3), None),
+    ),
     "transposed convolution": (
         (12, 5, 7), lambda n: n.node(ConvTranspose((2, 2), (2, 2), (0, 0), (1, 1), (10, 14)), n.x, n.weights(12, 20, 2, 2), None),
     ),

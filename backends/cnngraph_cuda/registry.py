@@ -8,6 +8,7 @@ from cnngraph_cuda.templates.channels import Channels
 from cnngraph_cuda.templates.conv_direct import ConvDirect
 from cnngraph_cuda.templates.conv_plan import ConvGemm
 from cnngraph_cuda.templates.conv_transpose import ConvTransposeGather
+from cnngraph_cuda.templates.conv_transpose_gemm import ConvTransposeGemm
 from cnngraph_cuda.templates.copy_nd import CopyNd
 from cnngraph_cuda.templates.depthwise import Depthwise
 from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
@@ -25,7 +26,7 @@ from cnngraph_cuda.templates.softmax import SoftmaxPlain
 TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
-        ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(),
+        ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGemm(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(),
          ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulPlain(), EltwiseLast(),
         EltwisePlain(), EltwiseStrided(), Relayout(),
     )

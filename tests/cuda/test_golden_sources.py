@@ -21,7 +21,9 @@ CASES = {
     "softmax_f32": ("global pool, dense, softmax", "sm_90:f32:1", "softmax"),
     "eltwise_f32": ("element-wise", "sm_90:f32:1", "eltwise_plain"),
     "relayout_f16": ("max pool", "sm_90:f16:1", "relayout"),
-    "conv_transpose_f16": ("transposed convolution", "sm_90:f16:1", "conv_transpose"),
+    "conv_transpose_f16": ("transposed convolution, dilated", "sm_90:f16:1", "conv_transpose"),
+    "conv_transpose_gemm_f16": ("transposed convolution 3x3", "sm_90:f16:1", "conv_transpose_gemm"),
+    "conv_gemm_warpgroups_tf32": ("conv with residual", "sm_90a:tf32:1:128x64", "conv_gemm"),
 }
 
 

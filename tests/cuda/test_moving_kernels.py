@@ -9,7 +9,7 @@ from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, Sym
 from cnngraph.ops import Concat, Conv, ConvTranspose, Elementwise, Expand, Pad, Pool, Reshape, Slice, Transpose
 from cnngraph.ops.channels import TakeChannels
-from cnngraph.ops.expression import Expression
+from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.resize import Resize
 
 from .support import TOLERANCE, Net, build, compare, emulate
@@ -88,13 +88,40 @@ def test_resize(op, precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     ("kernel", "stride", "begins", "out", "group", "channels", "outputs"),
-    [((2, 2), 2, (0, 0), (6, 8), 1, 6, 5), ((3, 3), 2, (1, 1), (6, 8), 1, 4, 9), ((3, 3), 1, (0, 1), (5, 4), 2, 6, 16)],
+    [((2, 2), 2, (0, 0), (7, 9), 1, 6, 5), ((3, 3), 1, (0, 1), (5, 4), 2, 6, 16)],
 )
 def test_conv_transpose(kernel, stride, begins, out, group, channels, outputs, precision):
+    """Dilation, and groups that are no whole vectors."""
     net = Net(channels, 3, 4)
-    op = ConvTranspose(kernel, (stride,) * 2, begins, (1, 1), out, group, Expression.of("relu"))
+    op = ConvTranspose(kernel, (stride,) * 2, begins, (1 if group > 1 else 2,) * 2, out, group, Expression.of("relu"))
     weights = net.weights(channels, outputs // group, *kernel, scale=0.4)
     finish(net, net.node(op, net.x, weights, net.weights(outputs)), "conv_transpose", precision)
+
+
+@pytest.mark.parametrize("isa", ["sm_90:f32", "sm_90:f16", "sm_90a:tf32", "sm_90a:f16"])
+@pytest.mark.parametrize(
+    ("kernel", "strides", "begins", "extra", "channels", "outputs", "group"),
+    [
+        ((2, 2), (2, 2), (0, 0), 0, 12, 20, 1),
+        ((4, 4), (2, 2), (1, 1), 0, 16, 9, 1),
+        ((3, 3), (2, 2), (1, 1), 0, 8, 8, 1),
+        ((3, 3), (1, 1), (1, 1), 0, 24, 8, 1),
+        ((5, 3), (3, 2), (2, 0), 1, 16, 16, 2),
+        ((1, 1), (2, 2), (0, 0), 0, 16, 16, 1),
+        ((3, 3), (1, 2), (0, 2), 0, 8, 8, 1),
+    ],
+)
+def test_conv_transpose_by_phases(kernel, strides, begins, extra, channels, outputs, group, isa):
+    """Pads, output padding, phases without a tap, results that the strides do not divide, and a residual."""
+    net = Net(channels, 4, 5)
+    out = tuple(s * (n - 1) + k - 2 * b + extra for s, n, k, b in zip(strides, (4, 5), kernel, begins, strict=True))
+    residual = Expression(2, (Instr("add", (0, 1)), Instr("relu", (2,))))
+    first = net.node(
+        ConvTranspose(kernel, strides, begins, (1, 1), out, group), net.x, net.weights(channels, outputs // group, *kernel, scale=0.3), None
+    )
+    weights, bias = net.weights(channels, outputs // group, *kernel, scale=0.3), net.weights(outputs)
+    net.add_output("y", net.node(ConvTranspose(kernel, strides, begins, (1, 1), out, group, residual), net.x, weights, bias, first))
+    assert set(compare(net, isa=isa)) == {"conv_transpose_gemm", "relayout"}
 
 
 def kernels_run(net, precision="f16", batch=2):

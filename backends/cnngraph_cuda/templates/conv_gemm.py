@@ -13,6 +13,9 @@ pixels pass through registers, where they are rounded. Products run on while the
 
 Blocks that follow each other compute the same pixels, for as many blocks as the outputs need: pixels are read from memory once.
 
+With PHASES the rows are pixels of one phase of a transposed convolution: result pixels ``stride * j + r`` with the same r are an ordinary
+convolution of stride 1 (see :mod:`cnngraph_cuda.templates.conv_transpose_gemm`); each phase is a block in z, with weights of its own.
+
 With SPLIT the summed axis is divided among blocks as well, where there are too few tiles to occupy the GPU: blocks of one result leave
 their sums in a workspace, and the last to arrive adds them in a fixed order.
 
@@ -71,7 +74,7 @@ from cnngraph_cuda.language import (
     wgmma_zeros,
 )
 
-BM = BN = WM = WN = ST = THREADS = POINT = SPLIT = DT = MATH = VL = GROUP = AHEAD = 0
+BM = BN = WM = WN = ST = THREADS = POINT = SPLIT = DT = MATH = VL = GROUP = AHEAD = PHASES = 0
 TF32 = 1
 DESCRIPTOR = 1 << 30 | 1024 >> 4
 """High word of a matrix descriptor: 128-byte swizzle, 1024 bytes from eight rows to the next eight (PTX ISA, matrix descriptor)."""
@@ -154,9 +157,13 @@ def conv_gemm(
     x: DataPointer, w: DataPointer, b: F32Pointer, y: DataPointer, rows: int, plane: int, out_width: int, outputs: int, x_batch: int,
     x_pixel: int, x_group: int, y_batch: int, y_pixel: int, height: int, width: int, chunks: int, last_bytes: int, taps_h: int,
     taps_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int, dilation_w: int, step_chunk: int,
-    step_column: int, step_row: int, depth: int, tiles: int, group_rows: int, counters: I32Pointer, partial: F32Pointer,
+    step_column: int, step_row: int, depth: int, tiles: int, group_rows: int, phase_h: int, phase_w: int, lead_h: int, lead_w: int,
+    full_height: int, full_width: int, counters: I32Pointer, partial: F32Pointer,
 ) -> None:  # fmt: skip
-    """``y = epilogue(conv(x, w) + b)``. A plane is an image of the output; depth is the length of a row of weights."""
+    """``y = epilogue(conv(x, w) + b)``. A plane is an image of the output; depth is the length of a row of weights.
+
+    With PHASES there are phase_h x phase_w phases, a plane is the grid of one, and phase r begins ``(r + lead) // phase`` pixels on.
+    """
     high = registers(BM * 8 // THREADS)
     wide = registers(BM * 8 // THREADS)
     source = registers(BM * 8 // THREADS)
@@ -174,6 +181,7 @@ def conv_gemm(
     bias = registers(VL)
     tile_row = registers(AHEAD)
     image_of = registers(AHEAD)
+    live = registers(AHEAD)
     pixel_of = registers(AHEAD)
     quad = registers(4)
     more = registers(4)
@@ -200,6 +208,11 @@ def conv_gemm(
         group = block_z()
         first_tile = 0
         count = tiles
+    part_of_weights = group
+    if PHASES:
+        group = part_of_weights // (phase_h * phase_w)
+        phase_row = (part_of_weights - group * (phase_h * phase_w)) // phase_w
+        phase_column = part_of_weights - (group * phase_h + phase_row) * phase_w
     base = shared_base()
     row = tid >> 3
     to = base + row * 128 + (((tid & 7) ^ (row & 7)) << 4)
@@ -214,11 +227,14 @@ def conv_gemm(
             out_row = pixel // out_width
             left = (pixel - out_row * out_width) * stride_w - pad_w
             top = out_row * stride_h - pad_h
+            if PHASES:
+                top = top + (phase_row + lead_h) // phase_h
+                left = left + (phase_column + lead_w) // phase_w
             source[i] = image * x_batch + (top * width + left) * x_pixel + group * x_group
             high[i] = select(m < rows, top, -1000000)
             wide[i] = left
     first_chunk = first_tile * 8 + (tid & 7)
-    weight = (group * group_rows + first_n + row) * depth + first_chunk * (16 // (4 if DT == 0 else 2))
+    weight = (part_of_weights * group_rows + first_n + row) * depth + first_chunk * (16 // (4 if DT == 0 else 2))
     if POINT:
         chunk = first_chunk
         tap_row = 0
@@ -331,6 +347,12 @@ def conv_gemm(
                 m = select(first_m + tile_row[u] < rows, first_m + tile_row[u], rows - 1)
                 image_of[u] = m // plane
                 pixel_of[u] = m - image_of[u] * plane
+                live[u] = first_m + tile_row[u] < rows
+                if PHASES:
+                    out_row = pixel_of[u] // out_width * phase_h + phase_row
+                    out_column = pixel_of[u] % out_width * phase_w + phase_column
+                    live[u] = both(both(out_row < full_height, out_column < full_width), first_m + tile_row[u] < rows)
+                    pixel_of[u] = select(out_row < full_height, out_row, 0) * full_width + select(out_column < full_width, out_column, 0)
                 load_epilogue(u, image_of[u], pixel_of[u], channel)
             for u in unroll(AHEAD):
                 for e in unroll(VL // 4):
@@ -338,5 +360,5 @@ def conv_gemm(
                 for e in unroll(VL):
                     v[e] = add(v[e], bias[e])
                 finish_epilogue(v, u)
-                if first_m + tile_row[u] < rows:
+                if live[u]:
                     store_vector(y, image_of[u] * y_batch + pixel_of[u] * y_pixel + channel, *v)

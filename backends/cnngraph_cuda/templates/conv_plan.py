@@ -12,6 +12,7 @@ from cnngraph.ir.graph import Node
 from cnngraph.ir.types import Dim, bind_dim, ceil_div, numel, per_image, product, round_up, static
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Scratch, Target
 from cnngraph.ops import Conv, Dense
+from cnngraph.ops.expression import Expression
 from cnngraph_cuda.source import FMA, TF32, Code
 from cnngraph_cuda.target import CudaTarget
 from cnngraph_cuda.templates.common import (
@@ -101,7 +102,7 @@ def choose_split(rows: int, problem: Problem, tile: Tile, tiles: int, target: Cu
     """(most blocks that share one result, blocks in all); (1, 0) where there are tiles enough."""
     blocks = ceil_div(rows, tile.bm) * ceil_div(problem.outputs, tile.bn)
     slots = 2 * target.multiprocessors
-    if problem.groups > 1 or 2 * blocks > target.multiprocessors or tiles < 4:
+    if problem.copies > 1 or 2 * blocks > target.multiprocessors or tiles < 4:
         return 1, 0
     return min(tiles // 2, 16), slots
 
@@ -120,11 +121,24 @@ class Problem:
     strides: tuple[int, int]
     pads: tuple[int, int, int, int]
     dilations: tuple[int, int]
+    phases: tuple[int, int] = (1, 1)
+    leads: tuple[int, int] = (0, 0)
+
+    @property
+    def copies(self) -> int:
+        """Matrices of weights: one for each group and phase."""
+        return self.groups * product(self.phases)
 
     @property
     def pointwise(self) -> bool:
         """Whether an output pixel reads the input pixel of the same number, and nothing else."""
-        return self.kernel == (1, 1) and self.strides == (1, 1) and self.plane == self.image and not any(self.pads)
+        return (
+            self.copies == self.groups
+            and self.kernel == (1, 1)
+            and self.strides == (1, 1)
+            and self.plane == self.image
+            and not any(self.pads)
+        )
 
 
 def _pair(values: Sequence[int], lead: int) -> tuple[int, int]:
@@ -165,16 +179,19 @@ def pack_weights(weights: np.ndarray, groups: int, lanes: int, padded_rows: int,
     return out.reshape(groups * padded_rows, depth).astype(target.dtype.numpy)
 
 
+CODE = Code(
+    conv_gemm,
+    {"copy_tile": copy_tile, "multiply_groups": multiply_groups, "share_result": share_result},
+    "Convolution as a matrix product of pixels x (taps, channels) and weights.",
+)
+
+
 class ConvGemm:
     """Conv and Dense with constant weights as a matrix product."""
 
     name = "conv_gemm"
     reorders_arithmetic = False
-    code = Code(
-        conv_gemm,
-        {"copy_tile": copy_tile, "multiply_groups": multiply_groups, "share_result": share_result},
-        "Convolution as a matrix product of pixels x (taps, channels) and weights.",
-    )
+    code = CODE
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses three spatial axes, run-time weights, and groups of channels that are not whole 16-byte pieces."""
@@ -208,56 +225,61 @@ class ConvGemm:
         return per_image(problem.rows) * problem.groups * round_up(problem.outputs, 32) * wide * product(problem.kernel) / 512
 
     def plan(self, node: Node, target: Target) -> KernelCall:
-        """Choose the tile and pack the weights for it."""
-        gpu, problem, op = cuda(target), problem_of(node), node.op
-        assert isinstance(op, (Conv, Dense))
-        x, y, bias = node.input(0), node.output, node.inputs[2]
-        weights = node.input(1).data
-        assert weights is not None
+        """Pack the weights for the tile that suits the problem."""
+        op, weights = node.op, node.input(1).data
+        assert isinstance(op, (Conv, Dense)) and weights is not None
         if isinstance(op, Dense):
             weights = np.ascontiguousarray(weights.T)[:, :, None, None]
-        lanes = gpu.lanes
-        tile = choose_tile(bind_dim(problem.rows, gpu.batch), problem.outputs, problem.groups, gpu)
-        group_rows = round_up(problem.outputs, tile.bn)
-        packed = pack_weights(weights, problem.groups, lanes, group_rows, gpu)
-        chunks = ceil_div(problem.channels, lanes)
-        last = (problem.channels - (chunks - 1) * lanes) * gpu.dtype.itemsize
-        (taps_h, taps_w), columns = problem.kernel, 8 // chunks
-        biases = np.zeros((problem.groups, group_rows), np.float32)
-        if bias is not None and bias.data is not None:
-            biases[:, : problem.outputs] = bias.data.reshape(problem.groups, problem.outputs)
-        tiles = packed.shape[1] // (8 * lanes)
-        split, slots = choose_split(bind_dim(problem.rows, gpu.batch), problem, tile, tiles, gpu)
-        workspace: dict[str, Argument] = {"counters": Scratch(0), "partial": Scratch(0)}
-        if split > 1:  # the counters first, which stay where they are for every call
-            workspace = {"counters": Scratch(COUNTERS * 4), "partial": Scratch(slots * tile.bm * tile.bn * 4)}
-        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type)
-        numbers: dict[str, Dim] = {
-            "rows": problem.rows, "plane": product(problem.plane), "out_width": problem.plane[1], "outputs": problem.outputs,
-        }  # fmt: skip
-        more: dict[str, Dim] = {
-            "height": problem.image[0], "width": problem.image[1], "chunks": chunks, "last_bytes": last, "taps_h": taps_h,
-            "taps_w": taps_w, "stride_h": problem.strides[0], "stride_w": problem.strides[1], "pad_h": problem.pads[0],
-            "pad_w": problem.pads[1], "dilation_h": problem.dilations[0], "dilation_w": problem.dilations[1],
-            "step_chunk": 8 if problem.pointwise else 8 % chunks, "step_column": columns % taps_w, "step_row": columns // taps_w,
-            "depth": packed.shape[1], "tiles": tiles, "group_rows": group_rows,
-        }  # fmt: skip
-        arguments: dict[str, Argument] = {
-            **launch(
-                problem.rows, tile.bm, tile.threads, y=ceil_div(problem.outputs, tile.bn), z=problem.groups, shared=tile.shared,
-                values=(x, y, *node.inputs[3:]), split=split, slots=slots,
-            ),
-            "x": Pointer(x), "w": Packed(packed), "b": floats(biases, biases.size, biases.size), "y": Pointer(y),
-            **{k: Extent(v) for k, v in numbers.items()},
-            "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)), "x_group": Extent(problem.channels),
-            "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
-            **{k: Extent(v) for k, v in more.items()}, **workspace, **operands,
-        }  # fmt: skip
-        constants = [
-            ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads),
-            ("BLOCKS", tile.blocks), ("AHEAD", min(4, tile.bm * tile.bn // (lanes * tile.threads))),
-            *((("GROUP", 1),) if tile.group else ()),
-            ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
-        ]  # fmt: skip
-        spec = KernelSpec(self.name, gpu.isa, tuple(constants), op.epilogue)
-        return KernelCall(spec, arguments, (f"{tile.bm}x{tile.bn} tiles of {tile.wm}x{tile.wn} a warp",))
+        return plan_product(self.name, node, op.epilogue, weights, problem_of(node), cuda(target))
+
+
+def plan_product(name: str, node: Node, epilogue: Expression | None, weights: np.ndarray, problem: Problem, gpu: CudaTarget) -> KernelCall:
+    """The call of the matrix product for a problem; ``weights`` are ``[copies * outputs, channels, taps...]`` (see :class:`Problem`)."""
+    x, y, bias = node.input(0), node.output, node.inputs[2]
+    lanes = gpu.lanes
+    tile = choose_tile(bind_dim(problem.rows, gpu.batch), problem.outputs, problem.copies, gpu)
+    group_rows = round_up(problem.outputs, tile.bn)
+    packed = pack_weights(weights, problem.copies, lanes, group_rows, gpu)
+    chunks = ceil_div(problem.channels, lanes)
+    last = (problem.channels - (chunks - 1) * lanes) * gpu.dtype.itemsize
+    (taps_h, taps_w), columns = problem.kernel, 8 // chunks
+    biases = np.zeros((problem.groups, group_rows), np.float32)
+    if bias is not None and bias.data is not None:
+        biases[:, : problem.outputs] = bias.data.reshape(problem.groups, problem.outputs)
+    tiles = packed.shape[1] // (8 * lanes)
+    split, slots = choose_split(bind_dim(problem.rows, gpu.batch), problem, tile, tiles, gpu)
+    workspace: dict[str, Argument] = {"counters": Scratch(0), "partial": Scratch(0)}
+    if split > 1:  # the counters first, which stay where they are for every call
+        workspace = {"counters": Scratch(COUNTERS * 4), "partial": Scratch(slots * tile.bm * tile.bn * 4)}
+    kinds, operands = epilogue_arguments(epilogue, node.inputs[3:], y.type)
+    full = _pair(static(y.type.shape[2:]), 1) if y.type.rank > 2 else (1, 1)
+    numbers: dict[str, Dim] = {
+        "rows": problem.rows, "plane": product(problem.plane), "out_width": problem.plane[1], "outputs": problem.outputs,
+    }  # fmt: skip
+    more: dict[str, Dim] = {
+        "height": problem.image[0], "width": problem.image[1], "chunks": chunks, "last_bytes": last, "taps_h": taps_h,
+        "taps_w": taps_w, "stride_h": problem.strides[0], "stride_w": problem.strides[1], "pad_h": problem.pads[0],
+        "pad_w": problem.pads[1], "dilation_h": problem.dilations[0], "dilation_w": problem.dilations[1],
+        "step_chunk": 8 if problem.pointwise else 8 % chunks, "step_column": columns % taps_w, "step_row": columns // taps_w,
+        "depth": packed.shape[1], "tiles": tiles, "group_rows": group_rows, "phase_h": problem.phases[0], "phase_w": problem.phases[1],
+        "lead_h": problem.leads[0], "lead_w": problem.leads[1], "full_height": full[0], "full_width": full[1],
+    }  # fmt: skip
+    arguments: dict[str, Argument] = {
+        **launch(
+            problem.rows, tile.bm, tile.threads, y=ceil_div(problem.outputs, tile.bn), z=problem.copies, shared=tile.shared,
+            values=(x, y, *node.inputs[3:]), split=split, slots=slots,
+        ),
+        "x": Pointer(x), "w": Packed(packed), "b": floats(biases, biases.size, biases.size), "y": Pointer(y),
+        **{k: Extent(v) for k, v in numbers.items()},
+        "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)), "x_group": Extent(problem.channels),
+        "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
+        **{k: Extent(v) for k, v in more.items()}, **workspace, **operands,
+    }  # fmt: skip
+    constants = [
+        ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads),
+        ("BLOCKS", tile.blocks), ("AHEAD", min(4, tile.bm * tile.bn // (lanes * tile.threads))),
+        *((("GROUP", 1),) if tile.group else ()), *((("PHASES", 1),) if problem.copies > problem.groups else ()),
+        ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
+    ]  # fmt: skip
+    notes = (f"{tile.bm}x{tile.bn} tiles of {tile.wm}x{tile.wn} a {'warpgroup' if tile.group else 'warp'}",)
+    return KernelCall(KernelSpec(name, gpu.isa, tuple(constants), epilogue), arguments, notes)
