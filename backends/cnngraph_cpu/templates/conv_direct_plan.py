@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from cnngraph.kernels.template import (
     Pointer,
     Scratch,
     Target,
+    Template,
 )
 from cnngraph.ops.conv import Conv
 from cnngraph_cpu.source import Code
@@ -39,6 +41,8 @@ _PIXELS_PER_FLAT_ROW = 400
 _SMALL_MACS = 50_000
 _SMALL_COLS = 4
 _FAR_ROWS = 4
+_NEXT_BEST, _WORST = 3, 1.6
+_BANDS = {"half the rows a block": 0.5, "twice the rows a block": 2.0}
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,14 @@ def choose_tile(g: Geometry, target: Target) -> Tile:
         rows, cols = g.out[0] * g.out[1], g.out[2]
         work = rows * cols * ceil_div(g.out_channels, target.width) * 1.5
         return Tile(1, _SMALL_COLS, 1, kernel.ANY_TAIL, rows, cols, work)
+    cycles, shape = min(_tiles(g, target), key=itemgetter(0))
+    return Tile(*shape, cycles)
+
+
+def _tiles(g: Geometry, target: Target) -> Iterator[tuple[float, tuple[int, int, int, int, int, int]]]:
+    """Estimated cycles and shape (the other fields of :class:`Tile` in order) of every register tile."""
     out_blocks = ceil_div(g.out_channels, target.width)
     spare = 1 if target.has_fma else 2
-    best: Tile | None = None
 
     def cycles(pixels: int, vectors: int) -> float:
         return max(pixels * vectors / 2, (pixels + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixels + 0.5 * vectors
@@ -150,10 +159,22 @@ def choose_tile(g: Geometry, target: Target) -> Tile:
                         work += count * (grid_cols // cols * cycles(r * cols, vectors) + (cycles(r * tail, vectors) if tail else 0))
                     work *= ceil_div(out_blocks, vectors)
                     work *= 1 + 0.002 * (tail > 0) + 0.02 * (rows > 1)  # among equals, the simpler kernel
-                    if best is None or work < best.cycles:
-                        best = Tile(rows, cols, vectors, tail, grid_rows, grid_cols, work)
-    assert best is not None
-    return best
+                    yield work, (rows, cols, vectors, tail, grid_rows, grid_cols)
+
+
+@lru_cache(maxsize=4096)
+def alternatives(g: Geometry, target: Target) -> tuple[Tile, ...]:
+    """Register tiles worth measuring besides the chosen one: the best of each number of vectors and kind, then the next best."""
+    ranked: dict[tuple[int, int, int], Tile] = {}
+    for cycles, shape in sorted(_tiles(g, target), key=itemgetter(0)):
+        tile = Tile(*shape, cycles)
+        ranked.setdefault((tile.rows, tile.cols, tile.vectors), tile)
+    kinds: dict[tuple[bool, int], Tile] = {}
+    for tile in ranked.values():
+        kinds.setdefault((tile.rows > 1, tile.vectors), tile)
+    chosen = choose_tile(g, target)
+    found = dict.fromkeys([*list(ranked.values())[:_NEXT_BEST], *kinds.values()])
+    return tuple(tile for tile in sorted(found, key=lambda t: t.cycles) if tile != chosen and tile.cycles < _WORST * chosen.cycles)
 
 
 class ConvDirect:
@@ -167,6 +188,29 @@ class ConvDirect:
         {f.__name__: f for f in (kernel.pack_blocked, kernel.pack_plain, kernel.register_tile, kernel.tile_row)},
         "Direct convolution, register-tiled over output pixels and channels.",
     )
+
+    def __init__(self, shape: tuple[int, int, int] | None = None, band: float = 1.0) -> None:
+        """Variants for tuning have a register tile of ``shape`` rows, columns and vectors, or ``band`` times the rows a block."""
+        self._shape, self._band = shape, band
+
+    def candidates(self, node: Node, target: Target) -> dict[str, Template]:
+        """Other register tiles, fewer and more rows a block."""
+        g = geometry(node)
+        if _is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width)):
+            return {}
+        shapes = [(t.rows, t.cols, t.vectors) for t in alternatives(g, target)]
+        found: dict[str, Template] = {"tile {}x{}x{}".format(*shape): type(self)(shape) for shape in shapes}
+        return found if g.out[0] > 1 or g.kernel[0] > 1 or g.spread else found | {n: type(self)(None, b) for n, b in _BANDS.items()}
+
+    def _tile(self, g: Geometry, target: Target) -> Tile:
+        if self._shape is None:
+            return choose_tile(g, target)
+        return next(t for t in alternatives(g, target) if (t.rows, t.cols, t.vectors) == self._shape)
+
+    def _scaled(self, block_rows: int, tile: Tile) -> int:
+        if self._band == 1:
+            return block_rows
+        return min(max(1, int(block_rows * self._band) // tile.rows), ceil_div(tile.grid_rows, tile.rows)) * tile.rows
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses what is no float32 convolution with constant weights."""
@@ -195,7 +239,7 @@ class ConvDirect:
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of the inner loops."""
         g = geometry(node)
-        return choose_tile(g, target).cycles * product(g.kernel) * _channels_read(g, target) / self.step
+        return self._tile(g, target).cycles * product(g.kernel) * _channels_read(g, target) / self.step
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""
@@ -210,7 +254,7 @@ class ConvDirect:
         copies = plain or x.type.dtype is not element
         if copies and g.pointwise:  # the rows copied to scratch are those of the image: its pixels may not be taken as one row
             g = replace(g, pad_end=(0, 0, 1))
-        tile, small = choose_tile(g, target), _is_small(g)
+        tile, small = self._tile(g, target), _is_small(g)
         merged = plain and g.dilation[2] == 1
         in_place = not copies and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
         cb = round_up(g.channels, step) if plain else width
@@ -235,7 +279,8 @@ class ConvDirect:
             row_step = columns * width
             block_step = product(g.size) * width
             tap_step = g.dilation[1] * row_step
-            block_rows = _block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
+            fit = _block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
+            block_rows = self._scaled(fit, tile)
             scratch_rows = scratch_width = copied = 0
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
@@ -243,7 +288,7 @@ class ConvDirect:
             tap_step = row_step if deep else g.dilation[1] * row_step
             reach = (g.kernel[1] - 1) * g.dilation[1] + 1
             row_bytes = row_step * blocks * element.itemsize
-            block_rows = 1 if deep else _scratch_block_rows(tile, reach, g.stride[1], row_bytes, target)
+            block_rows = 1 if deep else self._scaled(_scratch_block_rows(tile, reach, g.stride[1], row_bytes, target), tile)
             scratch_rows = g.kernel[0] * g.kernel[1] if deep else (block_rows - 1) * g.stride[1] + reach
             block_step = scratch_rows * row_step
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))

@@ -21,6 +21,7 @@ from cnngraph.kernels.template import (
     Pointer,
     Scratch,
     Target,
+    Template,
 )
 from cnngraph.ops.conv import Conv
 from cnngraph_cpu.source import Code
@@ -40,6 +41,7 @@ _TRANSFORM_CYCLES = {4: (220, 180), 2: (66, 60)}
 """Cycles of an input and of an output transform of one tile and vector of channels."""
 
 _WEIGHT_BYTES_PER_CYCLE = 12.0
+_MORE_ROWS, _WORST = 3, 1.6
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,20 @@ class Blocking:
 def choose_blocking(g: Geometry, target: Target) -> Blocking:
     """The blocking with the least estimated cycles whose scratch stays within the private cache where possible."""
     return min((b for outputs in G for b in _blockings(g, target, outputs)), key=lambda b: b.cycles)
+
+
+@lru_cache(maxsize=4096)
+def alternatives(g: Geometry, target: Target) -> tuple[Blocking, ...]:
+    """Blockings worth measuring besides the chosen one: the best of each kind of tile and number of vectors, and other numbers of rows."""
+    chosen = choose_blocking(g, target)
+    kinds: dict[tuple[int, int], Blocking] = {}
+    rows: list[Blocking] = []
+    for b in sorted((b for outputs in G for b in _blockings(g, target, outputs)), key=lambda b: b.cycles):
+        kinds.setdefault((b.outputs, b.vectors), b)
+        if (b.outputs, b.pixel_tiles, b.vectors) == (chosen.outputs, chosen.pixel_tiles, chosen.vectors):
+            rows.append(b)
+    found = dict.fromkeys([*rows[: _MORE_ROWS + 1], *kinds.values()])
+    return tuple(b for b in sorted(found, key=lambda b: b.cycles) if b != chosen and b.cycles < _WORST * chosen.cycles)
 
 
 def _blockings(g: Geometry, target: Target, outputs: int) -> Iterator[Blocking]:
@@ -102,6 +118,19 @@ class Winograd:
     )  # fmt: skip
     _direct = ConvDirect()
 
+    def __init__(self, variant: str = "") -> None:
+        """Variants for tuning have another blocking, by name."""
+        self._variant = variant
+
+    def candidates(self, node: Node, target: Target) -> dict[str, Template]:
+        """Other tiles and other numbers of tile rows a block."""
+        return {_title(b): Winograd(_title(b)) for b in alternatives(geometry(node), target)}
+
+    def _blocking(self, g: Geometry, target: Target) -> Blocking:
+        if not self._variant:
+            return choose_blocking(g, target)
+        return next(b for b in alternatives(g, target) if _title(b) == self._variant)
+
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses what the direct convolution refuses, and every other kernel shape."""
         refusal = self._direct.accepts(node, target)
@@ -126,7 +155,7 @@ class Winograd:
 
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of multiplication, transforms and weight streaming."""
-        return choose_blocking(geometry(node), target).cycles
+        return self._blocking(geometry(node), target).cycles
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Transform and pack the weights, fix the blocking."""
@@ -136,7 +165,7 @@ class Winograd:
         x, y, bias = node.input(0), node.output, node.inputs[2]
         weights = node.input(1).data
         assert weights is not None
-        choice = choose_blocking(g, target)
+        choice = self._blocking(g, target)
         tv, m = choice.vectors, choice.outputs
         points = (m + 2) ** 2
         blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
@@ -175,6 +204,10 @@ class Winograd:
         spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
         note = f"F({m}x{m},3x3), {choice.tile_rows} tile rows a block, {choice.pixel_tiles} tiles x {tv}x{width} channels"
         return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
+
+
+def _title(b: Blocking) -> str:
+    return f"F({b.outputs}x{b.outputs},3x3), {b.tile_rows} tile rows a block, {b.pixel_tiles} tiles x {b.vectors} vectors"
 
 
 def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, outputs: int) -> np.ndarray:
