@@ -72,7 +72,7 @@ def trusted() -> bool:
 
 
 def write(name: str, parts: Iterable[bytes], *, level: int = logging.WARNING) -> bool:
-    """Write the entry ``name`` whole or not at all; returns False, and logs it at ``level``, if the directory or the disk does not allow it."""
+    """Write the entry ``name`` whole or not at all; False, and a message at ``level``, if the directory or the disk does not allow it."""
     if not trusted():
         return False
     temporary = None

@@ -9,6 +9,7 @@ import pytest
 
 from cnngraph.errors import InvalidInputError
 from cnngraph.ops import Reduce, Reshape
+from cnngraph.runtime.execute import address_of
 from cnngraph.runtime.host import encode
 from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef, TensorSpec
 from cnngraph.runtime.session import Program
@@ -44,6 +45,7 @@ def test_results_belong_to_the_caller(program: Program) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
+@pytest.mark.parametrize("seen", [1, 2])
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [
@@ -58,14 +60,17 @@ def test_results_belong_to_the_caller(program: Program) -> None:
         ({"x": feed(1)[:, :5]}, f"input x must have shape Nx{LENGTH}, got 1x5"),
     ],
 )
-def test_refused_feeds(program: Program, feeds: dict[str, np.ndarray] | None, message: str) -> None:
+def test_refused_feeds(program: Program, feeds: dict[str, np.ndarray] | None, message: str, seen: int) -> None:
+    program.run({"x": feed(seen)})  # feeds with the shapes of the latest run are recognised
     with pytest.raises(InvalidInputError, match=message):
         program.run(feeds)
 
 
-def test_strided_and_unaligned_feeds_are_copied(program: Program) -> None:
+@pytest.mark.parametrize("seen", [2, 3])
+def test_strided_and_unaligned_feeds_are_copied(program: Program, seen: int) -> None:
     wide = np.zeros((3, 2 * LENGTH), np.float32)
     wide[:, ::2] = feed(3)
+    program.run({"x": feed(seen)})
     np.testing.assert_array_equal(program.run({"x": wide[:, ::2]})["y"], expected(feed(3)))
     fortran = np.asfortranarray(feed(3))
     np.testing.assert_array_equal(program.run({"x": fortran})["y"], expected(feed(3)))
@@ -74,6 +79,24 @@ def test_strided_and_unaligned_feeds_are_copied(program: Program) -> None:
     unaligned = raw[1:].view(np.float32).reshape(3, LENGTH)
     assert not unaligned.flags.aligned
     np.testing.assert_array_equal(program.run({"x": unaligned})["y"], expected(feed(3)))
+
+
+@pytest.mark.parametrize("cycles", [1.0, 1e9])
+def test_batches_and_threads_take_turns(cycles: float) -> None:
+    program = Program(dataclasses.replace(program_data(), report={"cycles": cycles}))
+    for batch, threads in ((1, 1), (3, 1), (3, 2), (1, 1), (1, 2), (0, 1), (2, 1), (2, 1)):
+        x = feed(batch, batch)
+        np.testing.assert_array_equal(program.run({"x": x}, threads=threads)["y"], expected(x))
+        np.testing.assert_array_equal(program.run({"x": x.view(Kind)})["y"], expected(x))
+
+
+class Kind(np.ndarray):
+    """An array of another class."""
+
+
+def test_addresses() -> None:
+    for array in (feed(3), feed(3)[1:], feed(3)[:, 5:], np.zeros(0), np.broadcast_to(np.float32(1), (2, 2)), np.zeros(3)[::-1]):
+        assert address_of(array) == array.ctypes.data
 
 
 def test_empty_batch(program: Program) -> None:
