@@ -35,6 +35,7 @@ from cnngraph.passes.fuse_epilogue import FuseEpilogue
 from cnngraph.passes.fuse_qdq import FuseQDQ
 from cnngraph.passes.lower_batchnorm import LowerBatchNorm
 from cnngraph.passes.lower_integers import LowerIntegers
+from cnngraph.passes.match_dense import MatchDense
 from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_lookups import MergeLookups
 from cnngraph.passes.merge_reshapes import MergeReshapes
@@ -72,6 +73,7 @@ CANONICAL: tuple[Pass, ...] = (
     MergeLookups(),
     WidenHalf(),  # after it, so that only real half-precision arithmetic is left
     FoldConstants(),  # before the rest: weights become constants, which the fusions ask for
+    MatchDense(),
     RemoveIdentity(),  # so that patterns see a convolution's real reader
     MergeReshapes(),
     MergeCommon(),
