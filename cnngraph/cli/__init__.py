@@ -25,6 +25,7 @@ VERBS = {
     "summary": "Layers, parameters, multiply-adds and memory of a model.",
     "inspect": "What a model file or an artifact contains.",
     "explain": "Why each node was fused or not, and got the kernel it has.",
+    "compare": "What a precision costs: the error of every tensor.",
     "quantize": "Quantise a model to 8 bits with scales from sample data.",
     "quant-report": "What 8 bits cost, layer by layer, and which layers to leave float.",
     "models": "List or build the classic networks.",

@@ -32,19 +32,22 @@ def command(model: str, node: str | None, everything: bool, how: Compilation, as
 
 
 def decisions(program: Program | TailedProgram) -> dict[str, list[dict[str, Any]]]:
-    """Refused rewrites and kernel choices, as plain data."""
+    """Refused rewrites, nodes that a precision leaves in float32, and kernel choices, as plain data."""
     return {
         "rejections": plain(program.report["rejections"]),
+        "kept_f32": plain(program.report.get("precision", {}).get("kept_f32", [])),
         "selection": plain(program.report["selection"]),
     }
 
 
 def show_decisions(data: dict[str, Any], everything: bool = False) -> None:
-    """Print both tables; unless ``everything``, without the families whose reason is that the operator is another one."""
+    """Print the tables; unless ``everything``, without the families whose reason is that the operator is another one."""
     if data["rejections"]:
         table("rewrites refused", ["pass", "node", "reason"], [[r["pass"], r["node"], r["reason"]] for r in data["rejections"]])
     else:
         click.echo("no rewrite was refused")
+    if data["kept_f32"]:
+        show_precision(data["kept_f32"])
     rows = []
     for entry in data["selection"]:
         rows.append([entry["node"], entry["chosen"], _cycles(entry["costs"].get(entry["chosen"])), ""])
@@ -55,6 +58,11 @@ def show_decisions(data: dict[str, Any], everything: bool = False) -> None:
             if name != entry["chosen"] and (everything or not reason.startswith("not "))
         ]
     table("kernel of each node", ["node", "kernel family", "cycles an image", "reason"], rows)
+
+
+def show_precision(kept: list[dict[str, Any]]) -> None:
+    """Print the nodes that stay float32 where the precision is bf16."""
+    table("results in float32", ["node", "operator", "reason"], [[k["node"], k["op"], k["reason"]] for k in kept])
 
 
 def _cycles(cost: float | None) -> str:

@@ -129,6 +129,8 @@ def _onnx(request: Request, path: Path) -> Mapping[str, Path]:
     from cnngraph.emit.onnx_model import optimized_model
     from cnngraph.options import CompileOptions
 
+    if request.how.precision != "f32":
+        raise UsageError(f"--emit onnx writes the optimised network in float32, not in {request.how.precision}")
     model = optimized_model(request.model, CompileOptions(math=request.how.math), dict(request.how.shapes) or None)
     with atomic_write(path) as file:
         file.write(model.SerializeToString())

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnngraph.cli.explain import show_precision
 from cnngraph.cli.memory import memory_facts, show_memory
 from cnngraph.cli.model import Compilation, compile_options, is_artifact, model_argument, open_fixed_program
-from cnngraph.cli.output import emit, json_option, table
+from cnngraph.cli.output import emit, json_option, plain, table
 from cnngraph.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def command(model: str, count: Count, memory: bool, how: Compilation, as_json: b
         raise UsageError(f"'{printable(model)}' does not keep the layers; give the ONNX model, or use cnngraph inspect")
     proto, _ = read_model(model, Limits())
     found = summarize(proto, count)
-    plan = open_fixed_program(model, how).memory_report() if memory else None
+    program = open_fixed_program(model, how) if memory or how.precision != "f32" else None
+    plan = program.memory_report() if program is not None and memory else None
+    precision = program.report.get("precision") if program is not None else None
     data: dict[str, Any] = {
         "model": model,
         "graph": found.model,
@@ -53,12 +56,16 @@ def command(model: str, count: Count, memory: bool, how: Compilation, as_json: b
             "depth": found.depth,
         },
         **({"memory": memory_facts(plan)} if plan is not None else {}),
+        **({"precision": plain(precision)} if precision is not None else {}),
     }
 
     def show() -> None:
         show_layers(found, CONVENTIONS[found.count])
         if plan is not None:
             show_memory(plan)
+        if precision is not None:
+            show_precision(precision["kept_f32"])
+            click.echo(f"bf16: {precision['nodes']} results in bfloat16, the {len(precision['kept_f32'])} above in float32")
 
     emit("summary", data, as_json, show)
 

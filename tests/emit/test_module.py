@@ -76,7 +76,7 @@ def test_outputs_that_no_kernel_writes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(tmp_path / "y.npz")[name], array)
 
 
-@pytest.mark.parametrize("isa", ["avx512amx", "avx512", "avx512vnni", "avx2", "avx2vnni", "sse4"])
+@pytest.mark.parametrize("isa", ["avx512amx", "avx512bf16", "avx512", "avx512vnni", "avx2", "avx2vnni", "sse4"])
 def test_the_language_is_complete(isa: str) -> None:
     imports, text, environment = language(isa)
     module: dict[str, object] = {"__name__": "generated"}
