@@ -35,7 +35,7 @@ from cnngraph.passes.choose_layout import choose_layout
 from cnngraph.pipeline import optimize
 from cnngraph.runtime.session import Program
 from cnngraph.tuning.keys import title_of
-from cnngraph.tuning.layers import LAYER, Layer, alone, bytes_of, flops_of, layer_program, layers_of, random_feeds
+from cnngraph.tuning.layers import LAYER, Layer, alone, bytes_of, flops_of, layers_of, lower_layer, random_feeds
 from cnngraph_cpu.machine import Machine, machine
 
 
@@ -133,13 +133,13 @@ def main() -> int:
         layers, target, templates = network_layers(path, options, dict(ShapeType().convert(shape, None, None) for shape in args.shape))
         if args.batch > 1 and not any(isinstance(d, Sym) for layer in layers for d in layer.node.output.type.shape[:1]):
             parser.error(f"{name} has a fixed batch")
-        about, core = facts(), machine(target.isa)
+        about, core, backend = facts(), machine(target.isa), get_backend("cpu")
         print_facts(about)
         levels = ", ".join(f"{rate:.0f} GB/s from {size >> 10} KiB" for size, rate in core.gbytes.items())
         print(f"one core, {core.isa}: {core.gflops:.0f} GFLOP/s; {levels}")
         print(f"{name}, batch {args.batch}, {args.threads} threads, math {args.math}")
         for number, layer in enumerate(layers):
-            program = layer_program(layer, templates[layer.template], list(templates.values()), get_backend("cpu"), target, options)
+            program = lower_layer(layer, templates[layer.template], list(templates.values()), target).program(backend, target, options)
             peer, names = peer_of(layer, args.peer, folder, number, args.threads) or (None, [spec.name for spec in program.inputs])
             times = measure(program, peer, names, args.batch, args.threads, args.seconds)
             rows.append(row_of(layer, program, times, args.batch, args.threads, core))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,11 +11,11 @@ from cnngraph.errors import printable
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import PLAIN, DType, Layout, numel, per_image
 from cnngraph.ir.verify import verify
-from cnngraph.kernels.template import Backend, Selection, Target, Template
+from cnngraph.kernels.template import Backend, KernelCall, KernelSpec, Selection, Target, Template
 from cnngraph.ops import Reorder
 from cnngraph.options import CompileOptions
 from cnngraph.passes.choose_layout import LayoutChoice, best_request, pick
-from cnngraph.passes.plan_memory import plan_memory
+from cnngraph.passes.plan_memory import MemoryPlan, plan_memory
 from cnngraph.passes.select_kernels import select_kernels
 from cnngraph.runtime.build import build_program
 from cnngraph.runtime.session import Program
@@ -88,12 +88,32 @@ def alone(node: Node) -> Graph:
     return graph
 
 
-def layer_program(
-    layer: Layer, template: Template, templates: Sequence[Template], backend: Backend, target: Target, options: CompileOptions
-) -> Program:
-    """A program of one layer, computed by ``template``, between operands and results in the layouts of the default compilation.
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A layer with its kernel calls, not compiled yet."""
 
-    ``templates`` are asked for the reorders. Steps are labelled :data:`LAYER` or :data:`EDGE`.
+    graph: Graph
+    choice: LayoutChoice
+    calls: Mapping[Node, KernelCall | None]
+    plan: MemoryPlan
+
+    @property
+    def specs(self) -> list[KernelSpec]:
+        """The kernels that it needs."""
+        return [call.spec for node, call in self.calls.items() if call is not None and node not in self.plan.absorbed]
+
+    def program(self, backend: Backend, target: Target, options: CompileOptions) -> Program:
+        """Compile it. Steps are labelled :data:`LAYER` or :data:`EDGE`."""
+        return build_program(
+            self.graph, self.calls, self.plan, backend.compile(self.specs, target), backend, target, options=options, records=(),
+            rejections=(), selections=self.choice.selections,
+        )  # fmt: skip
+
+
+def lower_layer(layer: Layer, template: Template, templates: Sequence[Template], target: Target) -> Lowered:
+    """One layer, computed by ``template``, between operands and results in the layouts of the default compilation.
+
+    ``templates`` are asked for the reorders.
 
     Raises:
         InternalError: the template fails on the layer.
@@ -124,13 +144,9 @@ def layer_program(
         else:
             pick(other, templates, target, choice)
     graph.stage = "laid_out"
-    verify(graph, "layer_program")
+    verify(graph, "lower_layer")
     calls = select_kernels(graph, choice, target)
-    plan = plan_memory(graph, calls)
-    compiled = backend.compile([c.spec for n, c in calls.items() if c is not None and n not in plan.absorbed], target)
-    return build_program(
-        graph, calls, plan, compiled, backend, target, options=options, records=(), rejections=(), selections=choice.selections
-    )
+    return Lowered(graph, choice, calls, plan_memory(graph, calls))
 
 
 def _inputs(graph: Graph, node: Node, layouts: Sequence[Layout | None]) -> list[Value | None]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cnngraph.kernels.template import Backend, Target, Template
 from cnngraph.options import CompileOptions
-from cnngraph.tuning.layers import LAYER, Layer, layer_program, random_feeds
+from cnngraph.tuning.layers import LAYER, Layer, Lowered, lower_layer, random_feeds
 from cnngraph.tuning.search import Variant
 
 ROUNDS, LEAST_ROUNDS, REPEAT = 8, 3, 3
@@ -19,9 +19,16 @@ class LayerTimer:
     """Compiles variants of layers and times them in turn; see :class:`cnngraph.tuning.search.Measurer`."""
 
     def __init__(self, templates: Sequence[Template], backend: Backend, target: Target, options: CompileOptions, threads: int) -> None:
-        self._how = templates, backend, target, options
+        self._templates, self._how = templates, (backend, target, options)
         self._threads = threads
+        self._lowered: dict[tuple[str, str, str], Lowered] = {}
         self._last: tuple[tuple[str, str, str], Callable[[], float]] | None = None
+
+    def prepare(self, wanted: Sequence[tuple[Layer, Variant]]) -> None:
+        """Compile what will be measured next, in parallel."""
+        backend, target, _ = self._how
+        self._lowered = {_name(layer, variant): self._lower(layer, variant) for layer, variant in wanted}
+        backend.compile([spec for lowered in self._lowered.values() for spec in lowered.specs], target)
 
     def single(self, layer: Layer, default: Variant) -> float:
         """Least seconds of the default."""
@@ -34,13 +41,14 @@ class LayerTimer:
 
     def _default(self, layer: Layer, default: Variant) -> Callable[[], float]:
         """The default is kept from one measurement to the next, which often is of the same layer."""
-        wanted = layer.key, layer.context, default.template.name
+        wanted = _name(layer, default)
         if self._last is None or self._last[0] != wanted:
             self._last = wanted, self._runner(layer, default)
         return self._last[1]
 
     def _runner(self, layer: Layer, variant: Variant) -> Callable[[], float]:
-        program = layer_program(layer, variant.template, *self._how)
+        lowered = self._lowered.pop(_name(layer, variant), None) or self._lower(layer, variant)
+        program = lowered.program(*self._how)
         feeds = random_feeds(program)
 
         def run() -> float:
@@ -48,6 +56,9 @@ class LayerTimer:
             return sum(row["seconds"] for row in rows if row["nodes"] == LAYER)
 
         return run
+
+    def _lower(self, layer: Layer, variant: Variant) -> Lowered:
+        return lower_layer(layer, variant.template, self._templates, self._how[1])
 
     def _least(self, runs: Sequence[Callable[[], float]]) -> list[float]:
         best = [float("inf")] * len(runs)
@@ -57,3 +68,7 @@ class LayerTimer:
                 best[number] = min(best[number], run())
             rounds += 1
         return best
+
+
+def _name(layer: Layer, variant: Variant) -> tuple[str, str, str]:
+    return layer.key, variant.template.name, variant.name

@@ -7,7 +7,6 @@ is measured a second time. Every measurement is recorded, so that a later run go
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from cnngraph.ir.graph import Graph
 from cnngraph.kernels.template import Backend, Target, Template
 from cnngraph.options import CompileOptions
 from cnngraph.passes.choose_layout import candidates_of, choose_layout, forget_layouts
-from cnngraph.runtime.cpus import default_threads
+from cnngraph.runtime.cpus import default_threads, usable_cpus
 from cnngraph.tuning.layers import Layer, layers_of
 from cnngraph.tuning.records import LEAST_GAIN, Record, Records
 
@@ -48,6 +47,10 @@ TuneProgress = Callable[[State], None]
 
 class Measurer(Protocol):
     """What times layers."""
+
+    def prepare(self, wanted: Sequence[tuple[Layer, Variant]]) -> None:
+        """Compile what will be measured next, in parallel."""
+        ...
 
     def single(self, layer: Layer, default: Variant) -> float:
         """Least seconds of the default."""
@@ -88,34 +91,49 @@ class Search:
         self.budget, self.clock, self.progress = budget, clock, progress
         self.start = clock()
         self.measured = self.total = self.done = 0
+        self.together = usable_cpus()
         self._improved: set[str] = set()
 
     def run(self, work: Sequence[tuple[Layer, Variant, Sequence[Variant]]]) -> None:
         """Measure the variants (third) of layers against the default (second) until all are or the budget is spent."""
         self.total = sum(1 + len(variants) for _, _, variants in work)
-        queue: list[tuple[float, int, int]] = []
-        for number, (layer, default, variants) in enumerate(work):
-            if not variants:
-                self.done += 1
-                continue
-            known = self._known(layer, default, default)
-            if known is None:
-                if self._late():
-                    return
-                seconds = self.measurer.single(layer, default)
-                known = self._keep(layer, default, default, seconds, seconds, confirmed=False)
-            self._tell(layer)
-            heapq.heappush(queue, (-known.default_seconds * layer.count, number, 0))
-        while queue:
-            weight, number, rank = heapq.heappop(queue)
-            layer, default, variants = work[number]
-            if self._known(layer, default, variants[rank]) is None:
-                if self._late():
-                    return
-                self._measure(layer, default, variants[rank])
-            self._tell(layer)
-            if rank + 1 < len(variants):
-                heapq.heappush(queue, (weight * (rank + 1) / (rank + 2), number, rank + 1))
+        order = self._defaults(work)
+        for first in range(0, len(order), self.together):
+            batch = [(work[number], work[number][2][rank]) for number, rank in order[first : first + self.together]]
+            new = [(layer, other) for (layer, default, _), other in batch if self._known(layer, default, other) is None]
+            if new and self._late():
+                return
+            self.measurer.prepare(new)
+            for (layer, default, _), other in batch:
+                if self._known(layer, default, other) is None:
+                    if self._late():
+                        return
+                    self._measure(layer, default, other)
+                self._tell(layer)
+
+    def _defaults(self, work: Sequence[tuple[Layer, Variant, Sequence[Variant]]]) -> list[tuple[int, int]]:
+        """Measure the defaults; (number of the layer, number of its variant) in the order in which variants are worth measuring."""
+        order = []
+        self.done = sum(not variants for _, _, variants in work)
+        for first in range(0, len(work), self.together):
+            batch = [entry for entry in work[first : first + self.together] if entry[2]]
+            new = [(layer, default) for layer, default, _ in batch if self._known(layer, default, default) is None]
+            if new and self._late():
+                return []
+            self.measurer.prepare(new)
+            for number, (layer, default, variants) in enumerate(work[first : first + self.together], first):
+                if not variants:
+                    continue
+                known = self._known(layer, default, default)
+                if known is None:
+                    if self._late():
+                        return []
+                    seconds = self.measurer.single(layer, default)
+                    known = self._keep(layer, default, default, seconds, seconds, confirmed=False)
+                self._tell(layer)
+                weight = known.default_seconds * layer.count
+                order += [(-weight / (1 + rank), number, rank) for rank in range(len(variants))]
+        return [(number, rank) for _, number, rank in sorted(order)]
 
     def _measure(self, layer: Layer, default: Variant, other: Variant) -> None:
         usual, seconds = self.measurer.pair(layer, default, other)
