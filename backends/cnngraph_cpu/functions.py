@@ -126,18 +126,14 @@ def derived(p: dict[str, Any], exact_products: bool) -> dict[str, Any]:
 
     @inline
     def tanh(x: Any) -> Any:
-        # below 0.625 an odd polynomial (Cephes), above 1 - 2/(e^2|x| + 1)
-        a = vabs(x)
-        z = mul(x, x)
-        q = splat(-5.70498872745e-3)
-        q = fma(q, z, splat(2.06390887954e-2))
-        q = fma(q, z, splat(-5.37397155531e-2))
-        q = fma(q, z, splat(1.33314422036e-1))
-        q = fma(q, z, splat(-3.33332819422e-1))
-        small = fma(mul(q, z), x, x)
-        big = sub(splat(1.0), div(splat(2.0), add(exp(add(a, a)), splat(1.0))))
-        big = select_negative(x, neg(big), big)
-        return select_nan(x, select_negative(sub(a, splat(0.625)), small, big))
+        # m / (m + 2) with m = e^2|x| - 1 = 2^n (e^r - 1) + (2^n - 1), whose relative error is small for small x too; n as in sigmoid
+        a = minimum(vabs(x), splat(10.0))
+        shifted = fma(a, splat(2.88539008177792681), splat(12582912.0))
+        n = sub(shifted, splat(12582912.0))
+        r = fma(n, splat(2.12194440e-4), fma(n, splat(-0.693359375), add(a, a)))
+        power = add_exponent(splat(1.0), shifted)
+        m = fma(add(expm1_reduced(r), r), power, sub(power, splat(1.0)))
+        return select_nan(x, copy_sign(div(m, add(m, splat(2.0))), x))
 
     @inline
     def softplus(x: Any) -> Any:

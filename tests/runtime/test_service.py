@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -173,6 +174,27 @@ def test_threads_of_a_program_and_of_a_call(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a futex")
+@pytest.mark.parametrize(("cycles", "batch", "threads", "shared"), [
+    (27e3, 1, 2, False), (27e3, 8, 2, True), (27e3, 8, 1, False), (60e3, 1, 2, False), (60e3, 1, 8, True), (1e9, 1, 1, False),
+])  # fmt: skip
+def test_small_runs_are_shared_where_it_pays(
+    monkeypatch: pytest.MonkeyPatch, cycles: float, batch: int, threads: int, shared: bool
+) -> None:
+    monkeypatch.setattr(execute, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(slots, "_slots", Slots(8))
+    leased: list[team.Team] = []
+
+    def lease() -> team.Team:
+        leased.append(team.lease_team())
+        return leased[-1]
+
+    monkeypatch.setattr(execute, "lease_team", lease)
+    program = Program(dataclasses.replace(program_data(), report={"cycles": cycles}))
+    x = feed(batch)
+    np.testing.assert_array_equal(program.run({"x": x}, threads=threads)["y"], expected(x))
+    assert bool(leased) is shared
+
+
 def test_an_idle_team_uses_no_cpu() -> None:
     program = Program(program_data(), threads=4)
     program.run({"x": feed(2)})
