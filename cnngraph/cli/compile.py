@@ -15,6 +15,7 @@ from cnngraph.cli.explain import decisions, show_decisions
 from cnngraph.cli.inspect import kernel_facts
 from cnngraph.cli.model import Compilation, compile_options, is_artifact, model_argument, open_fixed_program
 from cnngraph.cli.output import OutputError, emit, json_option, plain, size, table
+from cnngraph.cli.tuning import DurationType, summary
 from cnngraph.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ LAYOUT_STEPS = ("choose_layout", "select_kernels", "plan_memory")
 @click.option("--print-passes", is_flag=True, help="Every pass with its changes and time.")
 @click.option("--print-ir-after", metavar="PASS", multiple=True, help="The graph after a pass (or 'all').")
 @click.option("--explain", is_flag=True, help="Refused rewrites, and why each node got its kernel.")
+@click.option("--tune-budget", type=DurationType(), help="Measure kernels here for so long, e.g. 60s, and take what is faster.")
+@click.option(
+    "--tune-records",
+    type=click.Path(path_type=Path),
+    help="File of measurements: decides alone without --tune-budget, with it is read, if it exists, and written.",
+)
 @compile_options
 @json_option
 def command(
@@ -58,6 +65,8 @@ def command(
     print_passes: bool,
     print_ir_after: tuple[str, ...],
     explain: bool,
+    tune_budget: float | None,
+    tune_records: Path | None,
     how: Compilation,
     as_json: bool,
 ) -> None:
@@ -67,6 +76,7 @@ def command(
     _check_folder(artifact, kinds)
     dumps: dict[str, str] = {}
     start = time.perf_counter()
+    how = dataclasses.replace(how, tune_budget=tune_budget, tune_records=tune_records)
     if is_artifact(model):
         programs = _stored(model, how, kinds)
     else:
@@ -74,6 +84,7 @@ def command(
     seconds = time.perf_counter() - start
     written = forms.write(kinds, forms.Request(model, how, programs, artifact, weights))
     program = programs[0]
+    precision = program.report.get("precision")
     files = [Path(path) for path in written.values()]
     data: dict[str, Any] = {
         "model": model,
@@ -85,6 +96,8 @@ def command(
         "kernels": [kernel_facts(kernel) for kernel in program.kernels],
         "reference_steps": plain(program.report["reference_steps"]),
         "memory": plain(program.report["memory"]),
+        "precision": plain(precision),
+        "tuning": plain(program.report.get("tuning")),
         "notices": plain(program.report.get("notices", [])),
         "ir": dumps,
         **(decisions(program) if explain else {}),
@@ -100,6 +113,10 @@ def command(
         nodes = data["passes"][-1]["nodes"] if data["passes"] else 0
         cached = sum(kernel["cached"] for kernel in data["kernels"])
         click.echo(f"{len(data['kernels'])} kernels ({cached} from the cache) for {nodes} nodes in {seconds:.1f} s")
+        if precision is not None:
+            click.echo(f"bf16: {precision['nodes']} results in bfloat16, {len(precision['kept_f32'])} in float32; --explain says why")
+        if data["tuning"] is not None:
+            click.echo(summary(data["tuning"]))
         if data["reference_steps"]:
             click.echo(f"{len(data['reference_steps'])} nodes have no kernel and run in NumPy; --explain says why")
         for path in files:
@@ -143,7 +160,7 @@ def _stored(model: str, how: Compilation, kinds: Sequence[str]) -> list[Program 
     """
     from cnngraph.runtime import artifact
 
-    if not set(kinds) <= {"so", "python", "source"} or how.isa is not None or how.shapes:
+    if not set(kinds) <= {"so", "python", "source"} or how.isa is not None or how.shapes or how.tuned:
         raise UsageError(f"'{printable(model)}' is compiled already; --emit so, python and source are made of it, without further options")
     isas = artifact.variants(model)
     return [artifact.program_of(artifact.read(model, isa=isa if len(isas) > 1 else None)) for isa in isas]

@@ -8,11 +8,13 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from cnngraph.cli.output import dims, kernel_progress
+from cnngraph.cli.tuning import tuning_progress
 from cnngraph.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -71,6 +73,13 @@ class Compilation:
     precision: str = "f32"
     allow_cpu_ops: bool = False
     keep_f32: tuple[str, ...] = ()
+    tune_budget: float | None = None
+    tune_records: Path | None = None
+
+    @property
+    def tuned(self) -> bool:
+        """Whether measurements take part in the choice of kernels."""
+        return self.tune_budget is not None or self.tune_records is not None
 
     def options(self, threads: int | None = None, **changes: Any) -> CompileOptions:
         """The same as :class:`CompileOptions`; ``threads`` overrides what the command line says."""
@@ -78,7 +87,8 @@ class Compilation:
 
         return CompileOptions(
             backend=self.backend, isa=self.isa, math=self.math, threads=threads or self.threads, precision=self.precision,
-            allow_cpu_ops=self.allow_cpu_ops, keep_f32=self.keep_f32, **changes,
+            allow_cpu_ops=self.allow_cpu_ops, keep_f32=self.keep_f32, tune_budget=self.tune_budget, tune_records=self.tune_records,
+            **changes,
         )  # fmt: skip
 
 
@@ -167,9 +177,12 @@ def open_program(path: str, how: Compilation, *, threads: int | None = None, **e
     import cnngraph
 
     if is_artifact(path):
-        if how.isa is not None or how.shapes:
-            raise UsageError(f"'{printable(path)}' is compiled already; --isa and --shape apply to ONNX models")
+        if how.isa is not None or how.shapes or how.precision != "f32" or how.keep_f32:
+            raise UsageError(f"'{printable(path)}' is compiled already; --isa, --shape, --precision and --keep-f32 apply to ONNX models")
         return cnngraph.load(path, threads=threads or how.threads)
+    if how.tune_budget is not None:
+        with tuning_progress(how.tune_budget) as told:
+            return cnngraph.compile(path, shapes=dict(how.shapes) or None, options=how.options(threads), tune_progress=told, **extra)
     with kernel_progress() as progress:
         return cnngraph.compile(path, shapes=dict(how.shapes) or None, options=how.options(threads), progress=progress, **extra)
 
