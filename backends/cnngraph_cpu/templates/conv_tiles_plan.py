@@ -225,11 +225,11 @@ class ConvTiles:
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses targets without tiles, what the direct convolution refuses, and groups of few channels."""
-        if not target.tiles:
-            return "the instruction set has no tiles"
         refusal = self._direct.accepts(node, target)
         if refusal:
             return refusal
+        if not target.tiles:
+            return "the instruction set has no tiles"
         g = geometry(node)
         if g.size[0] != 1 or g.kernel[0] != 1 or g.out[0] != 1 or g.pad[0] or g.pad_end[0]:
             return "three spatial axes"
@@ -249,34 +249,39 @@ class ConvTiles:
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Split and pack the weights, fix the blocking."""
-        op = node.op
-        assert isinstance(op, Conv)
-        g, width, kind = geometry(node), target.width, kind_of(node)
-        x, y, bias, weights = node.input(0), node.output, node.inputs[2], node.input(1).data
+        weights = node.input(1).data
         assert weights is not None
-        lines = choose_lines(g, kind, width)
-        panels, used, across = steps_of(g, kind, width)
-        shared = line_arguments(g, lines, kind, width)
-        table = shared["first_blocks"]
-        assert isinstance(table, Packed)
-        out_blocks = ceil_div(g.out_channels, width)
-        constants = [
-            ("TN", across), ("SPLIT", int(kind is SPLIT)), ("PIXEL", kind.pixel_bytes), ("GUARD", int(out_blocks % across != 0)),
-        ]  # fmt: skip
-        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, across)
-        dense = gather_weights(weights.astype(np.float32), g, table.data, used, panels, across * width, kind.channels)
-        given: dict[str, Argument] = {
-            "x": Pointer(x), "w": Packed(pack_floats(dense, kind is SPLIT)),
-            "b": per_channel(None if bias is None or bias.data is None else bias.data, g.out_channels, width, across), "y": Pointer(y),
-            "sums": Scratch(2 * kernel.TILE_PIXELS * across * width * 4), "images": Extent(g.images), "x_batch": BatchStride(x),
-            "y_batch": BatchStride(y), **shared,
-        }  # fmt: skip
-        arguments = {name: given[name] for name in _ORDER} | operands
-        spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
-        return KernelCall(spec, arguments, (note(lines, kind),), overwritable(node.inputs[3:], y))
+        return call_of(self.name, node, target, geometry(node), weights, _ORDER, {})
 
 
 _ORDER = tuple(name for name, _ in parameters(kernel.conv_tiles))
+
+
+def call_of(
+    template: str, node: Node, target: Target, g: Geometry, weights: np.ndarray, order: Sequence[str], more: dict[str, Argument]
+) -> KernelCall:
+    """The call of a Conv whose pixels lie in lines as ``g`` and its weights say; ``more`` adds to or replaces the shared arguments."""
+    op, width, kind = node.op, target.width, kind_of(node)
+    assert isinstance(op, Conv)
+    x, y, bias = node.input(0), node.output, node.inputs[2]
+    lines = choose_lines(g, kind, width)
+    panels, used, across = steps_of(g, kind, width)
+    shared = line_arguments(g, lines, kind, width)
+    table = shared["first_blocks"]
+    assert isinstance(table, Packed)
+    guard = int(ceil_div(g.out_channels, width) % across != 0)
+    constants = [("TN", across), ("SPLIT", int(kind is SPLIT)), ("PIXEL", kind.pixel_bytes), ("GUARD", guard)]
+    kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, across)
+    dense = gather_weights(weights.astype(np.float32), g, table.data, used, panels, across * width, kind.channels)
+    given: dict[str, Argument] = {
+        "x": Pointer(x), "w": Packed(pack_floats(dense, kind is SPLIT)),
+        "b": per_channel(None if bias is None else bias.data, g.out_channels, width, across), "y": Pointer(y),
+        "sums": Scratch(2 * kernel.TILE_PIXELS * across * width * 4), "images": Extent(g.images), "x_batch": BatchStride(x),
+        "y_batch": BatchStride(y), **shared, **more,
+    }  # fmt: skip
+    arguments = {name: given[name] for name in order} | operands
+    spec = KernelSpec(template, target.isa, tuple(constants + kinds), op.epilogue)
+    return KernelCall(spec, arguments, (note(lines, kind),), overwritable(node.inputs[3:], y))
 
 
 def kind_of(node: Node) -> Kind:

@@ -46,11 +46,11 @@ class QConvTiles:
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses targets without tiles, what the other kernel refuses, groups of few channels, weights that fit no signed byte."""
-        if not target.tiles:
-            return "the instruction set has no tiles"
         refusal = self._direct.accepts(node, target)
         if refusal:
             return refusal
+        if not target.tiles:
+            return "the instruction set has no tiles"
         g = geometry(node)
         if g.channels // g.group < LEAST_CHANNELS:
             return f"fewer than {LEAST_CHANNELS} input channels a group fill too little of a tile's rows"
