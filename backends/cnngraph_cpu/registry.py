@@ -6,6 +6,7 @@ from cnngraph_cpu.templates.arg_reduce import ArgReducePlain
 from cnngraph_cpu.templates.cast import CastFloats
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_pairs import ConvPairs
+from cnngraph_cpu.templates.conv_tiles_plain import ConvTilesPlain
 from cnngraph_cpu.templates.conv_tiles_plan import ConvTiles
 from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
 from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
@@ -40,8 +41,8 @@ from cnngraph_cpu.templates.winograd_plan import Winograd
 TEMPLATES = {
     template.name: template
     for template in (
-        ConvDirect(), ConvPairs(), ConvTiles(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(), DensePairs(),
-        MatMulPlain(), PoolBlocked(),
+        ConvDirect(), ConvPairs(), ConvTiles(), ConvTilesPlain(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(),
+        DensePairs(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),

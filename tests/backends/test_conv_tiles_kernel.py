@@ -39,6 +39,7 @@ def _array(*shape: int) -> np.ndarray:
 def _conv(
     size: tuple[int, ...], channels: int, outputs: int, kernel: tuple[int, ...], stride: int = 1, pads: tuple[int, ...] | None = None,
     dilation: int = 1, group: int = 1, epilogue: Expression | None = None, batch: int = 1, bias: bool = True, images: Any = BATCH,
+    template: str = "conv_tiles",
 ) -> Case:  # fmt: skip
     rank = len(size)
     op = Conv(kernel, (stride,) * rank, pads or (0,) * 2 * rank, (dilation,) * rank, group, epilogue)
@@ -47,7 +48,7 @@ def _conv(
     if epilogue is RESIDUAL:
         plain = Conv(kernel, (stride,) * rank, pads or (0,) * 2 * rank, (dilation,) * rank, group, None)
         inputs.append((images, *plain.reference(np.zeros((1, channels, *size)), weights, None)[0].shape[1:]))
-    return Case("conv_tiles", op, tuple(inputs), batch=batch, tolerance=1e-4)
+    return Case(template, op, tuple(inputs), batch=batch, tolerance=1e-4)
 
 
 def _within_bound(case: Case, got: np.ndarray) -> None:
@@ -70,6 +71,11 @@ CASES = {
     "groups of 16 to 24": _conv((4, 5), 48, 72, (3, 3), pads=(1,) * 4, group=3),
     "one dimension": _conv((41,), 32, 32, (5,), 2, (2, 2)),
     "fixed batch": _conv((4, 4), 32, 16, (3, 3), pads=(1,) * 4, images=2, batch=2),
+    "an image, 7x7 stride 2": _conv((19, 23), 3, 40, (7, 7), 2, (3,) * 4, epilogue=RELU, batch=3, template="conv_tiles_plain"),
+    "an image, 11x11 stride 4, two blocks": _conv((31, 30), 3, 16, (11, 11), 4, (2, 0, 1, 5), template="conv_tiles_plain"),
+    "an image, rows dilated": _conv((14, 9), 4, 32, (3, 1), pads=(2, 0, 2, 0), dilation=2, batch=2, template="conv_tiles_plain"),
+    "an image, one pixel": _conv((5, 6), 3, 20, (1, 1), bias=False, template="conv_tiles_plain"),
+    "a sound": _conv((90,), 2, 20, (17,), 3, (30, 4), epilogue=RESIDUAL, batch=3, template="conv_tiles_plain"),
     "padding all around": _conv((2, 2), 16, 16, (3, 3), pads=(4, 3, 2, 5)),
 }
 

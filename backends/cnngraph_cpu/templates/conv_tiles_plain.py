@@ -1,0 +1,164 @@
+"""Convolution of a plain image with few channels on the tile unit: the first layer of most networks.
+
+The columns of a row of taps and the channels are joined to one axis, of which a row of a tile holds 32 elements: the row of the image is
+copied with its channels interleaved and its padding, and a pixel's taps lie one after another in it. What remains
+is a convolution of one column, see :mod:`cnngraph_cpu.templates.conv_tiles`, whose code multiplies and stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import PLAIN
+from cnngraph.kernels.specialize import parameters
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Scratch, Target
+from cnngraph.ops.conv import Conv
+from cnngraph_cpu.language import (
+    BytePointer,
+    F32Pointer,
+    I64Pointer,
+    get,
+    get_int,
+    load,
+    load_partial,
+    put,
+    store_halves,
+    store_split,
+)
+from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates import conv_tiles as shared
+from cnngraph_cpu.templates.common import blocked, operand_layouts
+from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
+from cnngraph_cpu.templates.conv_tiles import all_tasks
+from cnngraph_cpu.templates.conv_tiles_plan import HELPERS, call_of, choose_lines, kind_of
+
+TILE_PIXELS, TILE_BYTES, ROW_BYTES = shared.TILE_PIXELS, shared.TILE_BYTES, shared.ROW_BYTES
+
+W = TN = MT = SPLIT = BYTES = PIXEL = GUARD = 0  # fixed by the plan
+
+
+def interleave_row(row_in: int) -> None:
+    """A row of the image, from element ``row_in`` of its first channel on, into ``joined``: [column, padding included][channel]."""
+    for c in range(min(pad_in, columns_in) * channels_in):
+        put(joined, c, 0.0)
+    for ch in range(channels_in):
+        for c in range(copied_in):
+            put(joined, (pad_in + c) * channels_in + ch, get(x, row_in + ch * plane_in + c))
+    for c in range((pad_in + copied_in) * channels_in, columns_in * channels_in):
+        put(joined, c, 0.0)
+
+
+def pack_part(image0: int, row0: int, here: int) -> None:
+    """The input rows of ``here`` images into scratch; ``row0`` is the first output row. A line has the pixels of the output."""
+    for n in range(here):
+        for phase in range(phases):
+            for r in range(line_rows):
+                iy = (row0 + r) * SY + get_int(phase_table, 4 * phase) - pad_y
+                if iy >= 0 and iy < height:
+                    interleave_row((image0 + n) * x_batch + iy * width_in)
+                for kb in range(k_blocks):
+                    line_at = n // line_images * line_bytes + (kb * phases + phase) * plane_bytes + n % line_images * image_step * PIXEL
+                    row_at = line_at + r * pitch * PIXEL
+                    if iy < 0 or iy >= height:
+                        fill_pixels(row_at, pitch)
+                    else:
+                        left = channels - kb * 2 * W
+                        for c in range(pitch):
+                            place = c * step_in + kb * 2 * W
+                            if left >= 2 * W:
+                                first = load(joined, place)
+                                second = load(joined, place + W)
+                            else:
+                                first = load_partial(joined, place, left)
+                                second = load_partial(joined, place + W, left - W)
+                            if SPLIT:
+                                store_split(packed, row_at + c * PIXEL, first, second)
+                            else:
+                                store_halves(packed, row_at + c * PIXEL, first, second)
+
+
+def conv_tiles_plain(
+    x: F32Pointer, w: BytePointer, b: F32Pointer, y: F32Pointer, config: BytePointer, first_blocks: I64Pointer, tap_table: I64Pointer,
+    phase_table: I64Pointer, packed: BytePointer, sums: F32Pointer, joined: F32Pointer, images: int, x_batch: int, y_batch: int,
+    channels: int, k_blocks: int, used_blocks: int, panels: int, out_blocks: int, height: int, rows_out: int, cols_out: int,
+    plane_out: int, taps: int, phases: int, SY: int, pad_y: int, pitch: int, line_rows: int, block_rows: int, together: int,
+    line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int, panels_per_group: int, panels_at_once: int,
+    channels_in: int, width_in: int, plane_in: int, columns_in: int, step_in: int, pad_in: int, copied_in: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """``channels`` counts the joined elements of a row of taps. ``columns_in`` columns, ``pad_in`` of padding and ``copied_in`` of the
+    image among them, are interleaved; from one output pixel to the next are ``step_in`` elements.
+    """
+    zero = 0
+    all_tasks()
+
+
+_ORDER = tuple(name for name, _ in parameters(conv_tiles_plain))
+
+
+def joined_geometry(g: Geometry) -> Geometry:
+    """The convolution of one column whose channels are the columns of taps and the channels of ``g``."""
+    return replace(
+        g, channels=g.kernel[2] * g.channels, size=(1, g.size[1], g.out[2]), kernel=(1, g.kernel[1], 1), stride=(1, g.stride[1], 1),
+        dilation=(1, g.dilation[1], 1), pad=(0, g.pad[1], 0), pad_end=(0, g.pad_end[1], 1),  # its rows may not be taken as one
+    )  # fmt: skip
+
+
+class ConvTilesPlain:
+    """Convolutions of a plain input with fewer channels than a vector has lanes, without groups or dilated columns."""
+
+    name = "conv_tiles_plain"
+    reorders_arithmetic = True
+    code = Code(
+        conv_tiles_plain,
+        {**HELPERS, "pack_part": pack_part, "interleave_row": interleave_row},
+        "Convolution of a plain image on the tile unit, the columns of taps joined with the channels.",
+    )
+    _direct = ConvDirect()
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses targets without tiles, what the direct convolution refuses, and other inputs."""
+        if not target.tiles:
+            return "the instruction set has no tiles"
+        refusal = self._direct.accepts(node, target)
+        if refusal:
+            return refusal
+        g = geometry(node)
+        if g.size[0] != 1 or g.kernel[0] != 1 or g.out[0] != 1 or g.pad[0] or g.pad_end[0]:
+            return "three spatial axes"
+        if g.channels >= target.width or g.group != 1:
+            return "groups, or as many channels as a vector has lanes"
+        if g.dilation[2] != 1 and g.kernel[2] != 1:
+            return "dilated columns"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Plain in, blocked out."""
+        layout = blocked(target)
+        return [LayoutRequest((PLAIN, None, None, *operand_layouts(node.inputs[3:], node.output.type, layout)), (layout,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Cycles of the joined convolution, and of interleaving."""
+        g = geometry(node)
+        lines = choose_lines(joined_geometry(g), kind_of(node), target.width)
+        rows = lines.row_blocks * (lines.block_rows + lines.reach) * len(lines.phases)
+        return lines.cycles + 2.5 * rows * g.size[2] * g.channels
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """Split and pack the weights, fix the blocking."""
+        op, g = node.op, geometry(node)
+        weights = node.input(1).data
+        assert isinstance(op, Conv) and weights is not None
+        columns = (g.out[2] - 1) * g.stride[2] + g.kernel[2]
+        copied = max(0, min(g.size[2], columns - g.pad[2]))
+        numbers = {
+            "channels_in": g.channels, "width_in": g.size[2], "plane_in": g.size[1] * g.size[2], "columns_in": columns,
+            "step_in": g.stride[2] * g.channels, "pad_in": min(g.pad[2], columns), "copied_in": copied,
+        }  # fmt: skip
+        more: dict[str, Argument] = {name: Extent(value) for name, value in numbers.items()}
+        more["joined"] = Scratch((columns * g.channels + 2 * target.width) * 4)
+        joined = np.moveaxis(weights.reshape(g.out_channels, g.channels, g.kernel[1], g.kernel[2]), 3, 1)
+        return call_of(self.name, node, target, joined_geometry(g), np.ascontiguousarray(joined), _ORDER, more)
