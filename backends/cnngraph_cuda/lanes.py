@@ -295,8 +295,11 @@ class Lanes:
 
     # warps
 
-    def ldmatrix(self, address: Any) -> tuple[np.ndarray, ...]:
-        """Four 8x8 matrices of 16-bit elements; lane ``8m + r`` gives the address of row r of matrix m."""
+    def ldmatrix(self, address: Any, transposed: bool = False) -> tuple[np.ndarray, ...]:
+        """Four 8x8 matrices of 16-bit elements; lane ``8m + r`` gives the address of row r of matrix m.
+
+        Lane ``4r + c`` gets elements 2c and 2c + 1 of row r, or if ``transposed`` of column r.
+        """
         self.whole("ldmatrix")
         self.group.fenced = False
         at = np.zeros(self.count, np.int64)
@@ -309,8 +312,12 @@ class Lanes:
         lane = np.arange(32)
         out = []
         for matrix in range(4):
-            places = rows[:, matrix, :][:, lane >> 2] + 4 * (lane & 3)
-            out.append(self._shared[places[..., None] + np.arange(4)].view(np.int32).reshape(-1).copy())
+            if transposed:
+                first = rows[:, matrix, :][:, (lane & 3)[:, None] * 2 + np.arange(2)] + 2 * (lane >> 2)[:, None]
+                places = (first[..., None] + np.arange(2)).reshape(*first.shape[:2], 4)
+            else:
+                places = (rows[:, matrix, :][:, lane >> 2] + 4 * (lane & 3))[..., None] + np.arange(4)
+            out.append(self._shared[places].view(np.int32).reshape(-1).copy())
         return tuple(out)
 
     def mma(self, kind: str, args: Sequence[Any]) -> tuple[np.ndarray, ...]:
@@ -440,7 +447,8 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
         "grid_x": Lanes.grid_x, "grid_y": Lanes.grid_y, "grid_z": Lanes.grid_z,
         "ldcg4": lambda lanes, p, i: lanes.load(p, i, 4),
         "shared_address": lambda lanes, array: 0, "cp_async16": Lanes.cp_async16, "cp_commit": Lanes.cp_commit,
-        "ldmatrix": Lanes.ldmatrix, "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int,
+        "ldmatrix": Lanes.ldmatrix, "ldmatrix_transposed": lambda lanes, at: lanes.ldmatrix(at, True),
+        "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int,
         "count_up": Lanes.count_up, "fence": lambda lanes: None,
         "lds1": lambda lanes, at: lanes.shared_load(at, 1), "lds4": lambda lanes, at: lanes.shared_load(at, 4),
         "sts1": Lanes.shared_store, "sts2": Lanes.shared_store, "sts4": Lanes.shared_store,

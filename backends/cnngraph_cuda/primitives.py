@@ -146,6 +146,9 @@ PRIMITIVES: dict[str, Primitive] = {
     "mma_tf32": _mma("m16n8k8", "tf32"),
     "round_tf32": Primitive("cvt.rna.tf32.f32 $0, $1;", "r", "r", volatile=False),
     "ldmatrix": Primitive("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];", "rrrr", "r", memory=True, warp=True),
+    "ldmatrix_transposed": Primitive(
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0, $1, $2, $3}, [$4];", "rrrr", "r", memory=True, warp=True
+    ),
     # asynchronous copies of 16 bytes from global to shared memory; the last operand counts the bytes read, the rest becomes zero
     "cp_async16": Primitive("cp.async.cg.shared.global [$0], [$1], 16, $2;", "", "rpr", memory=True),
     "cp_commit": Primitive("cp.async.commit_group;", memory=True),

@@ -96,6 +96,9 @@ PROBLEMS: Mapping[str, tuple[tuple[int, ...], Callable[[Network], Value]]] = {
     "resize": ((12, 5, 7), lambda n: n.node(Resize((2, 3), (10, 14), (10.0, 14.0), "linear"), n.x)),
     "group normalisation": ((12, 9, 9), lambda n: n.node(GroupNorm(3), n.x, n.weights(12), n.weights(12))),
     "computed matrices": ((6, 5, 7), lambda n: n.node(MatMul(), n.x, n.node(Transpose((0, 1, 3, 2)), n.x))),
+    "computed matrices, tiled": (
+        (4, 72, 40), lambda n: n.node(MatMul(), n.x, n.node(Transpose((0, 1, 3, 2)), n.x)),
+    ),
     "norm of rows": ((30, 4), lambda n: n.node(Reduce("l2", (1,)), n.x)),
     "any broadcast": ((6, 5, 7), lambda n: n.node(Elementwise(Expression.of("sub", 2)), n.x, n.node(Reduce("max", (2,)), n.x))),
     "permuted channels": ((12, 5, 7), lambda n: n.node(TakeChannels((11, 3, 4, 5, 0)), n.x)),

@@ -16,6 +16,7 @@ from cnngraph_cuda.templates.eltwise_strided import EltwiseStrided
 from cnngraph_cuda.templates.group_norm import GroupNormLast
 from cnngraph_cuda.templates.lrn import LocalResponse
 from cnngraph_cuda.templates.matmul import MatMulPlain
+from cnngraph_cuda.templates.matmul_gemm import MatMulGemm
 from cnngraph_cuda.templates.pool import PoolLast
 from cnngraph_cuda.templates.reduce import ReduceSpatial
 from cnngraph_cuda.templates.reduce_plain import ReducePlain
@@ -27,7 +28,7 @@ TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
         ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGemm(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(),
-         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulPlain(), EltwiseLast(),
+         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulGemm(), MatMulPlain(), EltwiseLast(),
         EltwisePlain(), EltwiseStrided(), Relayout(),
     )
 }  # fmt: skip

@@ -137,6 +137,7 @@ class _Lowering:
             "store_one": f"st1_{data}", "load_floats": f"ld{self._lanes}_f32", "store_floats": f"st{self._lanes}_f32",
             "load_float": "ld1_f32", "store_quad": "st4_f32", "store_float": "st1_f32", "load_source": f"ld1_{source}",
             "load_source_vector": f"ld{self._lanes}_{source}", "mma": f"mma_{math}",
+            "store_pair": f"st2_{data}",
             "wgmma": f"wgmma_{math}_{constants.get('WN')}", "wgmma_zeros": f"wgmma_zeros_{constants.get('WN')}",
             "wgmma_wait": f"wgmma_wait_{constants.get('WN')}",
         }  # fmt: skip

@@ -81,6 +81,22 @@ def test_matrix_product(arch, precision, batch):
     assert report.registers * threads * blocks <= 65536
 
 
+@pytest.mark.parametrize(
+    ("isa", "telling"),
+    [
+        ("sm_80:f16:64", "ldmatrix.sync.aligned.m8n8.x4.trans"),
+        pytest.param("sm_90:tf32:64", "m16n8k8.row.col.f32.tf32", marks=pytest.mark.slow),
+        pytest.param("sm_100:f32:1", "fma.rn.f32", marks=pytest.mark.slow),
+    ],
+)
+def test_product_of_computed_matrices(isa, telling):
+    kernels = [k for k in build(network("computed matrices, tiled"), isa=isa)[0].data.kernels if k.name.startswith("matmul_gemm")]
+    ((_, ptx, report),) = assemble_kernels(kernels, isa)
+    assert telling in ptx and "cp.async.cg.shared.global" in ptx and ".local" not in ptx
+    assert (report.spill_stores, report.spill_loads, report.stack) == (0, 0, 0)
+    assert report.registers <= 168
+
+
 def test_other_kernels():
     net = Net(12, 9, 9)
     x = net.node(Pool("max", (3, 3), (2, 2), (1,) * 4, (1, 1)), net.x)

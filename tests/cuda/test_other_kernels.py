@@ -124,6 +124,18 @@ def test_products_of_computed_matrices(precision):
     assert "matmul" in compare(net, isa=f"sm_90:{precision}")
 
 
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16", "bf16"])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((3, 5, 16), (BATCH, 1, 16, 8)), ((2, 70, 136), (BATCH, 2, 136, 72)), ((2, 130, 8), (8, 40)), ((8,), (8, 72)), ((5, 8), (8, 64))],
+)
+def test_products_of_computed_matrices_by_tiles(left, right, precision):
+    """Ragged tiles and depths, broadcast leading axes, rows that depend on the batch."""
+    net = Net(*left)
+    net.add_output("y", net.node(MatMul(), net.x, net.add_input("o", TensorType(DType.F32, right))))
+    assert "matmul_gemm" in compare(net, isa=f"sm_90:{precision}", orders=BOTH)
+
+
 @pytest.mark.parametrize("shape", [(20,), (3, 20), (2, 5, 20)])
 def test_products_with_a_constant_matrix_are_dense_layers(shape):
     net = Net(*shape)

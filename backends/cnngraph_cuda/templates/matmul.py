@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cnngraph.ir.graph import Node
+from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import PLAIN, Dim, Sym, numel, strides_of
 from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
 from cnngraph.ops import MatMul
@@ -39,6 +39,18 @@ def matmul(
         for k in range(depth):
             total = fma(load_one(a, left + k), load_one(b, right + k * columns), total)
         store_one(y, at, total)
+
+
+def leading_strides(left: Value, right: Value) -> dict[str, Argument]:
+    """Arguments a0.. and b0..: elements from one matrix to the next along each leading axis, 0 where broadcast."""
+    arguments: dict[str, Argument] = {}
+    for letter, value in (("a", left), ("b", right)):
+        own = value.type.shape[:-2]
+        padded: list[Dim] = [*[1] * (LEADING - len(own)), *own]
+        steps: list[Dim] = [*[0] * (LEADING - len(own)), *strides_of(value.type.shape)[:-2]]
+        for axis in range(LEADING):
+            arguments[f"{letter}{axis}"] = Extent(0 if padded[axis] == 1 else steps[axis])
+    return arguments
 
 
 class MatMulPlain:
@@ -82,11 +94,6 @@ class MatMulPlain:
             "elements": Extent(units), "rows": Extent(shape[-2]), "columns": Extent(shape[-1]), "depth": Extent(depth),
             **{f"d{i}": Extent(lead[i]) for i in range(1, LEADING)},
         }  # fmt: skip
-        for letter, value in (("a", left), ("b", right)):
-            own = value.type.shape[:-2]
-            padded: list[Dim] = [*[1] * (LEADING - len(own)), *own]
-            steps: list[Dim] = [*[0] * (LEADING - len(own)), *strides_of(value.type.shape)[:-2]]
-            for axis in range(LEADING):
-                arguments[f"{letter}{axis}"] = Extent(0 if padded[axis] == 1 else steps[axis])
+        arguments |= leading_strides(left, right)
         constants = (("DT", data_type(y.type.dtype)), ("THREADS", threads))
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
