@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnngraph.ir.types import BATCH, PLAIN
+from cnngraph.ir.types import BATCH, PLAIN, Layout
+from cnngraph.kernels.template import LayoutRequest, Packed
 from cnngraph.ops import Conv
-from tests.backends.template_cases import Case, requests, run_emulated
+from cnngraph_cpu.templates.conv_direct_plan import geometry, group_spans, pack_weights
+from tests.backends.template_cases import Case, plan, requests, run_emulated
 
 _RNG = np.random.default_rng(3)
 
@@ -36,3 +38,42 @@ def test_rows_of_taps_far_apart(channels: int, stride: int, dilation: int) -> No
     for isa in ("avx512", "avx2", "sse4"):
         for request in requests(case, isa):
             run_emulated(case, isa, request)
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "group", "kernel", "size"),
+    [(48, 60, 3, 1, (9, 13)), (60, 72, 3, 1, (7, 7)), (90, 30, 2, 1, (8, 7)), (24, 36, 3, 3, (7, 9)), (40, 40, 20, 3, (9, 11))],
+)
+def test_groups_that_cut_blocks(channels: int, outputs: int, group: int, kernel: int, size: tuple[int, int]) -> None:
+    """A tile reads the channels of its own groups only, from the middle of a block to the middle of another."""
+    pad = kernel // 2
+    op = Conv((kernel, kernel), (1, 1), (pad,) * 4, (1, 1), group, None)
+    weights = _RNG.standard_normal((outputs, channels // group, kernel, kernel)).astype(np.float32)
+    case = Case("conv_direct", op, ((BATCH, channels, *size), weights, _RNG.standard_normal(outputs).astype(np.float32)))
+    for isa in ("avx512", "avx2", "sse4"):
+        for request in requests(case, isa):
+            _, call = plan(case, isa, request)
+            table = call.arguments["block_table"]
+            assert isinstance(table, Packed)
+            assert call.spec.constant("GROUPED") == 1
+            assert (table.data[1] - table.data[0]).min() < channels
+            run_emulated(case, isa, request)
+
+
+def test_weights_of_groups_are_stored_without_those_of_others() -> None:
+    w = np.arange(40 * 20, dtype=np.float32).reshape(40, 20, 1, 1) + 1
+    op = Conv((1, 1), (1, 1), (0,) * 4, (1, 1), 2, None)
+    node, _ = plan(
+        Case("conv_direct", op, ((BATCH, 40, 14, 14), w, None)), "avx512", LayoutRequest((Layout(16), None, None), (Layout(16),))
+    )
+    g = geometry(node)
+    spans = group_spans(g, 16)
+    assert spans == [(0, 20), (0, 40), (20, 40)]
+    packed = pack_weights(w, g, spans, 16, 16)
+    assert packed.shape == (3, 40 * 16)
+    np.testing.assert_array_equal(packed[0, : 20 * 16].reshape(20, 16), w[:16, :, 0, 0].T)
+    assert not packed[0, 20 * 16 :].any()
+    straddling = packed[1].reshape(40, 16)
+    np.testing.assert_array_equal(straddling[:20, :4], w[16:20, :, 0, 0].T)
+    np.testing.assert_array_equal(straddling[20:, 4:], w[20:32, :, 0, 0].T)
+    assert not straddling[:20, 4:].any()

@@ -39,7 +39,7 @@ IN_PLACE, PACK_BLOCKED, PACK_PLAIN = 0, 1, 2
 ANY_TAIL = -1
 
 P = 1
-W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = SPREAD = 0  # fixed by the plan
+W = TV = U = GROUPED = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = SPREAD = 0  # fixed by the plan
 
 
 def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
@@ -105,8 +105,13 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
             count = min(W // 2, (channels + 1) // 2 - cb * (W // 2))
         else:
             count = min(W, channels - cb * W)
+        if GROUPED:  # only the channels of the tile's groups
+            skipped = max(0, first_channel - cb * W)
+            count = min(W, end_channel - cb * W) - skipped
         for ky in range(taps):
             base = source_at + cb * block_step + row * SY * row_step + ky * tap_step + col * SX * CB
+            if GROUPED:
+                base = base + skipped
             for r in unroll(ROWS):
                 line[r] = base + r * SY * row_step
             if SPREAD:
@@ -205,7 +210,13 @@ def conv_direct(
         group0 = (task % groups) * tiles_per_group
         for tile in range(group0, min(group0 + tiles_per_group, tiles)):
             weights_at = tile * tile_weights
-            first_block = get_int(block_table, tile)
+            if GROUPED:
+                first_channel = get_int(block_table, tile)
+                end_channel = get_int(block_table, tiles + tile)
+                first_block = first_channel // W
+                used_blocks = (end_channel + W - 1) // W - first_block
+            else:
+                first_block = get_int(block_table, tile)
             full_rows = rows // TR * TR
             for row in range(0, full_rows, TR):
                 tile_row(TR, row)

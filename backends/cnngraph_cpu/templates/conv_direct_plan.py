@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -139,6 +140,7 @@ def _tiles(g: Geometry, target: Target) -> Iterator[tuple[float, tuple[int, int,
     """Estimated cycles and shape (the other fields of :class:`Tile` in order) of every register tile."""
     out_blocks = ceil_div(g.out_channels, target.width)
     spare = 1 if target.has_fma else 2
+    reads = {v: sum(b - a for a, b in group_spans(g, v * target.width)) * g.group / g.channels for v in (1, 2, 3, 4)}
 
     def cycles(pixels: int, vectors: int) -> float:
         return max(pixels * vectors / 2, (pixels + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixels + 0.5 * vectors
@@ -157,7 +159,7 @@ def _tiles(g: Geometry, target: Target) -> Iterator[tuple[float, tuple[int, int,
                     work = 0.0
                     for count, r in ((full, rows), (rest, 1)):
                         work += count * (grid_cols // cols * cycles(r * cols, vectors) + (cycles(r * tail, vectors) if tail else 0))
-                    work *= ceil_div(out_blocks, vectors)
+                    work *= reads[vectors]
                     work *= 1 + 0.002 * (tail > 0) + 0.02 * (rows > 1)  # among equals, the simpler kernel
                     yield work, (rows, cols, vectors, tail, grid_rows, grid_cols)
 
@@ -239,7 +241,7 @@ class ConvDirect:
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of the inner loops."""
         g = geometry(node)
-        return self._tile(g, target).cycles * product(g.kernel) * _channels_read(g, target) / self.step
+        return self._tile(g, target).cycles * product(g.kernel) * (g.channels // g.group) / self.step
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""
@@ -261,15 +263,21 @@ class ConvDirect:
         blocks = 1 if plain else ceil_div(g.channels, width)
         out_blocks = ceil_div(g.out_channels, width)
         tiles = ceil_div(out_blocks, tile.vectors)
+        grouped = g.group > 1 and step == 1 and not small
         if plain:
             table, used = np.zeros(tiles, np.int64), 1
         else:
             table, used = channel_blocks(g, tiles, tile.vectors * width, width, blocks)
-        packed = pack_weights(weights, g, table, used, tiles, tile.vectors * width, cb, step).astype(element.numpy, copy=False)
+        spans = group_spans(g, tile.vectors * width) if grouped else block_spans(table, used, cb, g.channels)
+        if grouped:
+            table = np.array(spans, np.int64).T.copy()
+        packed = pack_weights(weights, g, spans, tile.vectors * width, cb, step).astype(element.numpy, copy=False)
         taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * cb, cb // step
         if merged:
             inner, taps_x = g.kernel[2] * cb // step, 1
         divided, most = (inner, (4, 3, 2, 1)) if merged or plain else (g.channels // step, (4, 2, 1))
+        if grouped:
+            divided = math.gcd(*(bound for span in spans for bound in span))
         unroll = next(u for u in most if divided % u == 0)
 
         deep = g.out[0] > 1 or g.kernel[0] > 1
@@ -300,6 +308,8 @@ class ConvDirect:
         ]  # fmt: skip
         if step == 2:
             constants.append(("P", 2))
+        if grouped:
+            constants.append(("GROUPED", 1))
         if g.spread and deep and not merged and not small:
             constants.append(("SPREAD", 1))
         if not small:
@@ -334,39 +344,39 @@ class ConvDirect:
         return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
 
 
-def _channels_read(g: Geometry, target: Target) -> int:
-    if g.group == 1:
-        return g.channels
-    return min(g.channels, max(g.channels // g.group, target.width))
+def group_spans(g: Geometry, tile_channels: int) -> list[tuple[int, int]]:
+    """First and end of the input channels that each output tile reads: those of the groups it has a part of."""
+    per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
+    spans = []
+    for low in range(0, g.out_channels, tile_channels):
+        high = min(low + tile_channels, g.out_channels) - 1
+        spans.append((low // per_group_out * per_group_in, (high // per_group_out + 1) * per_group_in))
+    return spans
 
 
 def channel_blocks(g: Geometry, tiles: int, tile_channels: int, width: int, blocks: int) -> tuple[np.ndarray, int]:
     """First input-channel block of each output tile, and how many blocks every tile reads (the union of its groups)."""
-    per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
-    first, last = [], []
-    for tile in range(tiles):
-        lo = tile * tile_channels // per_group_out
-        hi = (min((tile + 1) * tile_channels, g.out_channels) - 1) // per_group_out
-        first.append(lo * per_group_in // width)
-        last.append(((hi + 1) * per_group_in - 1) // width)
-    used = max(b - a + 1 for a, b in zip(first, last, strict=True))
-    return np.minimum(np.array(first, np.int64), blocks - used), used
+    spans = group_spans(g, tile_channels)
+    used = max((b - 1) // width - a // width + 1 for a, b in spans)
+    return np.minimum(np.array([a // width for a, _ in spans], np.int64), blocks - used), used
 
 
-def pack_weights(
-    w: np.ndarray, g: Geometry, table: np.ndarray, used: int, tiles: int, tile_channels: int, cb: int, step: int = 1
-) -> np.ndarray:
+def block_spans(table: np.ndarray, used: int, cb: int, channels: int) -> list[tuple[int, int]]:
+    """First and end of the input channels of each tile that reads ``used`` blocks of ``cb`` channels from block ``table[tile]`` on."""
+    return [(int(first) * cb, min((int(first) + used) * cb, channels)) for first in table]
+
+
+def pack_weights(w: np.ndarray, g: Geometry, spans: Sequence[tuple[int, int]], tile_channels: int, cb: int, step: int = 1) -> np.ndarray:
     """``[tile][block][kd*kh][kw][step of channels in block][tile channel][channel of the step]``, steps of 1 or 2 channels.
 
-    A ragged last block is stored without its padding.
+    Each tile has its ``spans`` of input channels, in which blocks may begin and end raggedly; other channels are not stored.
     """
     taps_y, taps_x = g.kernel[0] * g.kernel[1], g.kernel[2]
     per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
     source = w.reshape(g.out_channels, per_group_in, taps_y, taps_x)
-    out = np.zeros((tiles, used * cb * taps_y * taps_x * tile_channels), np.float32)
-    for tile in range(tiles):
-        start = int(table[tile]) * cb
-        stop = min(start + used * cb, g.channels)
+    most = max(round_up(stop - start, step) for start, stop in spans)
+    out = np.zeros((len(spans), most * taps_y * taps_x * tile_channels), np.float32)
+    for tile, (start, stop) in enumerate(spans):
         dense = np.zeros((round_up(stop - start, step), taps_y, taps_x, tile_channels), np.float32)
         low, high = tile * tile_channels, min((tile + 1) * tile_channels, g.out_channels)
         for group in range(low // per_group_out, (high - 1) // per_group_out + 1):
@@ -374,8 +384,8 @@ def pack_weights(
             at = group * per_group_in - start
             dense[at : at + per_group_in, :, :, a - low : b - low] = source[a:b].transpose(1, 2, 3, 0)
         position = 0
-        for block in range(0, stop - start, cb):
-            piece = dense[block : block + cb]
+        for block in range(start // cb * cb, stop, cb):
+            piece = dense[max(block - start, 0) : block - start + cb]
             steps = piece.reshape(-1, step, taps_y, taps_x, tile_channels).transpose(2, 3, 0, 4, 1)
             out[tile, position : position + piece.size] = steps.reshape(-1)
             position += piece.size

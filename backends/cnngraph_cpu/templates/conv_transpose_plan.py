@@ -35,7 +35,15 @@ from cnngraph_cpu.templates.common import (
     per_channel,
     refuse_epilogue,
 )
-from cnngraph_cpu.templates.conv_direct_plan import Geometry, Tile, channel_blocks, choose_tile, pack_weights, tiles_per_group_of
+from cnngraph_cpu.templates.conv_direct_plan import (
+    Geometry,
+    Tile,
+    block_spans,
+    channel_blocks,
+    choose_tile,
+    pack_weights,
+    tiles_per_group_of,
+)
 
 _MOST_PHASES = 4096
 _MOST_SCRATCH = 1 << 26
@@ -290,7 +298,7 @@ class ConvTransposeDirect:
                     piece = np.ascontiguousarray(piece.reshape(tiles, width, -1).transpose(0, 2, 1)).reshape(tiles, -1)
                 else:
                     g = p.geometry(taps)
-                    piece = pack_weights(chosen, g, table, used, tiles, tile.vectors * width, width)
+                    piece = pack_weights(chosen, g, block_spans(table, used, width, p.channels), tile.vectors * width, width)
                 pieces.append(piece)
             else:
                 taps, piece = (0, 0, 0), np.zeros((tiles, 0), np.float32)
