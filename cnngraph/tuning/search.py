@@ -96,7 +96,7 @@ class Search:
 
     def run(self, work: Sequence[tuple[Layer, Variant, Sequence[Variant]]]) -> None:
         """Measure the variants (third) of layers against the default (second) until all are or the budget is spent."""
-        self.total = sum(1 + len(variants) for _, _, variants in work)
+        self.total = sum(1 + len(variants) for _, _, variants in work if variants)
         order = self._defaults(work)
         for first in range(0, len(order), self.together):
             batch = [(work[number], work[number][2][rank]) for number, rank in order[first : first + self.together]]
@@ -114,7 +114,6 @@ class Search:
     def _defaults(self, work: Sequence[tuple[Layer, Variant, Sequence[Variant]]]) -> list[tuple[int, int]]:
         """Measure the defaults; (number of the layer, number of its variant) in the order in which variants are worth measuring."""
         order = []
-        self.done = sum(not variants for _, _, variants in work)
         for first in range(0, len(work), self.together):
             batch = [entry for entry in work[first : first + self.together] if entry[2]]
             new = [(layer, default) for layer, default, _ in batch if self._known(layer, default, default) is None]
