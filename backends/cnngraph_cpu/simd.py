@@ -408,7 +408,7 @@ def primitives(isa: str) -> dict[str, Any]:
     )  # fmt: skip
     table.update(derived(table, target.has_fma))
     table.update(integer_primitives(isa))
-    table.update(pair_primitives(isa))
+    table.update(pair_primitives(isa, table))
     table.update(long_primitives())
     table.update(permutations(target.width))
     table.update(tile_primitives(isa))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -22,8 +22,11 @@ from cnngraph_cpu.target import ISAS
 _INT32, _FLOAT = ir.IntType(32), ir.FloatType()
 
 
-def pair_primitives(isa: str) -> dict[str, Any]:
-    """The functions for pairs that generated source may name; none for an instruction set without such dot products."""
+def pair_primitives(isa: str, p: dict[str, Any]) -> dict[str, Any]:
+    """The functions for pairs that generated source may name; none for an instruction set without such dot products.
+
+    ``p`` holds the primitives for float32. ``sigmoid_half`` is for results that are stored as bfloat16.
+    """
     target = ISAS[isa].target
     if not target.dot2:
         return {}
@@ -58,8 +61,37 @@ def pair_primitives(isa: str) -> dict[str, Any]:
             fnty = ir.FunctionType(floats, [floats, halves, halves])
             function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}")
             acc, x, w = values
-            return builder.call(function, [acc, builder.bitcast(x, halves), builder.bitcast(w, halves)])
+            # the pair last: a broadcast from memory is part of the instruction there
+            return builder.call(function, [acc, builder.bitcast(w, halves), builder.bitcast(x, halves)])
 
         return float_type(float_type, pair_type, pair_type), codegen
 
-    return {"load_pairs": load_pairs, "broadcast_pair": broadcast_pair, "dot2": dot2}
+    @intrinsic
+    def reciprocal_near(typingctx: Any, a: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            every = ir.IntType(lanes)
+            fnty = ir.FunctionType(floats, [floats, floats, every])
+            function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.x86.avx512.rcp14.ps.{32 * lanes}")
+            return builder.call(function, [values[0], values[0], ir.Constant(every, -1)])
+
+        return float_type(float_type), codegen
+
+    add, sub, fma, splat, minimum, maximum, add_exponent = (
+        p[name] for name in ("add", "sub", "fma", "splat", "minimum", "maximum", "add_exponent")
+    )
+
+    @njit(forceinline=True, error_model="numpy", boundscheck=False)
+    def sigmoid_half(x: Any) -> Any:
+        # As sigmoid, e^-r by a cubic with a relative error below 2^-13, the quotient by an estimate with 2^-14
+        clamped = minimum(maximum(x, splat(-87.33)), splat(87.0))
+        shifted = fma(clamped, splat(-1.44269504088896341), splat(12582912.0))
+        r = fma(sub(shifted, splat(12582912.0)), splat(0.69314718055994531), clamped)
+        q = fma(splat(-1.656684225e-1), r, splat(5.049632862e-1))
+        q = fma(q, r, splat(-1.000164187))
+        q = fma(q, r, splat(9.999280729e-1))
+        return reciprocal_near(add(splat(1.0), add_exponent(q, shifted)))
+
+    return {
+        "load_pairs": load_pairs, "broadcast_pair": broadcast_pair, "dot2": dot2, "reciprocal_near": reciprocal_near,
+        "sigmoid_half": sigmoid_half,
+    }  # fmt: skip

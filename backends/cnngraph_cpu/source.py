@@ -89,6 +89,12 @@ def driver_source() -> KernelSource:
     return KernelSource("driver", (Path(__file__).parent / "driver.py").read_text(encoding="utf-8"))
 
 
+def _stores_half(spec: KernelSpec, code: Code) -> bool:
+    """Whether results are rounded to bfloat16 where functions exist that are exact enough for that only."""
+    names = [name for name, _ in all_parameters(code, spec)]
+    return ISAS[spec.isa].target.dot2 and any(names[number] == "y" for number in spec.halves if number < len(names))
+
+
 def generate(spec: KernelSpec, code: Code) -> KernelSource:
     """Source of the kernel for ``spec``."""
     name = kernel_name(spec)
@@ -98,6 +104,8 @@ def generate(spec: KernelSpec, code: Code) -> KernelSource:
     if any(number >= len(all_parameters(code, spec)) for number in spec.halves):
         _point_to_halves(body, spec.halves)
     lines = [line for statement in body for line in ast.unparse(statement).splitlines()]
+    if _stores_half(spec, code):
+        lines = [re.sub(r"\bsigmoid\(", "sigmoid_half(", line) for line in lines]
     used = set(re.findall(r"[A-Za-z_]\w*", "\n".join(lines)))
     for i, (parameter, annotation) in enumerate(all_parameters(code, spec)):
         if parameter in used:

@@ -98,6 +98,7 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
         "select_negative": lambda x, negative, other: np.where(x < 0, negative, other),
         "transpose_tile": transpose_tile,
         "scalar_log": lambda x: np.float32(math.log(x)) if x > 0 else np.float32(-np.inf if x == 0 else np.nan),
+        "sigmoid_half": FUNCTIONS["sigmoid"].reference,
         "load_pairs": lambda p, offset: pairs(p, offset, width),
         "broadcast_pair": lambda p, offset: np.repeat(pairs(p, offset, 1), width, axis=0),
         "dot2": lambda acc, x, w: ((acc + x[:, 1] * w[:, 1]).astype(np.float32) + x[:, 0] * w[:, 0]).astype(np.float32),

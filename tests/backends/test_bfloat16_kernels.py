@@ -10,7 +10,7 @@ import pytest
 
 from cnngraph.ir.types import BATCH, PLAIN, DType, Layout
 from cnngraph.kernels.template import LayoutRequest
-from cnngraph.ops import Cast, Conv, Dense, Reorder
+from cnngraph.ops import Cast, Conv, Dense, Elementwise, Expression, Reorder
 from cnngraph.ops.conv_transpose import ConvTranspose
 from cnngraph_cpu import backend
 from cnngraph_cpu.target import available
@@ -80,6 +80,23 @@ def test_dot_products_of_pairs(case: Case) -> None:
 def test_float32_arithmetic_on_bfloat16(case: Case, isa: str) -> None:
     for request in requests(case, isa):
         run_emulated(case, isa, request)
+
+
+def test_sigmoid_for_results_in_bfloat16() -> None:
+    """Within a little more than one rounding, from where it is the least number to where it is 1, and NaN stays."""
+    if "avx512bf16" not in available(special=True):
+        pytest.skip("this machine has no avx512bf16")
+    numbers = np.concatenate([np.linspace(-90, 90, 3000), [0, -0.0, 1e-30, -np.inf, np.inf, np.nan]]).astype(DType.BF16.numpy)
+    case = Case("eltwise_plain", Elementwise(Expression.of("sigmoid")), ((numbers.size,),), half=True)
+    call = plan(case, "avx512bf16", requests(case, "avx512bf16")[0])[1]
+    assert "sigmoid_half" in backend.source(call.spec).text
+    assert "sigmoid_half" not in backend.source(plan(case, "avx512", requests(case, "avx512")[0])[1].spec).text
+    got = np.zeros(numbers.size, DType.BF16.numpy)
+    given = {"x": numbers, "y": got, "images": 1, "x_batch": 0, "y_batch": 0, "rows": 1, "columns": numbers.size, "chunk": 4096}
+    assert list(call.arguments) == list(given)
+    Compiled([call], "avx512bf16").call(call, list(given.values()), 1)
+    want = Expression.of("sigmoid").evaluate([numbers.astype(np.float64)])
+    np.testing.assert_allclose(got.astype(np.float64), want, rtol=2.0**-8 + 2.0**-12, atol=2e-38)
 
 
 def test_pairs_are_refused_where_a_padding_lane_would_join_one() -> None:
