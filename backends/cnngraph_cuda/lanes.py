@@ -227,6 +227,12 @@ class Lanes:
         out[self._mask] = pointer.memory[at[:, None] + np.arange(4)].view(np.int32)[:, 0]
         return out
 
+    def store_int(self, pointer: Pointer, index: Any, value: Any) -> None:
+        """One int32 to global memory."""
+        at = self._at(pointer, index, 4, self._mask)
+        rows = np.ascontiguousarray(self._array(value, np.int32)[self._mask])
+        pointer.memory[at[:, None] + np.arange(4)] = rows.view(np.uint8).reshape(-1, 4)
+
     def store(self, pointer: Pointer, index: Any, values: Sequence[Any]) -> None:
         """Numbers to global memory, rounded to its type."""
         size = len(values) * pointer.dtype.itemsize
@@ -448,7 +454,7 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
         "ldcg4": lambda lanes, p, i: lanes.load(p, i, 4),
         "shared_address": lambda lanes, array: 0, "cp_async16": Lanes.cp_async16, "cp_commit": Lanes.cp_commit,
         "ldmatrix": Lanes.ldmatrix, "ldmatrix_transposed": lambda lanes, at: lanes.ldmatrix(at, True),
-        "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int,
+        "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int, "store_int": Lanes.store_int,
         "count_up": Lanes.count_up, "fence": lambda lanes: None,
         "lds1": lambda lanes, at: lanes.shared_load(at, 1), "lds4": lambda lanes, at: lanes.shared_load(at, 4),
         "sts1": Lanes.shared_store, "sts2": Lanes.shared_store, "sts4": Lanes.shared_store,

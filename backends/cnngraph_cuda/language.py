@@ -25,5 +25,5 @@ grid_x = grid_y = grid_z = ldcg4 = ldmatrix = lds1 = lds4 = load_float = load_fl
 load_source = load_source_vector = load_vector = log = maximum = minimum = mma = mul = power = registers = _only_specialised
 relu = round_tf32 = select = shared_base = shuffle_xor = sqrt = store_float = store_floats = store_one = _only_specialised
 store_quad = store_vector = sts1 = sts2 = sts4 = sub = sync = thread = to_float = unroll = _only_specialised
-finish_epilogue = ldmatrix_transposed = load_epilogue = load_one = store_pair = _only_specialised
+finish_epilogue = ldmatrix_transposed = load_epilogue = load_one = store_int = store_pair = _only_specialised
 proxy_fence = wgmma = wgmma_commit = wgmma_fence = wgmma_wait = wgmma_zeros = _only_specialised

@@ -183,6 +183,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "ceil": Primitive("cvt.rpi.f32.f32 $0, $1;", "f", "f", volatile=False),
     "round_even": Primitive("cvt.rni.f32.f32 $0, $1;", "f", "f", volatile=False),
     "load_int": Primitive("ld.global.b32 $0, [$1];", "r", "p", memory=True),
+    "store_int": Primitive("st.global.b32 [$0], $1;", "", "pr", memory=True),
     # counters in global memory, for blocks that share one result
     "fence": Primitive("fence.acq_rel.gpu;", memory=True),
     "ldcg4": Primitive("ld.global.cg.v4.f32 {$0, $1, $2, $3}, [$4];", "ffff", "p", memory=True),

@@ -9,11 +9,28 @@ import numpy as np
 
 from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.types import BATCH, DType, TensorType
-from cnngraph.ops import LRN, Concat, Conv, ConvTranspose, Dense, Elementwise, MatMul, Pad, Pool, Reduce, Reshape, Slice, Softmax, Transpose
+from cnngraph.ops import (
+    LRN,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Gather,
+    MatMul,
+    Pad,
+    Pool,
+    Reduce,
+    Reshape,
+    Slice,
+    Softmax,
+    Transpose,
+)
 from cnngraph.ops.base import Op
 from cnngraph.ops.channels import TakeChannels
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.group_norm import GroupNorm
+from cnngraph.ops.indexing import TopK
 from cnngraph.ops.resize import Resize
 
 RELU = Expression.of("relu")
@@ -102,6 +119,8 @@ PROBLEMS: Mapping[str, tuple[tuple[int, ...], Callable[[Network], Value]]] = {
     "norm of rows": ((30, 4), lambda n: n.node(Reduce("l2", (1,)), n.x)),
     "any broadcast": ((6, 5, 7), lambda n: n.node(Elementwise(Expression.of("sub", 2)), n.x, n.node(Reduce("max", (2,)), n.x))),
     "permuted channels": ((12, 5, 7), lambda n: n.node(TakeChannels((11, 3, 4, 5, 0)), n.x)),
+    "gather": ((12, 5, 7), lambda n: n.node(Gather(2), n.x, n.constant(np.array([4, 0, -2, 1, 1], np.int64)))),
+    "top of rows": ((12, 50), lambda n: n.add(TopK(5, 2), [n.x], origin=("top",))[0]),
     "transposed convolution, dilated": (
         (12, 5, 7), lambda n: n.node(ConvTranspose((2, 2), (2, 2), (0, 0), (2, 2), (11, 15)), n.x, n.weights(12, 20, 2, 2), None),
     ),

@@ -13,6 +13,7 @@ from cnngraph_cuda.templates.copy_nd import CopyNd
 from cnngraph_cuda.templates.depthwise import Depthwise
 from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
 from cnngraph_cuda.templates.eltwise_strided import EltwiseStrided
+from cnngraph_cuda.templates.gather import GatherPlain
 from cnngraph_cuda.templates.group_norm import GroupNormLast
 from cnngraph_cuda.templates.lrn import LocalResponse
 from cnngraph_cuda.templates.matmul import MatMulPlain
@@ -22,13 +23,15 @@ from cnngraph_cuda.templates.reduce import ReduceSpatial
 from cnngraph_cuda.templates.reduce_plain import ReducePlain
 from cnngraph_cuda.templates.relayout import Relayout
 from cnngraph_cuda.templates.resize import ResizeLast
+from cnngraph_cuda.templates.search import Search
 from cnngraph_cuda.templates.softmax import SoftmaxPlain
 
 TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
         ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGemm(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(),
-         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulGemm(), MatMulPlain(), EltwiseLast(),
+        ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulGemm(), MatMulPlain(), Search(),
+        GatherPlain(), EltwiseLast(),
         EltwisePlain(), EltwiseStrided(), Relayout(),
     )
 }  # fmt: skip
