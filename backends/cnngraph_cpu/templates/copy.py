@@ -89,9 +89,11 @@ class ReorderKernel:
             return "not between plain and this target's blocks"
         if not all(isinstance(d, int) and d > 0 for d in node.input(0).type.shape[1:]):
             return "an extent is zero or depends on the batch"
-        if node.input(0).type.dtype not in (DType.F32, DType.BF16, DType.I32):
-            return f"{node.input(0).type.dtype.value} tensors are not reordered here"
-        return None
+        return self.refuse_type(node.input(0).type.dtype)
+
+    def refuse_type(self, dtype: DType) -> str | None:
+        """A refusal of elements that these loads and stores do not move."""
+        return None if dtype in (DType.F32, DType.BF16, DType.I32) else f"{dtype.value} tensors are not reordered here"
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """As the node says."""
@@ -156,6 +158,10 @@ class ConcatCopy:
             return "an empty part"
         if any(not isinstance(d, int) for d in node.output.type.shape[node.op.axis :]):
             return "the batch is not outside the axis"
+        return self.refuse_types(node)
+
+    def refuse_types(self, node: Node) -> str | None:
+        """A refusal of elements that these loads and stores do not move."""
         return only_floats(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, DType, numel, per_image
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
-from cnngraph.ops import Concat, Expand, Reorder, Slice, Transpose
+from cnngraph.ir.types import DType
+from cnngraph.kernels.template import Target
+from cnngraph.ops import Expand, Slice, Transpose
 from cnngraph_cpu.language import (
     BytePointer,
     byte_pointer_argument,
@@ -18,15 +16,14 @@ from cnngraph_cpu.language import (
     store_bytes,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked
-from cnngraph_cpu.templates.copy import ConcatCopy
+from cnngraph_cpu.templates.copy import ConcatCopy, ReorderKernel
 from cnngraph_cpu.templates.copy_strided import CopyStrided
 from cnngraph_cpu.templates.quantized import EIGHT
 
 CONTIGUOUS, REPEATED, STRIDED, TRANSPOSED = range(4)
 W = TO_BLOCKED = MODE = 0
-_PIXELS = 1024
-_SLICES = 4
+BYTES = (*EIGHT, DType.BOOL)
+"""Types whose elements are a byte."""
 
 
 def reorder_bytes(
@@ -52,45 +49,15 @@ def reorder_bytes(
                     put_byte(y, to + c * pixels + p, get_byte(x, source + p * W + c))
 
 
-class ReorderBytes:
+class ReorderBytes(ReorderKernel):
     """Between plain and blocked."""
 
     name = "reorder_bytes"
-    reorders_arithmetic = False
     code = Code(reorder_bytes, {}, "Reorder of bytes between the plain and the blocked layout.")
 
-    def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses other operators, types, and other blocks than the target's."""
-        if not isinstance(node.op, Reorder):
-            return "not a reorder"
-        if node.input(0).type.dtype not in (*EIGHT, DType.BOOL):
-            return "not an 8-bit tensor"
-        if {node.input(0).type.layout, node.op.layout} != {PLAIN, blocked(target)}:
-            return "not between plain and this target's blocks"
-        if not all(isinstance(d, int) and d > 0 for d in node.input(0).type.shape[1:]):
-            return "an extent is zero or depends on the batch"
-        return None
-
-    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """As the node says."""
-        assert isinstance(node.op, Reorder)
-        return [LayoutRequest((node.input(0).type.layout,), (node.op.layout,))]
-
-    def cost(self, node: Node, target: Target) -> float:
-        """Elements moved."""
-        return 2.0 * per_image(node.output.type.physical_elements)
-
-    def plan(self, node: Node, target: Target) -> KernelCall:
-        """One task some pixels of a channel block of an image."""
-        x, y = node.input(0), node.output
-        channels = x.type.shape[1]
-        assert isinstance(channels, int)
-        arguments: dict[str, Argument] = {
-            "x": Pointer(x), "y": Pointer(y), "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x),
-            "y_batch": BatchStride(y), "blocks": Extent(-(-channels // target.width)), "channels": Extent(channels),
-            "pixels": Extent(numel(x.type.shape[2:])), "chunk": Extent(_PIXELS),
-        }  # fmt: skip
-        return KernelCall(KernelSpec(self.name, target.isa, (("TO_BLOCKED", int(not y.type.layout.plain)),)), arguments)
+    def refuse_type(self, dtype: DType) -> str | None:
+        """A refusal of other elements than bytes."""
+        return None if dtype in BYTES else "not an 8-bit tensor"
 
 
 def concat_bytes(y: BytePointer, images: int, y_batch: int, parts: int, slices: int, args: BytePointer, tid: int, threads: int) -> None:
@@ -113,38 +80,15 @@ def concat_bytes(y: BytePointer, images: int, y_batch: int, parts: int, slices: 
             put_byte(y, at + i, get_byte(x, source + i))
 
 
-class ConcatBytes:
+class ConcatBytes(ConcatCopy):
     """Concatenation along any axis; along axis 1 it is left out where the parts can be written in place."""
 
     name = "concat_bytes"
-    reorders_arithmetic = False
     code = Code(concat_bytes, {}, "Concatenation of bytes by copying.")
-    _floats = ConcatCopy()
 
-    def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses other types, empty tensors, and a batch that is not outside the axis."""
-        if not isinstance(node.op, Concat):
-            return "not a concatenation"
-        if node.output.type.dtype not in (*EIGHT, DType.BOOL):
-            return "not an 8-bit tensor"
-        if any(d == 0 for v in node.inputs if v is not None for d in v.type.shape):
-            return "an empty part"
-        if any(not isinstance(d, int) for d in node.output.type.shape[node.op.axis :]):
-            return "the batch is not outside the axis"
-        return None
-
-    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """As for float32."""
-        return self._floats.layouts(node, target)
-
-    def cost(self, node: Node, target: Target) -> float:
-        """Elements copied."""
-        return per_image(node.output.type.physical_elements) / target.width
-
-    def plan(self, node: Node, target: Target) -> KernelCall:
-        """As for float32."""
-        call = self._floats.plan(node, target)
-        return KernelCall(KernelSpec(self.name, target.isa, ()), call.arguments)
+    def refuse_types(self, node: Node) -> str | None:
+        """A refusal of other elements than bytes."""
+        return None if node.output.type.dtype in BYTES else "not an 8-bit tensor"
 
 
 def strided_bytes(
@@ -189,6 +133,6 @@ class StridedBytes(CopyStrided):
         """Refuses other types, and more than five loops after merging."""
         if not isinstance(node.op, (Transpose, Slice, Expand)):
             return "not a transposition, slice or expansion"
-        if node.output.type.dtype not in (*EIGHT, DType.BOOL):
+        if node.output.type.dtype not in BYTES:
             return "not an 8-bit tensor"
         return self.refuse_shape(node)

@@ -17,8 +17,27 @@ from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geomet
 from cnngraph_cpu.templates.pool import inner_columns
 
 W = SX = KX = FIRST = LAST = PX = RX = 0
-_MOST_UNROLLED_TAPS = 5
+MOST_UNROLLED_TAPS = 5
+"""Taps of a row up to which the code of each is written out."""
 _COLS = 8
+
+
+def start_row() -> None:
+    """The rows of taps of output row ``oy`` that lie within the input: ``first_y`` to ``last_y``, the first of all at row ``y0``."""
+    y0 = oy * stride_y - pad_y
+    first_y = max(0, (DY - 1 - y0) // DY)
+    last_y = min(kernel_y, (height - y0 + DY - 1) // DY)
+
+
+def next_row() -> None:
+    """Move on to the next output row, channel block, image."""
+    oy = oy + 1
+    if oy == out_y:
+        oy = 0
+        cb = cb + 1
+        if cb == blocks:
+            cb = 0
+            image = image + 1
 
 
 def border(start: int, stop: int) -> None:
@@ -85,9 +104,7 @@ def depthwise(
     cb = first_task // out_y % blocks
     oy = first_task % out_y
     for task in range(first_task, tasks * (tid + 1) // threads):
-        y0 = oy * stride_y - pad_y
-        first_y = max(0, (DY - 1 - y0) // DY)
-        last_y = min(kernel_y, (height - y0 + DY - 1) // DY)
+        start_row()
         bias = load(b, cb * W)
         if FIRST and not LAST:
             columns(FIRST, 0, PX, RX)
@@ -108,13 +125,7 @@ def depthwise(
             for ox in range(fours, twos, 2):
                 columns(2, ox, 0, 0)
             border(twos, out_x)
-        oy = oy + 1
-        if oy == out_y:
-            oy = 0
-            cb = cb + 1
-            if cb == blocks:
-                cb = 0
-                image = image + 1
+        next_row()
 
 
 class Depthwise:
@@ -122,7 +133,7 @@ class Depthwise:
 
     name = "depthwise"
     reorders_arithmetic = False
-    code = Code(depthwise, {"border": border, "columns": columns}, "Depthwise convolution over a blocked tensor.")
+    code = Code(depthwise, {f.__name__: f for f in (start_row, next_row, border, columns)}, "Depthwise convolution over a blocked tensor.")
     _direct = ConvDirect()
 
     def accepts(self, node: Node, target: Target) -> str | None:
@@ -156,27 +167,36 @@ class Depthwise:
         x, y, bias = node.input(0), node.output, node.inputs[2]
         weights = node.input(1).data
         assert weights is not None
-        blocks = ceil_div(g.channels, width)
-        packed = np.zeros((blocks * width, g.kernel[1] * g.kernel[2]), np.float32)
-        packed[: g.channels] = weights.reshape(g.channels, -1)
-        packed = np.ascontiguousarray(packed.reshape(blocks, width, -1).transpose(0, 2, 1))
         first, last = inner_columns(g.size[2], g.out[2], g.kernel[2], g.stride[2], g.dilation[2], g.pad[2])
         near = g.dilation[1:] == (1, 1)
-        taps = g.kernel[2] if near and g.kernel[2] <= _MOST_UNROLLED_TAPS else 0
+        taps = g.kernel[2] if near and g.kernel[2] <= MOST_UNROLLED_TAPS else 0
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width)
-        numbers = {
-            "blocks": blocks, "height": g.size[1], "width": g.size[2], "out_y": g.out[1], "out_x": g.out[2],
-            "kernel_y": g.kernel[1], "kernel_x": g.kernel[2], "stride_y": g.stride[1], "DY": g.dilation[1],
-            "DX": g.dilation[2], "pad_y": g.pad[1], "pad_x": g.pad[2], "first_inner": first, "last_inner": last,
-        }  # fmt: skip
         arguments: dict[str, Argument] = {
-            "x": Pointer(x), "w": Packed(packed), "b": per_channel(None if bias is None else bias.data, g.channels, width),
+            "x": Pointer(x), "w": packed_filters(weights, width), "b": per_channel(None if bias is None else bias.data, g.channels, width),
             "y": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
-            **{name: Extent(value) for name, value in numbers.items()}, **operands,
+            **extents(g, width, first, last), **operands,
         }  # fmt: skip
         parts = _row_parts(g) if taps else ()
         constants = (("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), *parts, *kinds)
         return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments, (), overwritable(node.inputs[3:], y))
+
+
+def packed_filters(weights: np.ndarray, width: int) -> Packed:
+    """A filter [1, *kernel] for each channel as float32 [channel block][tap][``width``], zeros behind the last channel."""
+    blocks = ceil_div(weights.shape[0], width)
+    packed = np.zeros((blocks * width, weights[0].size), np.float32)
+    packed[: weights.shape[0]] = weights.reshape(weights.shape[0], -1)
+    return Packed(np.ascontiguousarray(packed.reshape(blocks, width, -1).transpose(0, 2, 1)))
+
+
+def extents(g: Geometry, width: int, first: int, last: int) -> dict[str, Argument]:
+    """Sizes and steps of a convolution; columns ``first`` to ``last`` are those whose window lies within the row."""
+    numbers = {
+        "blocks": ceil_div(g.channels, width), "height": g.size[1], "width": g.size[2], "out_y": g.out[1], "out_x": g.out[2],
+        "kernel_y": g.kernel[1], "kernel_x": g.kernel[2], "stride_y": g.stride[1], "DY": g.dilation[1],
+        "DX": g.dilation[2], "pad_y": g.pad[1], "pad_x": g.pad[2], "first_inner": first, "last_inner": last,
+    }  # fmt: skip
+    return {name: Extent(value) for name, value in numbers.items()}
 
 
 def _row_parts(g: Geometry) -> tuple[tuple[str, int], ...]:

@@ -48,7 +48,7 @@ from cnngraph_cpu.language import (
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts
-from cnngraph_cpu.templates.depthwise import _MOST_UNROLLED_TAPS
+from cnngraph_cpu.templates.depthwise import MOST_UNROLLED_TAPS, extents, next_row, packed_filters, start_row
 from cnngraph_cpu.templates.pool import inner_columns
 from cnngraph_cpu.templates.qconv_plan import QConv, geometry
 from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, packs, padded, refuse_layer, signed_weights
@@ -59,9 +59,8 @@ W = SX = KX = OUT = SIGNED = ZERO_GIVEN = DX = DY = COLS = DOTS = PACK4 = 0
 _EXACT = 1 << 24
 
 
-def finish() -> None:
-    """Bias, requantisation or epilogue, and the store of ``total``, at ``inner``."""
-    whole = add_int(round_between(total, splat(-16777216.0), splat(16777216.0)), bias)
+def store_sum() -> None:
+    """Requantisation or epilogue of ``whole``, and the store at ``inner``."""
     if OUT == TO_BYTES:
         result = add_int(round_between(mul(to_floats(whole), factor), splat(low), splat(high)), splat_int(y_zero))
         store_bytes(y, image * y_batch + inner, result)
@@ -71,6 +70,12 @@ def finish() -> None:
         store(y_floats, image * y_batch + inner, out)
     else:
         store_words(y_words, image * y_batch + inner, whole)
+
+
+def finish() -> None:
+    """Bias of ``total``, requantisation or epilogue, and the store at ``inner``."""
+    whole = add_int(round_between(total, splat(-16777216.0), splat(16777216.0)), bias)
+    store_sum()
 
 
 def border(start: int, stop: int) -> None:
@@ -131,7 +136,7 @@ def columns_within(COLS: int, ox: int) -> None:
             finish()
 
 
-def start_row() -> None:
+def start_sum() -> None:
     """The sum that every pixel of the row begins with: the bias less the zero point times the weights of the rows that exist."""
     first = bias
     if SIGNED:
@@ -147,15 +152,7 @@ def finish_dots(COLS: int) -> None:
     for c in unroll(COLS):
         whole = sums[c]
         inner = ((cb * out_y + oy) * out_x + ox + c) * W
-        if OUT == TO_BYTES:
-            result = add_int(round_between(mul(to_floats(whole), factor), splat(low), splat(high)), splat_int(y_zero))
-            store_bytes(y, image * y_batch + inner, result)
-        elif OUT == TO_FLOATS:
-            y_value = to_floats(whole)
-            out = epilogue(y_value, image, inner, cb * W)
-            store(y_floats, image * y_batch + inner, out)
-        else:
-            store_words(y_words, image * y_batch + inner, whole)
+        store_sum()
 
 
 def finish_eight() -> None:
@@ -223,9 +220,7 @@ def qdepthwise(
     cb = first_task // out_y % blocks
     oy = first_task % out_y
     for task in range(first_task, tasks * (tid + 1) // threads):
-        y0 = oy * stride_y - pad_y
-        first_y = max(0, (DY - 1 - y0) // DY)
-        last_y = min(kernel_y, (height - y0 + DY - 1) // DY)
+        start_row()
         bias = load_words(b, cb * W)
         if OUT == TO_BYTES:
             factor = load(factors, cb * W)
@@ -233,7 +228,7 @@ def qdepthwise(
         eights = first_inner + (last_inner - first_inner) // 8 * 8
         twos = eights + (last_inner - eights) // 2 * 2
         if DOTS:
-            start_row()
+            start_sum()
             for ox in range(first_inner, eights, 8):
                 columns_by_dots(8, ox)
             for ox in range(eights, twos, 2):
@@ -244,13 +239,10 @@ def qdepthwise(
             for ox in range(eights, twos, 2):
                 columns_within(2, ox)
         border(twos, out_x)
-        oy = oy + 1
-        if oy == out_y:
-            oy = 0
-            cb = cb + 1
-            if cb == blocks:
-                cb = 0
-                image = image + 1
+        next_row()
+
+
+_HELPERS = (start_row, next_row, store_sum, finish, border, columns_within, start_sum, finish_dots, finish_eight, columns_by_dots)
 
 
 class QDepthwise:
@@ -260,7 +252,7 @@ class QDepthwise:
     reorders_arithmetic = False
     code = Code(
         qdepthwise,
-        {f.__name__: f for f in (finish, border, columns_within, start_row, finish_dots, finish_eight, columns_by_dots)},
+        {f.__name__: f for f in _HELPERS},
         "Depthwise convolution of an 8-bit blocked tensor.",
     )
     _general = QConv()
@@ -298,29 +290,23 @@ class QDepthwise:
         assert isinstance(op, (QLinearConv, ConvInteger))
         g, width, x, y = geometry(node), target.width, layer.x, node.output
         blocks = ceil_div(g.channels, width)
-        packed = np.zeros((blocks * width, g.kernel[1] * g.kernel[2]), np.float32)
-        packed[: g.channels] = layer.weights.reshape(g.channels, -1)
-        packed = np.ascontiguousarray(packed.reshape(blocks, width, -1).transpose(0, 2, 1))
         first, last = inner_columns(g.size[2], g.out[2], g.kernel[2], g.stride[2], g.dilation[2], g.pad[2])
         near = g.dilation[1:] == (1, 1)
         dots = target.dot and near and g.kernel[2] == 3 and g.stride[2] in (1, 2) and signed_weights(layer.weights)[1] is None
         if dots and g.stride[2] == 2:  # four pixels are read for three taps
             first, last = inner_columns(g.size[2], g.out[2], 4, 2, 1, g.pad[2])
-        taps = g.kernel[2] if near and g.kernel[2] <= _MOST_UNROLLED_TAPS else 0
+        taps = g.kernel[2] if near and g.kernel[2] <= MOST_UNROLLED_TAPS else 0
         epilogue_of = op.epilogue if isinstance(op, ConvInteger) else None
         kinds, operands = epilogue_arguments(epilogue_of, layer.operands, y.type, width)
         numbers = {
-            "blocks": blocks, "height": g.size[1], "width": g.size[2], "out_y": g.out[1], "out_x": g.out[2],
-            "kernel_y": g.kernel[1], "kernel_x": g.kernel[2], "stride_y": g.stride[1], "DY": g.dilation[1],
-            "DX": g.dilation[2], "pad_y": g.pad[1], "pad_x": g.pad[2], "first_inner": first, "last_inner": last,
             "x_zero": layer.x_zero if isinstance(layer.x_zero, int) else 0, "y_zero": layer.y_zero,
             "low_int": layer.low - layer.y_zero, "high_int": layer.high - layer.y_zero,
         }  # fmt: skip
         arguments: dict[str, Argument] = {
-            "x": Pointer(x), "w": Packed(packed), **_dots(layer.weights if dots else None, blocks, width),
+            "x": Pointer(x), "w": packed_filters(layer.weights, width), **_dots(layer.weights if dots else None, blocks, width),
             **_channels(layer, blocks * width), "y": Pointer(y), "y_floats": Pointer(y),
             "y_words": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
-            **{name: Extent(value) for name, value in numbers.items()}, **operands,
+            **extents(g, width, first, last), **{name: Extent(value) for name, value in numbers.items()}, **operands,
         }  # fmt: skip
         constants = (
             ("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), ("OUT", layer.output),

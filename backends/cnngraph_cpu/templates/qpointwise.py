@@ -58,17 +58,29 @@ W = SIGNED = WORDS = WITH_ZERO = WITH_SCALE = PRODUCT = 0
 _CHUNK = 4096
 
 
-def quantize(
-    x: F32Pointer, scale: F32Pointer, zero_at: BytePointer, y: BytePointer, images: int, elements: int, x_batch: int, y_batch: int,
-    chunk: int, tid: int, threads: int,
-) -> None:  # fmt: skip
-    """``y = saturate(rint(x / scale) + zero)``."""
+def read_zero() -> None:
+    """The zero point, 0 if there is none."""
     zero = 0
     if WITH_ZERO:
         if SIGNED:
             zero = get_signed_byte(zero_at, 0)
         else:
             zero = get_byte(zero_at, 0)
+
+
+def bound_chunk() -> None:
+    """The elements of the task: ``first`` to ``stop``, whole vectors up to ``whole``."""
+    first = task % chunks * chunk
+    stop = min(first + chunk, elements)
+    whole = first + (stop - first) // W * W
+
+
+def quantize(
+    x: F32Pointer, scale: F32Pointer, zero_at: BytePointer, y: BytePointer, images: int, elements: int, x_batch: int, y_batch: int,
+    chunk: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """``y = saturate(rint(x / scale) + zero)``."""
+    read_zero()
     divisor = splat(get(scale, 0))
     if SIGNED:
         low = splat(to_float(-128 - zero))
@@ -82,9 +94,7 @@ def quantize(
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
         source = task // chunks * x_batch
         target = task // chunks * y_batch
-        first = task % chunks * chunk
-        stop = min(first + chunk, elements)
-        whole = first + (stop - first) // W * W
+        bound_chunk()
         for i in range(first, whole, W):
             store_bytes(y, target + i, add_int(round_between(div(load(x, source + i), divisor), low, high), zeros))
         if whole < stop:
@@ -97,12 +107,7 @@ def dequantize(
     x_batch: int, y_batch: int, chunk: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``y = float32(x - zero) * scale`` from bytes or (WORDS) int32, which have no zero point."""
-    zero = 0
-    if WITH_ZERO:
-        if SIGNED:
-            zero = get_signed_byte(zero_at, 0)
-        else:
-            zero = get_byte(zero_at, 0)
+    read_zero()
     zeros = splat_int(zero)
     factor = splat(1.0)
     if WITH_SCALE:
@@ -112,9 +117,7 @@ def dequantize(
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
         source = task // chunks * x_batch
         target = task // chunks * y_batch
-        first = task % chunks * chunk
-        stop = min(first + chunk, elements)
-        whole = first + (stop - first) // W * W
+        bound_chunk()
         for i in range(first, whole, W):
             if WORDS:
                 value = load_words(x_words, source + i)
@@ -160,9 +163,7 @@ def qbinary(
         at_a = task // chunks * a_batch
         at_b = task // chunks * b_batch
         to = task // chunks * y_batch
-        first = task % chunks * chunk
-        stop = min(first + chunk, elements)
-        whole = first + (stop - first) // W * W
+        bound_chunk()
         for i in range(first, whole, W):
             if SIGNED:
                 left = load_signed_bytes(a, at_a + i)
@@ -257,7 +258,7 @@ class Quantize(_Pointwise):
     """QuantizeLinear to 8 bits with one scale, which may be computed at run time."""
 
     name = "quantize"
-    code = Code(quantize, {}, "float32 to 8-bit integers.")
+    code = Code(quantize, {"read_zero": read_zero, "bound_chunk": bound_chunk}, "float32 to 8-bit integers.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other types than float32, int8 and uint8, and a scale for each channel."""
@@ -284,7 +285,7 @@ class Dequantize(_Pointwise):
     """DequantizeLinear with one scale, and the cast of int32 to float32."""
 
     name = "dequantize"
-    code = Code(dequantize, {}, "8-bit or 32-bit integers to float32.")
+    code = Code(dequantize, {"read_zero": read_zero, "bound_chunk": bound_chunk}, "8-bit or 32-bit integers to float32.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other types, and a scale for each channel."""
@@ -321,7 +322,7 @@ class QBinary(_Pointwise):
     """QLinearAdd and QLinearMul of tensors of one shape."""
 
     name = "qbinary"
-    code = Code(qbinary, {"binary_vector": binary_vector}, "Sum or product of 8-bit tensors, requantised.")
+    code = Code(qbinary, {"binary_vector": binary_vector, "bound_chunk": bound_chunk}, "Sum or product of 8-bit tensors, requantised.")
     tensors = (0, 3)
 
     def accepts(self, node: Node, target: Target) -> str | None:
