@@ -106,10 +106,10 @@ class Lines:
         return self.together if self.shift == 0 else 1
 
 
-def _flat(g: Geometry) -> tuple[int, int]:
-    """Rows and columns of a 1x1 convolution's pixels: rows as long as divide them evenly."""
+def _flat(g: Geometry, most: int) -> tuple[int, int]:
+    """Rows and columns of a 1x1 convolution's pixels: rows as long as divide them evenly, of at most ``most``."""
     pixels = product(g.out)
-    cols = next(c for c in range(min(pixels, _FLAT_COLS), 0, -1) if pixels % c == 0)
+    cols = next(c for c in range(min(pixels, most), 0, -1) if pixels % c == 0)
     return pixels // cols, cols
 
 
@@ -125,7 +125,9 @@ def steps_of(g: Geometry, kind: Kind, width: int) -> tuple[int, int, int]:
 @lru_cache(maxsize=4096)
 def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
     """The blocking with the least estimated cycles whose packed pixels stay within the private cache where possible."""
-    rows, cols = _flat(g) if g.pointwise else g.out[1:]
+    k_blocks = ceil_div(g.channels, kind.channels)
+    room = max(2 * kernel.TILE_PIXELS, _LINE_BYTES // (k_blocks * kind.pixel_bytes))
+    rows, cols = _flat(g, min(_FLAT_COLS, room)) if g.pointwise else g.out[1:]
     height, columns = (rows, cols) if g.pointwise else g.size[1:]
     (_, ky, kx), (_, sy, sx), (_, dy, dx), (_, _, pad_x) = g.kernel, g.stride, g.dilation, g.pad
     places = [(y * dy % sy, x * dx % sx) for y in range(ky) for x in range(kx)]
@@ -140,7 +142,6 @@ def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
     taps = tuple((used.index(place), shift) for place, shift in zip(places, shifts, strict=True))
     shift = reach * pitch + reach_x
     panels, blocks, across = steps_of(g, kind, width)
-    k_blocks = ceil_div(g.channels, kind.channels)
     weights = panels * blocks * len(taps) * across * kernel.TILE_BYTES * (2 if kind is SPLIT else 1)
     stream = weights / _WEIGHT_BYTES_PER_CYCLE if weights > _L2 // 2 else 0.0
     best: Lines | None = None
@@ -216,7 +217,10 @@ HELPERS = {
 
 
 class ConvTiles:
-    """Convolutions of float32, as pairs of bfloat16, and of bfloat16: any kernel, stride, dilation, groups of at least 16 channels."""
+    """Convolutions of float32, as pairs of bfloat16, and of bfloat16: any kernel, stride, dilation, groups of at least 16 channels.
+
+    An infinity, or a number beyond bfloat16's range (3.39e38), becomes NaN in a pair.
+    """
 
     name = "conv_tiles"
     reorders_arithmetic = True
