@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cnngraph_models
+from cnngraph.cli.output import plain
 from cnngraph.runtime.cpus import usable_cpus
 from cnngraph.runtime.features import cpu_model, host_features
 
@@ -81,7 +82,7 @@ def interleaved(runs: Mapping[str, Callable[[], object]], seconds: float, least:
 def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
     """Write the results to ``path``, if one is given."""
     if path is not None:
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(plain(data), indent=1) + "\n", encoding="utf-8")
 
 
 def plot(path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (9, 5)) -> bool:

@@ -105,12 +105,12 @@ def measure(
 
 
 def difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
-    """Largest absolute difference of any output, divided by that output's largest absolute value."""
+    """Largest absolute difference of any output, divided by that output's largest absolute value; not a number if a result is none."""
     worst = 0.0
     for name, array in ours.items():
         other = theirs[name].astype(np.float64)
         scale = float(np.max(np.abs(other), initial=0.0)) or 1.0
-        worst = max(worst, float(np.max(np.abs(array.astype(np.float64) - other), initial=0.0)) / scale)
+        worst = float(np.maximum(worst, np.max(np.abs(array.astype(np.float64) - other), initial=0.0) / scale))
     return worst
 
 
