@@ -6,7 +6,8 @@ no border cases. The inner kernel keeps ROWS x COLS pixels times TV channel vect
 weights once per register tile: ``[tile][channel block][row tap][column tap][channel][TV*W]``.
 
 With P = 2 scratch and weights are bfloat16, and a step takes two input channels at once: a pair of a pixel is broadcast and multiplied
-with pairs of weights, ``[tile][channel block][row tap][column tap][pair of channels][TV*W][2]``.
+with pairs of weights, ``[tile][channel block][row tap][column tap][pair of channels][TV*W][2]``. Where taps and channels merge, the last
+pair of a line may be a half, whose other weight is 0.
 
 Where rows of taps lie far apart (SPREAD), taps that meet only padding are passed over.
 
@@ -80,7 +81,7 @@ def pack_plain(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None
             for c in range(scratch_width * CB):
                 put(packed, to + c, 0.0)
         else:
-            for c in range((pad_x + copied if P == 2 else pad_x) * CB):
+            for c in range((pad_x + copied if P == 2 and not MERGED else pad_x) * CB):
                 put(packed, to + c, 0.0)
             for ch in range(channels if P == 2 else CB):
                 at = image * x_batch + ((ch * depth + z) * height + iy) * width
@@ -88,6 +89,8 @@ def pack_plain(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None
                     put(packed, to + (pad_x + c) * CB + ch, get(x, at + c))
             for c in range((pad_x + copied) * CB, scratch_width * CB):
                 put(packed, to + c, 0.0)
+    if P == 2 and MERGED:  # the last pair of the last line may have half of it behind its end
+        put(packed, scratch_rows * scratch_width * CB, 0.0)
 
 
 def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:

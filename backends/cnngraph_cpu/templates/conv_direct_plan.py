@@ -259,7 +259,7 @@ class ConvDirect:
         tile, small = self._tile(g, target), _is_small(g)
         merged = plain and g.dilation[2] == 1
         in_place = not copies and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
-        cb = round_up(g.channels, step) if plain else width
+        cb = round_up(g.channels, 1 if merged else step) if plain else width
         blocks = 1 if plain else ceil_div(g.channels, width)
         out_blocks = ceil_div(g.out_channels, width)
         tiles = ceil_div(out_blocks, tile.vectors)
@@ -271,10 +271,10 @@ class ConvDirect:
         spans = group_spans(g, tile.vectors * width) if grouped else block_spans(table, used, cb, g.channels)
         if grouped:
             table = np.array(spans, np.int64).T.copy()
-        packed = pack_weights(weights, g, spans, tile.vectors * width, cb, step).astype(element.numpy, copy=False)
+        packed = pack_weights(weights, g, spans, tile.vectors * width, cb, step, merged).astype(element.numpy, copy=False)
         taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * cb, cb // step
         if merged:
-            inner, taps_x = g.kernel[2] * cb // step, 1
+            inner, taps_x = ceil_div(g.kernel[2] * cb, step), 1
         divided, most = (inner, (4, 3, 2, 1)) if merged or plain else (g.channels // step, (4, 2, 1))
         if grouped:
             divided = math.gcd(*(bound for span in spans for bound in span))
@@ -321,7 +321,7 @@ class ConvDirect:
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tile.vectors),
             "y": Pointer(y),
             "block_table": Packed(table),
-            "packed": Scratch(max(4, scratch_rows * row_step * blocks * element.itemsize), element),
+            "packed": Scratch(max(4, (scratch_rows * row_step * blocks + step - 1) * element.itemsize), element),
             "images": Extent(g.images),
             "x_batch": BatchStride(x),
             "y_batch": BatchStride(y),
@@ -366,16 +366,20 @@ def block_spans(table: np.ndarray, used: int, cb: int, channels: int) -> list[tu
     return [(int(first) * cb, min((int(first) + used) * cb, channels)) for first in table]
 
 
-def pack_weights(w: np.ndarray, g: Geometry, spans: Sequence[tuple[int, int]], tile_channels: int, cb: int, step: int = 1) -> np.ndarray:
+def pack_weights(
+    w: np.ndarray, g: Geometry, spans: Sequence[tuple[int, int]], tile_channels: int, cb: int, step: int = 1, merged: bool = False
+) -> np.ndarray:
     """``[tile][block][kd*kh][kw][step of channels in block][tile channel][channel of the step]``, steps of 1 or 2 channels.
 
     Each tile has its ``spans`` of input channels, in which blocks may begin and end raggedly; other channels are not stored.
+    ``merged``: steps run through the columns of a line of taps, whose last one may be completed with zeros.
     """
     taps_y, taps_x = g.kernel[0] * g.kernel[1], g.kernel[2]
     per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
     source = w.reshape(g.out_channels, per_group_in, taps_y, taps_x)
     most = max(round_up(stop - start, step) for start, stop in spans)
-    out = np.zeros((len(spans), most * taps_y * taps_x * tile_channels), np.float32)
+    line = round_up(cb * taps_x, step) if merged else most * taps_x
+    out = np.zeros((len(spans), taps_y * line * tile_channels), np.float32)
     for tile, (start, stop) in enumerate(spans):
         dense = np.zeros((round_up(stop - start, step), taps_y, taps_x, tile_channels), np.float32)
         low, high = tile * tile_channels, min((tile + 1) * tile_channels, g.out_channels)
@@ -383,6 +387,11 @@ def pack_weights(w: np.ndarray, g: Geometry, spans: Sequence[tuple[int, int]], t
             a, b = max(low, group * per_group_out), min(high, (group + 1) * per_group_out)
             at = group * per_group_in - start
             dense[at : at + per_group_in, :, :, a - low : b - low] = source[a:b].transpose(1, 2, 3, 0)
+        if merged:  # one block
+            steps = np.zeros((taps_y, line, tile_channels), np.float32)
+            steps[:, : cb * taps_x] = dense[:cb].transpose(1, 2, 0, 3).reshape(taps_y, -1, tile_channels)
+            out[tile] = steps.reshape(taps_y, -1, step, tile_channels).swapaxes(2, 3).reshape(-1)
+            continue
         position = 0
         for block in range(start // cb * cb, stop, cb):
             piece = dense[max(block - start, 0) : block - start + cb]

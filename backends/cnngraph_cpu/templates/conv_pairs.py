@@ -35,8 +35,11 @@ class ConvPairs(ConvDirect):
         return None
 
     def cost(self, node: Node, target: Target) -> float:
-        """Half of the direct convolution's, at the measured rate."""
-        return super().cost(node, target) * _RATE
+        """Half of the direct convolution's, at the measured rate; of groups, whole blocks of channels are read."""
+        g = geometry(node)
+        per_group = g.channels // g.group
+        read = per_group if g.group == 1 else min(g.channels, max(per_group, target.width))
+        return super().cost(node, target) * _RATE * read / per_group
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Those of the direct convolution; an odd number of channels plain only, from where the last pair is completed with a zero."""
