@@ -225,11 +225,12 @@ def _report(
 ) -> dict[str, Any]:
     rows = []
     for selection in selections:
-        call = calls.get(selection.node)
+        node, call = selection.node, calls.get(selection.node)
+        work = node.op.cost(tuple(None if v is None else v.type for v in node.inputs), tuple(v.type for v in node.outputs))
         rows.append({
-            "node": printable(selection.node.label, 400), "op": selection.node.op.name, "chosen": selection.chosen,
+            "node": printable(node.label, 400), "op": node.op.name, "chosen": selection.chosen,
             "refused": selection.refused, "costs": selection.costs, "notes": list(call.notes) if call else [],
-            "variant": selection.variant,
+            "variant": selection.variant, "macs": work.macs, "flops": work.flops,
         })  # fmt: skip
     return {
         "passes": [dataclasses.asdict(r) for r in records],
