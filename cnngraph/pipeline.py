@@ -48,7 +48,7 @@ from cnngraph.passes.select_kernels import select_kernels
 from cnngraph.passes.take_channels import TakeWholeChannels
 from cnngraph.passes.trim_taps import TrimTaps
 from cnngraph.passes.widen_half import WidenHalf
-from cnngraph.runtime.build import build_program
+from cnngraph.runtime.build import build_program, give_back_memory
 from cnngraph.runtime.session import Program
 from cnngraph.runtime.tailed import TailedProgram
 
@@ -243,7 +243,12 @@ def compile(
     ) -> Program | TailedProgram:
         known = {**(constants or {}), **(contents or {})}
         graph = import_model(source, shapes=shapes, batch=batch, constants=known, limits=chosen.limits)
-        return compile_graph(graph, chosen, progress, after, tune_progress=tune_progress)
+        try:
+            return compile_graph(graph, chosen, progress, after, tune_progress=tune_progress)
+        finally:
+            if after is None:  # else the caller may keep the graph
+                graph.drop_constants()
+                give_back_memory()
 
     try:
         return build(shapes)

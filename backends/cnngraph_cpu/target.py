@@ -6,11 +6,10 @@ Each target names one fixed LLVM CPU, never the host, so that the code does not 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from cnngraph.errors import UsageError
 from cnngraph.kernels.template import Target
-from cnngraph.runtime.features import granted
+from cnngraph.runtime.features import host_features
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,6 @@ ISAS: dict[str, IsaInfo] = {
         (*_V4, *_SMALL_NUMBERS), offered=False,
     ),
 }  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def host_features() -> frozenset[str]:
-    """Names of the features of this machine's CPU that are switched on."""
-    import llvmlite.binding as llvm
-
-    return granted(frozenset(name for name, on in llvm.get_host_cpu_features().items() if on))
 
 
 def available(special: bool = False) -> list[str]:

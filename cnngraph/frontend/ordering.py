@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import networkx as nx
 import onnx
 
 from cnngraph.errors import InvalidModelError, printable
@@ -78,6 +77,8 @@ def order_nodes(nodes: Sequence[RawNode], given: Iterable[str], outputs: Iterabl
 
 
 def _sort(nodes: Sequence[RawNode], reads: Sequence[Sequence[str]], producer: dict[str, int]) -> list[RawNode]:
+    import networkx as nx  # 15 MB, and few files need it
+
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(nodes)))
     graph.add_edges_from((producer[name], i) for i in range(len(nodes)) for name in reads[i] if name in producer)

@@ -109,6 +109,15 @@ class Graph:
     def __contains__(self, node: Node) -> bool:
         return node in self._nodes
 
+    def drop_constants(self) -> None:
+        """Let go of the constants' arrays at once (values and nodes refer to each other); the graph is of no further use."""
+        for node in self._nodes:
+            for value in node.inputs:
+                if value is not None:
+                    value.data = None
+        for _, value in self.outputs:
+            value.data = None
+
     # construction (used by the importer)
 
     def add_input(self, name: str, type_: TensorType) -> Value:
@@ -157,6 +166,8 @@ class Graph:
             if operand is not None:
                 operand.users.remove(node)
         del self._nodes[node]
+        for value in node.outputs:
+            value.producer = None  # no cycle remains that would keep the operands' arrays until some later garbage collection
 
     def set_type(self, value: Value, type_: TensorType) -> None:
         """Change a value's type (its layout, in practice)."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -192,6 +194,13 @@ def build_program(
             tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name, by_image=together is None,
         )
     )  # fmt: skip
+
+
+def give_back_memory() -> None:
+    """Return what compiling has freed to the system, where the C library can: else 80 MB stay with the process after ResNet-50."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _versions() -> dict[str, str]:

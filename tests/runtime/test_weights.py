@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -136,3 +137,16 @@ def test_a_classic_network() -> None:
     other = cnngraph.compile(cnngraph_models.build("lenet5", seed=2)).run({spec.name: x})
     for name, array in program.run({spec.name: x}).items():
         np.testing.assert_array_equal(array, other[name])
+
+
+def test_compiling_leaves_no_weights_to_the_garbage_collector() -> None:
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        cnngraph.compile(model(1))
+        gc.collect()
+        left = [r for o in gc.garbage for r in gc.get_referents(o) if isinstance(r, np.ndarray) and r.size > 8]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not left
