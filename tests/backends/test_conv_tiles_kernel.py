@@ -133,6 +133,14 @@ def test_an_image_does_not_depend_on_the_batch(size: tuple[int, int], kernel: in
     assert isinstance(together, Extent) and int(together.value) > 1  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("batch", [1, 17, 20])
+def test_more_images_than_a_part_holds(batch: int) -> None:
+    case = _conv((2, 2), 16, 16, (1, 1), batch=batch, bias=False)
+    (request,) = requests(case, "avx512amx")
+    assert plan(case, "avx512amx", request)[1].arguments["together"] == Extent(16)
+    _within_bound(case, run_emulated(case, "avx512amx", request, threads=2))
+
+
 def _bytes_of_product(opcode: int, prefix: int, c: int, a: int, b: int) -> bytes:
     """VEX.128.prefix.0F38.W0 opcode: the result in ModRM.reg, the pixels in ModRM.rm, the weights in VEX.vvvv."""
     return bytes([0xC4, 0xE2, (~b & 15) << 3 | prefix, opcode, 0xC0 | c << 3 | a])

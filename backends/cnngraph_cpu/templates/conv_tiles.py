@@ -190,18 +190,20 @@ def all_tiles(here: int) -> None:
 
 
 def all_tasks() -> None:
-    """This thread's share of all parts and groups of panels."""
+    """This thread's share of all parts and groups of panels; the parts have as equal numbers of images as there can be."""
     tile_configure(config, 0)
     groups = (panels + panels_per_group - 1) // panels_per_group
     row_blocks = (rows_out + block_rows - 1) // block_rows
-    tasks = (images + together - 1) // together * row_blocks * groups
+    image_parts = max(1, (images + together - 1) // together)
+    shared = (images + image_parts - 1) // image_parts
+    tasks = min(images, image_parts) * row_blocks * groups
     have = -1
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
         part = task // groups
-        image0 = part // row_blocks * together
+        image0 = part // row_blocks * shared
         row0 = part % row_blocks * block_rows
         rows = min(block_rows, rows_out - row0)
-        here = min(together, images - image0)
+        here = min(shared, images - image0)
         if have != part:
             have = part
             pack_part(image0, row0, here)
@@ -217,7 +219,7 @@ def conv_tiles(
     together: int, line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int, panels_per_group: int,
     panels_at_once: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``together`` images, or ``block_rows`` rows of one, are a part; ``line_images`` of them share a line, ``image_step`` pixels apart.
+    """At most ``together`` images, or ``block_rows`` rows of one, are a part; ``line_images`` share a line, ``image_step`` pixels apart.
 
     ``tap_table`` holds bytes from a pixel to that which the tap meets; ``phase_table`` row, column, and the first and last column of a
     line that lie inside the input. ``plane_in`` elements lie between blocks of W channels, ``block_step`` between those of a tile's row.
