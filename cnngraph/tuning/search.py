@@ -21,6 +21,9 @@ from cnngraph.runtime.cpus import default_threads, usable_cpus
 from cnngraph.tuning.layers import Layer, layers_of
 from cnngraph.tuning.records import LEAST_GAIN, Record, Records
 
+ANOTHER_ALGORITHM = 0.5
+"""Costs of two algorithms compare less surely than those of two tiles, so another one is measured though it seems twice as expensive."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -172,7 +175,7 @@ class Search:
 
 
 def variants_of(layer: Layer, choice_costs: dict[str, float], templates: Sequence[Template], target: Target) -> list[Variant]:
-    """All that may compute the layer but the default, cheapest by the cost model first.
+    """All that may compute the layer but the default, most promising first: by the cost model, other algorithms before other tiles.
 
     ``choice_costs`` are the templates that were not refused for the node, so that arithmetic modes and rounding are respected.
     """
@@ -183,7 +186,8 @@ def variants_of(layer: Layer, choice_costs: dict[str, float], templates: Sequenc
         offered = {"": template, **candidates_of(template, layer.node, target)}
         for name, variant in offered.items():
             if name or template.name != layer.template:
-                found.append((variant.cost(layer.node, target), len(found), Variant(variant, name)))
+                cost = variant.cost(layer.node, target) * (1 if name else ANOTHER_ALGORITHM)
+                found.append((cost, len(found), Variant(variant, name)))
     return [variant for _, _, variant in sorted(found, key=lambda entry: entry[:2])]
 
 

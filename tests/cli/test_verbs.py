@@ -151,6 +151,7 @@ def test_profile_covers_every_step(call: Call, artifact: Path) -> None:
     steps = outcome.json["steps"]
     assert sum(step["percent"] for step in steps) == pytest.approx(100)
     assert {step["nodes"] for step in steps} >= {"conv1+tanh1", "pool1", "conv2+tanh2", "fc5"}
+    assert {step["nodes"]: step["flops"] for step in steps}["fc5"] == 2 * 84 * 10 + 10
     merged = call("profile", artifact, "--repeat", 2, "--by", "kernel", "--sort", "--json").json["steps"]
     assert len(merged) < len(steps)
     assert [row["milliseconds"] for row in merged] == sorted((row["milliseconds"] for row in merged), reverse=True)
