@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnngraph.ir.types import BATCH, PLAIN, Layout
-from cnngraph.kernels.template import LayoutRequest, Packed
+from cnngraph.kernels.template import Extent, LayoutRequest, Packed
 from cnngraph.ops import Conv
 from cnngraph_cpu.templates.conv_direct_plan import geometry, group_spans, pack_weights
 from tests.backends.template_cases import Case, plan, requests, run_emulated
@@ -77,3 +77,13 @@ def test_weights_of_groups_are_stored_without_those_of_others() -> None:
     np.testing.assert_array_equal(straddling[:20, :4], w[16:20, :, 0, 0].T)
     np.testing.assert_array_equal(straddling[20:, 4:], w[20:32, :, 0, 0].T)
     assert not straddling[:20, 4:].any()
+
+
+@pytest.mark.parametrize(("channels", "outputs", "size"), [(32, 16, (112, 112)), (24, 144, (56, 56)), (384, 96, (14, 14))])
+def test_threads_get_equal_shares_of_pointwise_layers(channels: int, outputs: int, size: tuple[int, int]) -> None:
+    """Few channel tiles, or an odd number of them: the rows are shared, in an even number of blocks."""
+    op = Conv((1, 1), (1, 1), (0,) * 4, (1, 1), 1, None)
+    case = Case("conv_direct", op, ((BATCH, channels, *size), np.ones((outputs, channels, 1, 1), np.float32), None))
+    _, call = plan(case, "avx512", LayoutRequest((Layout(16), None, None), (Layout(16),)))
+    numbers = {name: argument.value for name, argument in call.arguments.items() if isinstance(argument, Extent)}
+    assert -(-int(numbers["rows_out"]) // int(numbers["block_rows"])) % 2 == 0  # type: ignore[arg-type]

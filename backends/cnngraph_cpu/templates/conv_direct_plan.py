@@ -42,6 +42,7 @@ _PIXELS_PER_FLAT_ROW = 400
 _SMALL_MACS = 50_000
 _SMALL_COLS = 4
 _FAR_ROWS = 4
+_MANY_TILES = 16
 _NEXT_BEST, _WORST = 3, 1.6
 _BANDS = {"half the rows a block": 0.5, "twice the rows a block": 2.0}
 
@@ -112,7 +113,7 @@ def _grids(g: Geometry) -> Iterator[tuple[int, int]]:
     if g.pointwise:
         pixels = product(g.out)
         for rows in range(1, min(pixels, 4096) + 1):
-            if pixels % rows == 0 and (pixels // rows <= _PIXELS_PER_FLAT_ROW or rows == 1):
+            if pixels % rows == 0 and pixels // rows <= _PIXELS_PER_FLAT_ROW:  # rows are what threads share
                 yield rows, pixels // rows
 
 
@@ -288,7 +289,7 @@ class ConvDirect:
             block_step = product(g.size) * width
             tap_step = g.dilation[1] * row_step
             fit = _block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
-            block_rows = self._scaled(fit, tile)
+            block_rows = self._scaled(_halved(fit, tile, tiles), tile)
             scratch_rows = scratch_width = copied = 0
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
@@ -423,6 +424,12 @@ def _even_blocks(tile: Tile, rows: int, fit: int) -> int:
     if count > 1:
         count += count % 2
     return min(fit, ceil_div(ceil_div(rows, count), tile.rows) * tile.rows)
+
+
+def _halved(block_rows: int, tile: Tile, tiles: int) -> int:
+    """Half of all rows where one block has a small odd number of channel tiles, of which two threads would get unequal shares."""
+    even = tile.grid_rows % (2 * tile.rows) == 0
+    return block_rows // 2 if block_rows >= tile.grid_rows and even and tiles % 2 and tiles < _MANY_TILES else block_rows
 
 
 def tiles_per_group_of(tiles: int, row_blocks: int) -> int:
