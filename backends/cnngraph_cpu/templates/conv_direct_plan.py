@@ -37,6 +37,7 @@ from cnngraph_cpu.templates.common import (
     per_channel,
     refuse_epilogue,
 )
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, take_rows, tile_row, tile_rows
 
 _PIXELS_PER_FLAT_ROW = 400
 _SMALL_MACS = 50_000
@@ -132,7 +133,7 @@ def choose_tile(g: Geometry, target: Target) -> Tile:
     if _is_small(g):
         rows, cols = g.out[0] * g.out[1], g.out[2]
         work = rows * cols * ceil_div(g.out_channels, target.width) * 1.5
-        return Tile(1, _SMALL_COLS, 1, kernel.ANY_TAIL, rows, cols, work)
+        return Tile(1, _SMALL_COLS, 1, ANY_TAIL, rows, cols, work)
     cycles, shape = min(_tiles(g, target), key=itemgetter(0))
     return Tile(*shape, cycles)
 
@@ -188,7 +189,7 @@ class ConvDirect:
     step = 1
     code = Code(
         kernel.conv_direct,
-        {f.__name__: f for f in (kernel.pack_blocked, kernel.pack_plain, kernel.register_tile, kernel.tile_row)},
+        {f.__name__: f for f in (take_rows, tile_rows, tile_row, kernel.pack_blocked, kernel.pack_plain, kernel.register_tile)},
         "Direct convolution, register-tiled over output pixels and channels.",
     )
 

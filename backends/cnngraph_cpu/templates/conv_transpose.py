@@ -14,8 +14,8 @@ block][tap][channel][TV*W]``; with DEPTHWISE (a filter for each channel) ``[bloc
 from __future__ import annotations
 
 from cnngraph_cpu.language import F32Pointer, I64Pointer, broadcast, epilogue, fma, get_int, load, registers, splat, store, unroll
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, tile_rows
 
-ANY_TAIL = -1
 FIELDS = 9
 """Numbers of a phase in the table: taps along three axes, grid sizes along three, places of its weights, source and result."""
 
@@ -160,9 +160,4 @@ def conv_transpose(
                     phase_to = get_int(phase_table, entry + 8) + row0 * row_out
                     rows = min(min(block_rows, grid_rows - row0), get_int(phase_table, entry + 4) - row0)
                 rows = max(rows, 0)
-                full_rows = rows // TR * TR
-                for row in range(0, full_rows, TR):
-                    tile_row(TR, row)
-                if TR > 1:
-                    for row in range(full_rows, rows):
-                        tile_row(1, row)
+                tile_rows()

@@ -44,6 +44,7 @@ from cnngraph_cpu.templates.conv_direct_plan import (
     pack_weights,
     tiles_per_group_of,
 )
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, tile_rows
 
 _MOST_PHASES = 4096
 _MOST_SCRATCH = 1 << 26
@@ -171,7 +172,7 @@ class ConvTransposeDirect:
     reorders_arithmetic = False
     code = Code(
         kernel.conv_transpose,
-        {f.__name__: f for f in (kernel.pack, kernel.register_tile, kernel.tile_row)},
+        {f.__name__: f for f in (tile_rows, kernel.tile_row, kernel.pack, kernel.register_tile)},
         "Transposed convolution by phases, register-tiled over grid pixels and channels.",
     )
 
@@ -215,7 +216,7 @@ class ConvTransposeDirect:
         p, width = lifted(node), target.width
         x, y, bias = node.input(0), node.output, node.inputs[2]
         tile, (az, ay, ax) = _tile(p, target), p.axes
-        small = tile.tail == kernel.ANY_TAIL
+        small = tile.tail == ANY_TAIL
         blocks, out_blocks = ceil_div(p.channels, width), ceil_div(p.out_channels, width)
         tiles = ceil_div(out_blocks, tile.vectors)
         if p.depthwise:

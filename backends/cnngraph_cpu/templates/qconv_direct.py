@@ -44,10 +44,9 @@ from cnngraph_cpu.language import (
     unroll,
     xor_int,
 )
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, take_rows, tile_rows  # noqa: F401  its helpers' constants
 
-IN_PLACE, PACK_BLOCKED, PACK_PLAIN = 0, 1, 2
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
-ANY_TAIL = -1
 FOUR_FLIPS = 0x80808080
 
 W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = OUT = FLIP = SUMS = ZERO_GIVEN = PACK4 = 0  # fixed by the plan
@@ -196,18 +195,6 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
                     packed_columns(COLS)
 
 
-def tile_row(ROWS: int, row: int) -> None:
-    """All register tiles of ROWS output rows."""
-    for col in range(0, full_cols, TC):
-        register_tile(ROWS, TC, row, col)
-    if TAIL_COLS == ANY_TAIL:
-        for col in range(full_cols, grid_cols):
-            register_tile(ROWS, 1, row, col)
-    elif TAIL_COLS:
-        col = full_cols
-        register_tile(ROWS, TAIL_COLS, row, col)
-
-
 def qconv(
     x: BytePointer, w: I32Pointer, b: I32Pointer, weight_sums: I32Pointer, deltas: I32Pointer, factors: F32Pointer,
     zero_at: BytePointer, y: BytePointer, y_floats: F32Pointer, y_words: I32Pointer, block_table: I64Pointer, packed: BytePointer,
@@ -240,29 +227,9 @@ def qconv(
     line = registers(ROWS)
     have = -1
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        part = task // groups
-        image = part // row_blocks
-        row0 = (part % row_blocks) * block_rows
-        rows = min(block_rows, rows_out - row0)
-        if SOURCE == IN_PLACE:
-            source = x
-            source_at = image * x_batch + row0 * SY * row_step
-        else:
-            source = packed
-            source_at = 0
-            if have != part:
-                have = part
-                if SOURCE == PACK_BLOCKED:
-                    pack_blocked(x, packed, image, row0)
-                else:
-                    pack_plain(x, packed, image, row0)
+        take_rows(task)
         group0 = (task % groups) * tiles_per_group
         for tile in range(group0, min(group0 + tiles_per_group, tiles)):
             weights_at = tile * tile_weights
             first_block = get_int(block_table, tile)
-            full_rows = rows // TR * TR
-            for row in range(0, full_rows, TR):
-                tile_row(TR, row)
-            if TR > 1:
-                for row in range(full_rows, rows):
-                    tile_row(1, row)
+            tile_rows()

@@ -37,6 +37,7 @@ from cnngraph_cpu.templates.quantized import (
     refuse_layer,
     signed_weights,
 )
+from cnngraph_cpu.templates.tile_loops import take_rows, tile_row, tile_rows
 
 _SHARE = 4
 """Blocks of rows are as many as of float32, though bytes would fit fewer: threads need tasks."""
@@ -79,7 +80,10 @@ class QConv:
     reorders_arithmetic = False
     code = Code(
         kernel.qconv,
-        {f.__name__: f for f in (kernel.pack_blocked, kernel.pack_plain, kernel.packed_columns, kernel.register_tile, kernel.tile_row)},
+        {
+            f.__name__: f
+            for f in (take_rows, tile_rows, tile_row, kernel.pack_blocked, kernel.pack_plain, kernel.packed_columns, kernel.register_tile)
+        },
         "Convolution of 8-bit tensors, register-tiled over output pixels and channels.",
     )
 
