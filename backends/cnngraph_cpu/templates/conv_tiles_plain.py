@@ -121,11 +121,11 @@ class ConvTilesPlain:
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses targets without tiles, what the direct convolution refuses, and other inputs."""
-        if not target.tiles:
-            return "the instruction set has no tiles"
         refusal = self._direct.accepts(node, target)
         if refusal:
             return refusal
+        if not target.tiles:
+            return "the instruction set has no tiles"
         g = geometry(node)
         if g.size[0] != 1 or g.kernel[0] != 1 or g.out[0] != 1 or g.pad[0] or g.pad_end[0]:
             return "three spatial axes"
