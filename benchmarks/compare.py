@@ -2,7 +2,10 @@
 
     python benchmarks/compare.py --networks resnet18,resnet50,vgg16 --batches 1 --threads 1,2 [--math f32,exact] [--json FILE] [--plot FILE]
     python benchmarks/compare.py --networks 'models/*/model.onnx' --peers onnxruntime,openvino,torch
+    python benchmarks/compare.py --precision bf16 --peers onnxruntime,openvino --batches 1,8
     python benchmarks/compare.py --precision int8 --peers onnxruntime,openvino --batches 1,8
+
+With --precision bf16 cnngraph and OpenVINO compute in bfloat16, other engines in float32 beside them.
 
 A network is a name of the zoo, an ONNX file, or a pattern of files. Inputs are random, or come from ``inputs.npz`` beside the file; a
 fixed batch is kept. With --precision int8 the networks of the zoo are quantised by cnngraph first, and every engine runs the same QDQ
@@ -61,9 +64,9 @@ def torch_runner(path: str, threads: int) -> Runner:
 ENGINES: dict[str, Callable[[str, int], Runner]] = {**PEERS, "torch": torch_runner}
 
 
-def our_runner(path: str, threads: int, isa: str | None, math: str) -> Runner:
+def our_runner(path: str, threads: int, isa: str | None, math: str, precision: str) -> Runner:
     """A compiled program."""
-    return cnngraph.compile(path, threads=threads, isa=isa, math=math).run
+    return cnngraph.compile(path, threads=threads, isa=isa, math=math, precision=precision).run
 
 
 def quantized_file(network: str, folder: str, seed: int = 0) -> str:
@@ -123,10 +126,12 @@ def compare(name: str, path: str, batch: int, threads: int, args: argparse.Names
     expected = reference_runner(path)(feeds)
     makers: dict[str, Callable[[], Runner]] = {}
     for peer in filter(None, args.peers.split(",")):
-        makers[peer] = lambda peer=peer: ENGINES[peer](path, threads)  # type: ignore[misc]
+        engine = "openvino-bf16" if (peer, args.precision) == ("openvino", "bf16") else peer
+        makers[engine] = lambda engine=engine: ENGINES[engine](path, threads)  # type: ignore[misc]
+    precision = "bf16" if args.precision == "bf16" else "f32"
     for math in args.math.split(","):
         mode = args.precision if args.precision != "f32" else math
-        makers[f"ours {mode}"] = lambda math=math: our_runner(path, threads, args.isa, math)  # type: ignore[misc]
+        makers[f"ours {mode}"] = lambda math=math: our_runner(path, threads, args.isa, math, precision)  # type: ignore[misc]
     ready = {engine: found for engine, make in makers.items() if (found := attempt(engine, make, feeds)) is not None}
     times = interleaved({engine: lambda run=run: run(feeds) for engine, (run, _) in ready.items()}, args.seconds) if ready else {}
     best = min((min(t) for engine, t in times.items() if not engine.startswith("ours")), default=float("nan"))
@@ -178,15 +183,15 @@ def main() -> int:
     parser.add_argument("--networks", default="resnet18,resnet50,vgg16")
     parser.add_argument("--batches", default="1")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--math", help="default: f32,exact; with --precision int8 f32, for there is nothing to reorder")
-    parser.add_argument("--precision", choices=["f32", "int8"], default="f32")
+    parser.add_argument("--math", help="default: f32,exact; with another --precision f32")
+    parser.add_argument("--precision", choices=["f32", "bf16", "int8"], default="f32")
     parser.add_argument("--isa")
     parser.add_argument("--peers", default="onnxruntime", help=f"a list of {', '.join(ENGINES)}")
     parser.add_argument("--seconds", type=float, default=4.0, help="of measuring for each row")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="SVG or PNG of the ratios, if matplotlib is installed")
     args = parser.parse_args()
-    args.math = args.math or ("f32" if args.precision == "int8" else "f32,exact")
+    args.math = args.math or ("f32,exact" if args.precision == "f32" else "f32")
     args.batch_list = [int(batch) for batch in args.batches.split(",")]
     if not set(filter(None, args.peers.split(","))) <= set(ENGINES):
         parser.error(f"the peers are {', '.join(ENGINES)}")
