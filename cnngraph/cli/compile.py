@@ -160,7 +160,7 @@ def _stored(model: str, how: Compilation, kinds: Sequence[str]) -> list[Program 
     """
     from cnngraph.runtime import artifact
 
-    if not set(kinds) <= {"so", "python", "source"} or how.isa is not None or how.shapes or how.tuned:
+    if not set(kinds) <= {"so", "python", "source"} or not how.plain:
         raise UsageError(f"'{printable(model)}' is compiled already; --emit so, python and source are made of it, without further options")
     isas = artifact.variants(model)
     return [artifact.program_of(artifact.read(model, isa=isa if len(isas) > 1 else None)) for isa in isas]

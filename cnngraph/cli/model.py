@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -75,6 +76,11 @@ class Compilation:
     keep_f32: tuple[str, ...] = ()
     tune_budget: float | None = None
     tune_records: Path | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether every option that only compiling obeys is at its default."""
+        return dataclasses.replace(self, threads=None) == Compilation("cpu", None, None, "f32", {})
 
     @property
     def tuned(self) -> bool:
@@ -177,8 +183,8 @@ def open_program(path: str, how: Compilation, *, threads: int | None = None, **e
     import cnngraph
 
     if is_artifact(path):
-        if how.isa is not None or how.shapes or how.precision != "f32" or how.keep_f32:
-            raise UsageError(f"'{printable(path)}' is compiled already; --isa, --shape, --precision and --keep-f32 apply to ONNX models")
+        if not how.plain:
+            raise UsageError(f"'{printable(path)}' is compiled already; of the compile options only --threads applies to it")
         return cnngraph.load(path, threads=threads or how.threads)
     if how.tune_budget is not None:
         with tuning_progress(how.tune_budget) as told:

@@ -256,3 +256,14 @@ def test_summary_with_memory(call: Call, lenet: Path) -> None:
 
 def test_summary_needs_the_model(call: Call, artifact: Path) -> None:
     assert call("summary", artifact).code == 2
+
+
+@pytest.mark.parametrize(
+    "option", [("--math", "exact"), ("--precision", "bf16"), ("--backend", "cuda"), ("--isa", "avx2"), ("--allow-cpu-ops",)]
+)
+def test_compile_options_are_refused_where_nothing_is_compiled(call: Call, lenet: Path, tmp_path: Path, option: tuple[str, ...]) -> None:
+    path = tmp_path / "m.cnng"
+    assert call("compile", lenet, "-o", path).code == 0
+    for verb in (("run",), ("bench",), ("profile",), ("compile", "--emit", "python")):
+        outcome = call(*verb, path, *option)
+        assert outcome.code != 0 and "compiled already" in outcome.err
