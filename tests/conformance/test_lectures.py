@@ -218,7 +218,7 @@ def test_1x1_convolution_equals_matmul() -> None:
     x, w = rng.standard_normal((1, 20, 6, 5)).astype(np.float32), rng.standard_normal((9, 20, 1, 1)).astype(np.float32)
     got = run("Conv", x.tolist(), w)
     expected = (w[:, :, 0, 0].astype(np.float64) @ x.reshape(20, 30)).reshape(1, 9, 6, 5)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(got, expected, atol=2e-5 * np.abs(expected).max())  # what float32 on tiles promises
 
 
 def test_translation_moves_the_interior() -> None:
