@@ -124,6 +124,12 @@ def test_conv_transpose_by_phases(kernel, strides, begins, extra, channels, outp
     assert set(compare(net, isa=isa)) == {"conv_transpose_gemm", "relayout"}
 
 
+def test_conv_transpose_of_a_sequence():
+    net = Net(9, 6)
+    net.add_output("y", net.node(ConvTranspose((4,), (3,), (2,), (1,), (16,)), net.x, net.weights(9, 5, 4), net.weights(5)))
+    assert "conv_transpose_gemm" in compare(net, isa="sm_90:tf32")
+
+
 def kernels_run(net, precision="f16", batch=2):
     """The input, the results, and the kernel families launched."""
     program, _ = build(net, isa=f"sm_90:{precision}")

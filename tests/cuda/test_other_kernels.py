@@ -38,7 +38,7 @@ def test_pool(op, precision):
 
 
 def test_pool_of_a_sequence():
-    single(Pool("max", (3,), (2,), (1, 1), (1,)), 5, 9, expect="pool", isa="sm_90")
+    single(Pool("max", (3,), (2,), (2, 1), (1,)), 5, 9, expect="pool", isa="sm_90")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -65,6 +65,11 @@ def test_softmax(op, shape, precision):
 def test_depthwise(channels, kernel, stride, dilation, pad, precision):
     op = Conv(kernel, (stride,) * 2, (pad,) * 4, (dilation,) * 2, channels, Expression.of("clip", 1, (0.0, 6.0)))
     single(op, channels, 9, 8, expect="depthwise", inputs=[(channels, 1, *kernel), (channels,)], isa=f"sm_90:{precision}")
+
+
+def test_depthwise_of_a_sequence():
+    op = Conv((5,), (2,), (3, 1), (1,), 6)
+    single(op, 6, 13, expect="depthwise", inputs=[(6, 1, 5), (6,)], isa="sm_90:f16")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

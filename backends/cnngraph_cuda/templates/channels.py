@@ -8,12 +8,22 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, numel
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Concat, Slice
 from cnngraph.ops.channels import TakeChannels
 from cnngraph_cuda.language import DataPointer, I32Pointer, block_x, load_int, load_vector, registers, store_vector, thread, unroll
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import channels_last, cuda, data_type, joins_in_place, launch, pitch, reading, refuse_types, writing
+from cnngraph_cuda.templates.common import (
+    channels_last,
+    cuda,
+    joins_in_place,
+    kernel_call,
+    launch,
+    pitch,
+    reading,
+    refuse_types,
+    writing,
+)
 from cnngraph_cuda.templates.relayout import split
 
 VL = PARTS = THREADS = 0
@@ -151,5 +161,4 @@ class Channels:
             **{f"b{i}": BatchStride(v) for i, v in enumerate(filled)}, **{f"p{i}": Extent(pitch(v.type)) for i, v in enumerate(filled)},
             "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
         }  # fmt: skip
-        constants = (("PARTS", len(parts)), ("VL", width), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, threads, (("PARTS", len(parts)), ("VL", width)))

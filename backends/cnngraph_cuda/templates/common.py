@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from cnngraph.errors import InternalError
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import PLAIN, Dim, DType, Layout, Sym, TensorType, round_up
 from cnngraph.kernels.operands import FULL, IMAGE_CHANNEL, PER_CHANNEL, operand_kind
-from cnngraph.kernels.template import Argument, BatchStride, Extent, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Concat
 from cnngraph.ops.expression import Expression
-from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, TF32
+from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, TF32, Code, signature
 from cnngraph_cuda.target import CudaTarget
 
 LAUNCH = (
@@ -180,6 +183,91 @@ def launch(
         "launch_span": Sym(batched) if batched else max((d for d in spans if isinstance(d, int)), default=0),
     }  # fmt: skip
     return {name: Extent(words[name]) for name in LAUNCH}
+
+
+def pair(values: Sequence[int], lead: int) -> tuple[int, int]:
+    """Numbers of one or two spatial axes as those of two; ``lead`` stands for the first where there is one."""
+    return (lead, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def tensors(x: Value, y: Value) -> dict[str, Argument]:
+    """The arguments of every kernel from ``x`` to ``y``, both channels last: addresses, elements from image to image and pixel to pixel."""
+    return {
+        "x": Pointer(x), "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)),
+        "y": Pointer(y), "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
+    }  # fmt: skip
+
+
+def extents(numbers: Mapping[str, Dim]) -> dict[str, Argument]:
+    """Integer arguments by name."""
+    return {name: Extent(value) for name, value in numbers.items()}
+
+
+def refuse_weights(node: Node) -> str | None:
+    """A refusal unless weights and bias, operands 1 and 2, are constants and the epilogue's operands can be loaded."""
+    bias = node.inputs[2]
+    if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
+        return "the weights are computed at run time"
+    return refuse_epilogue(node.inputs[3:], node.output.type)
+
+
+def layer_layouts(node: Node) -> list[LayoutRequest]:
+    """What a layer with constant weights asks for: channels last."""
+    rest = operand_layouts(node.inputs[3:], node.output.type)
+    return [LayoutRequest((reading(node.input(0)), None, None, *rest), (writing(node.output),))]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a kernel of one thread a unit is launched: units (and the parameter that counts them), threads of a block, elements of a unit."""
+
+    units: Dim
+    counted: str
+    threads: int
+    lanes: int
+
+
+class Family(Protocol):
+    """A template: its name and its code."""
+
+    name: str
+    code: Code
+
+
+def layer_call(
+    family: Family, node: Node, target: Target, epilogue: Expression | None, work: Work, weights: np.ndarray, padded: int,
+    numbers: Mapping[str, Dim], constants: Sequence[tuple[str, int]] = (), notes: tuple[str, ...] = (),
+) -> KernelCall:  # fmt: skip
+    """The call of a layer with constant weights, one thread a unit; ``padded`` is the length of the bias."""
+    x, y, bias = node.input(0), node.output, node.inputs[2]
+    kinds, operands = epilogue_arguments(epilogue, node.inputs[3:], y.type)
+    outputs = y.type.shape[1]
+    assert isinstance(outputs, int)
+    arguments: dict[str, Argument] = {
+        **launch(work.units, work.threads, work.threads, values=(x, y, *node.inputs[3:])), **tensors(x, y), "w": Packed(weights),
+        "b": floats(None if bias is None else bias.data, outputs, padded), **extents({work.counted: work.units, **numbers}), **operands,
+    }  # fmt: skip
+    return kernel_call(family, target, arguments, y, work.threads, (*constants, ("VL", work.lanes)), kinds, epilogue, notes)
+
+
+def kernel_call(
+    family: Family, target: Target, arguments: Mapping[str, Argument], y: Value, threads: int, constants: Sequence[tuple[str, int]] = (),
+    kinds: Sequence[tuple[str, int]] = (), expression: Expression | None = None, notes: tuple[str, ...] = (),
+    overwrites: tuple[Value, ...] = (),
+) -> KernelCall:  # fmt: skip
+    """The call of a kernel that writes ``y``: its own constants, the type of the data, the threads of a block, kinds of operands.
+
+    Arguments are put in the order of the kernel's parameters.
+
+    Raises:
+        InternalError: an argument is missing, or one too many.
+    """
+    every = (*constants, ("DT", data_type(y.type.dtype)), ("THREADS", threads), *kinds)
+    spec = KernelSpec(family.name, target.isa, every, expression)
+    names = (*LAUNCH, *signature(family.code, spec).names)
+    if set(names) != set(arguments):
+        raise InternalError(f"arguments of {family.name}: {sorted(set(names) ^ set(arguments))} missing or too many")
+    return KernelCall(spec, {name: arguments[name] for name in names}, notes, overwrites)
 
 
 def round_tf32(data: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import numel, product, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import KernelCall, LayoutRequest, Target
 from cnngraph.ops import Conv
 from cnngraph_cuda.language import (
     DataPointer,
@@ -26,16 +26,11 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import (
-    data_type,
-    epilogue_arguments,
-    floats,
-    launch,
-    operand_layouts,
-    pitch,
-    reading,
-    refuse_epilogue,
+    Work,
+    layer_call,
+    layer_layouts,
     refuse_types,
-    writing,
+    refuse_weights,
 )
 
 VL = THREADS = 0
@@ -95,15 +90,11 @@ class ConvDirect:
         refusal = refuse_types(node, target)
         if refusal:
             return refusal
-        bias = node.inputs[2]
-        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-            return "the weights are computed at run time"
-        return refuse_epilogue(node.inputs[3:], node.output.type)
+        return refuse_weights(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
-        rest = operand_layouts(node.inputs[3:], node.output.type)
-        return [LayoutRequest((reading(node.input(0)), None, None, *rest), (writing(node.output),))]
+        return layer_layouts(node)
 
     def cost(self, node: Node, target: Target) -> float:
         """Above that of every other kernel."""
@@ -111,7 +102,7 @@ class ConvDirect:
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One thread an element."""
-        op, x, y, bias = node.op, node.input(0), node.output, node.inputs[2]
+        op, x, y = node.op, node.input(0), node.output
         assert isinstance(op, Conv)
         data = node.input(1).data
         assert data is not None
@@ -121,7 +112,6 @@ class ConvDirect:
         image = triple(static(x.type.shape[2:]), 1)
         spatial = len(op.kernel)
         units, threads = numel((y.type.shape[0], product(plane), outputs)), 128
-        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type)
         numbers: dict[str, int] = {
             "outputs": outputs, "group_outputs": outputs // op.group, "group_channels": group_channels, "plane": product(plane),
             "out_area": plane[1] * plane[2], "out_width": plane[2], "frames": image[0], "height": image[1], "width": image[2],
@@ -130,11 +120,5 @@ class ConvDirect:
             ("taps", op.kernel, 1), ("stride", op.strides, 1), ("pad", op.pads[:spatial], 0), ("dilation", op.dilations, 1),
         ):  # fmt: skip
             numbers |= {f"{name}_{axis}": v for axis, v in zip("dhw", triple(values, lead), strict=True)}
-        arguments: dict[str, Argument] = {
-            **launch(units, threads, threads, values=(x, y, *node.inputs[3:])), "x": Pointer(x), "w": Packed(packed),
-            "b": floats(None if bias is None else bias.data, outputs, outputs), "y": Pointer(y), "elements": Extent(units),
-            **{k: Extent(v) for k, v in numbers.items()}, "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)),
-            "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)), **operands,
-        }  # fmt: skip
-        constants = (("VL", 1), ("DT", data_type(y.type.dtype)), ("THREADS", threads), *kinds)
-        return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments)
+        work = Work(units, "elements", threads, 1)
+        return layer_call(self, node, target, op.epilogue, work, packed, outputs, numbers)

@@ -10,25 +10,25 @@ import numpy as np
 from cnngraph.errors import UsageError
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import Dim, bind_dim, ceil_div, numel, per_image, product, round_up, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Scratch, Target
+from cnngraph.kernels.template import Argument, KernelCall, LayoutRequest, Packed, Scratch, Target
 from cnngraph.ops import Conv, Dense
 from cnngraph.ops.expression import Expression
 from cnngraph_cuda.source import FMA, TF32, Code
 from cnngraph_cuda.target import CudaTarget
 from cnngraph_cuda.templates.common import (
     cuda,
-    data_type,
     epilogue_arguments,
+    extents,
     floats,
+    kernel_call,
     launch,
+    layer_layouts,
     math_of,
-    operand_layouts,
-    pitch,
-    reading,
-    refuse_epilogue,
+    pair,
     refuse_types,
+    refuse_weights,
     round_tf32,
-    writing,
+    tensors,
 )
 from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, multiply_groups, share_result
 
@@ -141,10 +141,6 @@ class Problem:
         )
 
 
-def _pair(values: Sequence[int], lead: int) -> tuple[int, int]:
-    return (lead, values[0]) if len(values) == 1 else (values[0], values[1])
-
-
 def problem_of(node: Node) -> Problem:
     """The problem of a Conv with one or two spatial axes, or of a Dense."""
     op, x, y = node.op, node.input(0).type, node.output.type
@@ -156,11 +152,11 @@ def problem_of(node: Node) -> Problem:
     pads = (0, op.pads[0], 0, op.pads[1]) if one else (op.pads[0], op.pads[1], op.pads[2], op.pads[3])
     channels, outputs = x.shape[1], y.shape[1]
     assert isinstance(channels, int) and isinstance(outputs, int)
-    plane = _pair(static(y.shape[2:]), 1)
+    plane = pair(static(y.shape[2:]), 1)
     rows = numel((y.shape[0], product(plane)))
     return Problem(
-        rows, plane, _pair(static(x.shape[2:]), 1), channels // op.group, outputs // op.group, op.group,
-        _pair(op.kernel, 1), _pair(op.strides, 1), pads, _pair(op.dilations, 1),
+        rows, plane, pair(static(x.shape[2:]), 1), channels // op.group, outputs // op.group, op.group,
+        pair(op.kernel, 1), pair(op.strides, 1), pads, pair(op.dilations, 1),
     )  # fmt: skip
 
 
@@ -201,9 +197,9 @@ class ConvGemm:
         refusal = refuse_types(node, target)
         if refusal:
             return refusal
-        bias = node.inputs[2]
-        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-            return "the weights are computed at run time"
+        refusal = refuse_weights(node)
+        if refusal:
+            return refusal
         if isinstance(op, Conv):
             if len(op.kernel) > 2:
                 return "three spatial axes"
@@ -211,12 +207,11 @@ class ConvGemm:
             problem = problem_of(node)
             if problem.groups > 1 and (problem.channels % lanes or problem.outputs % lanes):
                 return f"groups of {problem.channels} to {problem.outputs} channels are not whole vectors of {lanes}"
-        return refuse_epilogue(node.inputs[3:], node.output.type)
+        return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
-        rest = operand_layouts(node.inputs[3:], node.output.type)
-        return [LayoutRequest((reading(node.input(0)), None, None, *rest), (writing(node.output),))]
+        return layer_layouts(node)
 
     def cost(self, node: Node, target: Target) -> float:
         """Multiply-adds with channels padded."""
@@ -230,10 +225,12 @@ class ConvGemm:
         assert isinstance(op, (Conv, Dense)) and weights is not None
         if isinstance(op, Dense):
             weights = np.ascontiguousarray(weights.T)[:, :, None, None]
-        return plan_product(self.name, node, op.epilogue, weights, problem_of(node), cuda(target))
+        return plan_product(self, node, op.epilogue, weights, problem_of(node), cuda(target))
 
 
-def plan_product(name: str, node: Node, epilogue: Expression | None, weights: np.ndarray, problem: Problem, gpu: CudaTarget) -> KernelCall:
+def plan_product(
+    family: Family, node: Node, epilogue: Expression | None, weights: np.ndarray, problem: Problem, gpu: CudaTarget
+) -> KernelCall:
     """The call of the matrix product for a problem; ``weights`` are ``[copies * outputs, channels, taps...]`` (see :class:`Problem`)."""
     x, y, bias = node.input(0), node.output, node.inputs[2]
     lanes = gpu.lanes
@@ -252,11 +249,10 @@ def plan_product(name: str, node: Node, epilogue: Expression | None, weights: np
     if split > 1:  # the counters first, which stay where they are for every call
         workspace = {"counters": Scratch(COUNTERS * 4), "partial": Scratch(slots * tile.bm * tile.bn * 4)}
     kinds, operands = epilogue_arguments(epilogue, node.inputs[3:], y.type)
-    full = _pair(static(y.type.shape[2:]), 1) if y.type.rank > 2 else (1, 1)
+    full = pair(static(y.type.shape[2:]), 1) if y.type.rank > 2 else (1, 1)
     numbers: dict[str, Dim] = {
         "rows": problem.rows, "plane": product(problem.plane), "out_width": problem.plane[1], "outputs": problem.outputs,
-    }  # fmt: skip
-    more: dict[str, Dim] = {
+        "x_group": problem.channels,
         "height": problem.image[0], "width": problem.image[1], "chunks": chunks, "last_bytes": last, "taps_h": taps_h,
         "taps_w": taps_w, "stride_h": problem.strides[0], "stride_w": problem.strides[1], "pad_h": problem.pads[0],
         "pad_w": problem.pads[1], "dilation_h": problem.dilations[0], "dilation_w": problem.dilations[1],
@@ -269,17 +265,13 @@ def plan_product(name: str, node: Node, epilogue: Expression | None, weights: np
             problem.rows, tile.bm, tile.threads, y=ceil_div(problem.outputs, tile.bn), z=problem.copies, shared=tile.shared,
             values=(x, y, *node.inputs[3:]), split=split, slots=slots,
         ),
-        "x": Pointer(x), "w": Packed(packed), "b": floats(biases, biases.size, biases.size), "y": Pointer(y),
-        **{k: Extent(v) for k, v in numbers.items()},
-        "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)), "x_group": Extent(problem.channels),
-        "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
-        **{k: Extent(v) for k, v in more.items()}, **workspace, **operands,
+        **tensors(x, y), "w": Packed(packed), "b": floats(biases, biases.size, biases.size), **extents(numbers), **workspace, **operands,
     }  # fmt: skip
     constants = [
-        ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages), ("THREADS", tile.threads),
+        ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages),
         ("BLOCKS", tile.blocks), ("AHEAD", min(4, tile.bm * tile.bn // (lanes * tile.threads))),
         *((("GROUP", 1),) if tile.group else ()), *((("PHASES", 1),) if problem.copies > problem.groups else ()),
-        ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)), *kinds,
+        ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("MATH", math_of(gpu)),
     ]  # fmt: skip
     notes = (f"{tile.bm}x{tile.bn} tiles of {tile.wm}x{tile.wn} a {'warpgroup' if tile.group else 'warp'}",)
-    return KernelCall(KernelSpec(name, gpu.isa, tuple(constants), epilogue), arguments, notes)
+    return kernel_call(family, gpu, arguments, y, tile.threads, constants, kinds, epilogue, notes)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import numel, product, round_up, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import KernelCall, LayoutRequest, Target
 from cnngraph.ops import ConvTranspose
 from cnngraph_cuda.language import (
     DataPointer,
@@ -27,17 +27,13 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import (
+    Work,
     cuda,
-    data_type,
-    epilogue_arguments,
-    floats,
-    launch,
-    operand_layouts,
-    pitch,
-    reading,
-    refuse_epilogue,
+    layer_call,
+    layer_layouts,
+    pair,
     refuse_types,
-    writing,
+    refuse_weights,
 )
 
 VL = THREADS = 0
@@ -97,18 +93,17 @@ class ConvTransposeGather:
             return refusal
         if len(op.kernel) > 2:
             return "three spatial axes"
-        bias = node.inputs[2]
-        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-            return "the weights are computed at run time"
+        refusal = refuse_weights(node)
+        if refusal:
+            return refusal
         lanes, outputs = cuda(target).lanes, static(node.input(1).type.shape)[1]
         if op.group > 1 and outputs % lanes:
             return f"groups of {outputs} output channels are not whole vectors of {lanes}"
-        return refuse_epilogue(node.inputs[3:], node.output.type)
+        return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
-        rest = operand_layouts(node.inputs[3:], node.output.type)
-        return [LayoutRequest((reading(node.input(0)), None, None, *rest), (writing(node.output),))]
+        return layer_layouts(node)
 
     def cost(self, node: Node, target: Target) -> float:
         """Elements."""
@@ -116,15 +111,11 @@ class ConvTransposeGather:
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One thread a vector of an output pixel."""
-        op, x, y, bias = node.op, node.input(0), node.output, node.inputs[2]
+        op, x, y = node.op, node.input(0), node.output
         assert isinstance(op, ConvTranspose)
         data = node.input(1).data
         assert data is not None
-        one, lanes, threads = len(op.kernel) == 1, cuda(target).lanes, 128
-
-        def pair(values: Sequence[int], lead: int) -> tuple[int, int]:
-            return (lead, values[0]) if one else (values[0], values[1])
-
+        lanes, threads = cuda(target).lanes, 128
         inputs, group_outputs = data.shape[:2]
         group_channels, outputs = inputs // op.group, group_outputs * op.group
         depth = round_up(outputs, lanes)
@@ -136,18 +127,10 @@ class ConvTransposeGather:
         kernel, steps, begins, dilations = pair(op.kernel, 1), pair(op.strides, 1), pair(op.begins, 0), pair(op.dilations, 1)
         groups = depth // lanes
         units = numel((y.type.shape[0], plane[0] * plane[1], groups))
-        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type)
         numbers = {
             "groups": groups, "plane": plane[0] * plane[1], "out_width": plane[1], "height": image[0], "width": image[1],
             "taps_h": kernel[0], "taps_w": kernel[1], "stride_h": steps[0], "stride_w": steps[1], "begin_h": begins[0],
             "begin_w": begins[1], "dilation_h": dilations[0], "dilation_w": dilations[1], "depth": depth,
             "group_outputs": group_outputs, "group_channels": group_channels,
         }  # fmt: skip
-        arguments: dict[str, Argument] = {
-            **launch(units, threads, threads, values=(x, y, *node.inputs[3:])), "x": Pointer(x), "w": Packed(packed),
-            "b": floats(None if bias is None else bias.data, outputs, depth), "y": Pointer(y), "vectors": Extent(units),
-            **{k: Extent(v) for k, v in numbers.items()}, "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)),
-            "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)), **operands,
-        }  # fmt: skip
-        constants = (("VL", lanes), ("DT", data_type(y.type.dtype)), ("THREADS", threads), *kinds)
-        return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments)
+        return layer_call(self, node, target, op.epilogue, Work(units, "vectors", threads, lanes), packed, depth, numbers)

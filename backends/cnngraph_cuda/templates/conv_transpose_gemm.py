@@ -17,7 +17,7 @@ from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, numel, per_image, product, round_up, static
 from cnngraph.kernels.template import KernelCall, LayoutRequest, Target
 from cnngraph.ops import ConvTranspose
-from cnngraph_cuda.templates.common import cuda
+from cnngraph_cuda.templates.common import cuda, pair
 from cnngraph_cuda.templates.conv_plan import CODE, Problem, plan_product
 from cnngraph_cuda.templates.conv_transpose import ConvTransposeGather
 
@@ -45,11 +45,6 @@ def problem_of(node: Node) -> tuple[Problem, np.ndarray]:
     op, x, y = node.op, node.input(0).type, node.output.type
     data = node.input(1).data
     assert isinstance(op, ConvTranspose) and data is not None
-    one = len(op.kernel) == 1
-
-    def pair(values: Sequence[int], lead: int) -> tuple[int, int]:
-        return (lead, values[0]) if one else (values[0], values[1])
-
     channels, outputs = data.shape[0] // op.group, data.shape[1]
     strides, begins, out = pair(op.strides, 1), pair(op.begins, 0), pair(op.out, 1)
     taps = pair(op.kernel, 1)
@@ -107,4 +102,4 @@ class ConvTransposeGemm(ConvTransposeGather):
         op = node.op
         assert isinstance(op, ConvTranspose)
         problem, weights = problem_of(node)
-        return plan_product(self.name, node, op.epilogue, weights, problem, cuda(target))
+        return plan_product(self, node, op.epilogue, weights, problem, cuda(target))

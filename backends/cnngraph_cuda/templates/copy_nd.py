@@ -8,7 +8,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, Dim, Sym, TensorType, numel, strides_of
-from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Expand, Pad, Slice, Transpose
 from cnngraph_cuda.language import (
     DataPointer,
@@ -23,7 +23,7 @@ from cnngraph_cuda.language import (
     thread,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import data_type, launch, refuse_types, writing
+from cnngraph_cuda.templates.common import kernel_call, launch, refuse_types, writing
 
 PAD = THREADS = 0
 PAD_MODES = {"constant": 1, "reflect": 2, "edge": 3}
@@ -153,8 +153,7 @@ class CopyNd:
         ):  # fmt: skip
             first = 1 if letter == "d" else 0
             arguments |= {f"{letter}{i}": Extent(values[i]) for i in range(first, AXES)}
-        constants = (("PAD", PAD_MODES[op.mode] if isinstance(op, Pad) else 0), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, threads, (("PAD", PAD_MODES[op.mode] if isinstance(op, Pad) else 0),))
 
 
 def _times(stride: Dim, factor: int) -> Dim:

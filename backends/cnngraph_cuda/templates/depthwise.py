@@ -8,7 +8,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, numel, product, round_up, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import KernelCall, LayoutRequest, Target
 from cnngraph.ops import Conv
 from cnngraph_cuda.language import (
     DataPointer,
@@ -26,17 +26,13 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import (
+    Work,
     cuda,
-    data_type,
-    epilogue_arguments,
-    floats,
-    launch,
-    operand_layouts,
-    pitch,
-    reading,
-    refuse_epilogue,
+    layer_call,
+    layer_layouts,
+    pair,
     refuse_types,
-    writing,
+    refuse_weights,
 )
 
 VL = TW = S = SW = DW = THREADS = 0
@@ -106,15 +102,11 @@ class Depthwise:
             return "not one output channel for each input channel"
         if len(op.kernel) > 2 or op.kernel[-1] > _MOST_TAPS:
             return "three spatial axes or a wide kernel"
-        bias = node.inputs[2]
-        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-            return "the weights are computed at run time"
-        return refuse_epilogue(node.inputs[3:], node.output.type)
+        return refuse_weights(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Channels last."""
-        rest = operand_layouts(node.inputs[3:], node.output.type)
-        return [LayoutRequest((reading(node.input(0)), None, None, *rest), (writing(node.output),))]
+        return layer_layouts(node)
 
     def cost(self, node: Node, target: Target) -> float:
         """Below that of every kernel for grouped convolutions."""
@@ -122,38 +114,30 @@ class Depthwise:
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One thread a strip of TW pixels."""
-        op, x, y, bias = node.op, node.input(0), node.output, node.inputs[2]
+        op, x, y = node.op, node.input(0), node.output
         assert isinstance(op, Conv)
         data = node.input(1).data
         assert data is not None
-        one = len(op.kernel) == 1
-
-        def pair(values: Sequence[int], lead: int) -> tuple[int, int]:
-            return (lead, values[0]) if one else (values[0], values[1])
-
         gpu, threads = cuda(target), 128
         channels = data.shape[0]
         depth = round_up(channels, gpu.lanes)
-        kernel, strides, pads, dilations = pair(op.kernel, 1), pair(op.strides, 1), pair(op.pads, 0), pair(op.dilations, 1)
+        kernel, strides, pads, dilations = (
+            pair(op.kernel, 1),
+            pair(op.strides, 1),
+            pair(op.pads[: len(op.kernel)], 0),
+            pair(op.dilations, 1),
+        )
         image, plane = pair(static(x.type.shape[2:]), 1), pair(static(y.type.shape[2:]), 1)
         packed = np.zeros((product(kernel), depth), np.float32)
         packed[:, :channels] = data.reshape(channels, -1).T
         width = 2 if plane[1] > 1 and kernel[1] * gpu.lanes <= 40 else 1
         strips, groups = ceil_div(plane[1], width), depth // gpu.lanes
         units = numel((x.type.shape[0], plane[0], strips, groups))
-        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type)
         numbers = {
             "groups": groups, "strips": strips, "out_height": plane[0], "out_width": plane[1], "taps_h": kernel[0], "height": image[0],
             "width": image[1], "stride_h": strides[0], "pad_h": pads[0], "pad_w": pads[1], "dilation_h": dilations[0], "depth": depth,
         }  # fmt: skip
-        arguments: dict[str, Argument] = {
-            **launch(units, threads, threads, values=(x, y, *node.inputs[3:])), "x": Pointer(x), "w": Packed(packed),
-            "b": floats(None if bias is None else bias.data, channels, depth), "y": Pointer(y), "vectors": Extent(units),
-            **{k: Extent(v) for k, v in numbers.items()}, "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)),
-            "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)), **operands,
-        }  # fmt: skip
-        constants = (
-            ("TW", width), ("S", kernel[1]), ("SW", strides[1]), ("DW", dilations[1]), ("VL", gpu.lanes), ("DT", data_type(gpu.dtype)),
-            ("THREADS", threads), *kinds,
-        )  # fmt: skip
-        return KernelCall(KernelSpec(self.name, gpu.isa, constants, op.epilogue), arguments, (f"strips of {width} pixels",))
+        constants = (("TW", width), ("S", kernel[1]), ("SW", strides[1]), ("DW", dilations[1]))
+        work = Work(units, "vectors", threads, gpu.lanes)
+        notes = (f"strips of {width} pixels",)
+        return layer_call(self, node, target, op.epilogue, work, packed, depth, numbers, constants, notes)

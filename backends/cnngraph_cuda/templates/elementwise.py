@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import PLAIN, Dim, TensorType, ceil_div, numel
 from cnngraph.kernels.operands import IMAGE_CHANNEL, PER_CHANNEL, operand_kind
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, LayoutRequest, Pointer, Target
 from cnngraph.ops import Elementwise
 from cnngraph.ops.expression import Expression
 from cnngraph_cuda.language import DataPointer, apply_epilogue, block_x, load_vector, registers, store_vector, thread
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import (
     cuda,
-    data_type,
     epilogue_arguments,
+    kernel_call,
     launch,
     operand_layouts,
-    pitch,
     reading,
     refuse_types,
+    tensors,
     writing,
 )
 from cnngraph_cuda.templates.relayout import has_images, split
@@ -137,12 +137,11 @@ class EltwiseLast(_Base):
         units, threads = numel((images, plane, groups)), 256
         kinds, operands = epilogue_arguments(parts.expression, parts.others, y.type)
         arguments: dict[str, Argument] = {
-            **launch(units, threads, threads, values=(parts.main, y, *parts.others)), "x": Pointer(parts.main), "y": Pointer(y),
-            "vectors": Extent(units), "plane": Extent(plane), "groups": Extent(groups), "x_batch": BatchStride(parts.main),
-            "x_pixel": Extent(pitch(parts.main.type)), "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)), **operands,
+            **launch(units, threads, threads, values=(parts.main, y, *parts.others)), **tensors(parts.main, y),
+            "vectors": Extent(units), "plane": Extent(plane), "groups": Extent(groups), **operands,
         }  # fmt: skip
-        constants = (("VL", cuda(target).lanes), ("DT", data_type(y.type.dtype)), ("THREADS", threads), *kinds)
-        return KernelCall(KernelSpec(self.name, target.isa, constants, parts.expression), arguments, (), _dying(parts))
+        lanes = (("VL", cuda(target).lanes),)
+        return kernel_call(self, target, arguments, y, threads, lanes, kinds, parts.expression, (), _dying(parts))
 
 
 class EltwisePlain(_Base):
@@ -182,8 +181,7 @@ class EltwisePlain(_Base):
         if flat:
             arguments = {k: Extent(0) if k.endswith("_batch") else a for k, a in arguments.items()}
         arguments = {k: Extent(1) if k.endswith("_pixel") else a for k, a in arguments.items()}
-        constants = (("VL", 1), ("DT", data_type(y.type.dtype)), ("THREADS", threads), *kinds)
-        return KernelCall(KernelSpec(self.name, target.isa, constants, parts.expression), arguments, (), _dying(parts))
+        return kernel_call(self, target, arguments, y, threads, (("VL", 1),), kinds, parts.expression, (), _dying(parts))
 
 
 def _dying(parts: _Split) -> tuple[Value, ...]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, Dim, numel, strides_of
-from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Pointer, Target
 from cnngraph.ops import Elementwise
 from cnngraph_cuda.language import DataPointer, block_x, expression, load_one, registers, store_one, thread
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import data_type, launch, refuse_types
+from cnngraph_cuda.templates.common import kernel_call, launch, refuse_types
 
 OPERANDS = THREADS = 0
 AXES, MOST = 6, 4
@@ -96,5 +96,4 @@ class EltwiseStrided:
             steps: list[Dim] = [*[0] * (AXES - len(own)), *strides_of(own)]
             for axis in range(AXES):
                 arguments[f"{letter}{axis}"] = Extent(0 if padded[axis] == 1 else steps[axis])
-        constants = (("OPERANDS", len(values)), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
-        return KernelCall(KernelSpec(self.name, target.isa, constants, op.expression), arguments)
+        return kernel_call(self, target, arguments, y, threads, (("OPERANDS", len(values)),), expression=op.expression)

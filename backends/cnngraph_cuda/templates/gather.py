@@ -8,11 +8,11 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, numel
-from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Gather
 from cnngraph_cuda.language import DataPointer, I32Pointer, block_x, load_int, load_one, store_one, thread
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import cuda, data_type, launch
+from cnngraph_cuda.templates.common import cuda, kernel_call, launch
 
 THREADS = 0
 
@@ -74,4 +74,4 @@ class GatherPlain:
             "elements": Extent(units), "count": Extent(table.size), "inner": Extent(numel(x.type.shape[op.axis + 1 :])),
             "extent": Extent(extent),
         }  # fmt: skip
-        return KernelCall(KernelSpec(self.name, target.isa, (("DT", data_type(y.type.dtype)), ("THREADS", threads))), arguments)
+        return kernel_call(self, target, arguments, y, threads)

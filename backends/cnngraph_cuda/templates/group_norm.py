@@ -8,7 +8,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import numel, product, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Packed, Target
 from cnngraph.ops.group_norm import GroupNorm
 from cnngraph_cuda.language import (
     DataPointer,
@@ -36,15 +36,15 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import (
-    data_type,
     epilogue_arguments,
     floats,
+    kernel_call,
     launch,
     operand_layouts,
-    pitch,
     reading,
     refuse_epilogue,
     refuse_types,
+    tensors,
     writing,
 )
 
@@ -132,12 +132,10 @@ class GroupNormLast:
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type)
         ones = np.ones(channels, np.float32)
         arguments: dict[str, Argument] = {
-            **launch(units, 1, threads, shared=256, values=(x, y, *node.inputs[3:])), "x": Pointer(x), "y": Pointer(y),
+            **launch(units, 1, threads, shared=256, values=(x, y, *node.inputs[3:])), **tensors(x, y),
             "scale": floats(ones if scale is None else scale.data, channels, channels),
             "shift": floats(None if shift is None else shift.data, channels, channels),
             "settings": Packed(np.array([op.epsilon], np.float32)), "groups": Extent(op.groups), "width": Extent(channels // op.groups),
-            "plane": Extent(product(static(x.type.shape[2:]))), "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)),
-            "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)), **operands,
+            "plane": Extent(product(static(x.type.shape[2:]))), **operands,
         }  # fmt: skip
-        constants = (("VL", 1), ("DT", data_type(y.type.dtype)), ("THREADS", threads), *kinds)
-        return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments)
+        return kernel_call(self, target, arguments, y, threads, (("VL", 1),), kinds, op.epilogue)

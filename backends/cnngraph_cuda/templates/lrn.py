@@ -8,7 +8,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import numel
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Packed, Target
 from cnngraph.ops import LRN
 from cnngraph_cuda.language import (
     DataPointer,
@@ -24,7 +24,7 @@ from cnngraph_cuda.language import (
     thread,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import data_type, launch, pitch, reading, refuse_types, writing
+from cnngraph_cuda.templates.common import kernel_call, launch, reading, refuse_types, tensors, writing
 from cnngraph_cuda.templates.relayout import split
 
 THREADS = 0
@@ -79,10 +79,8 @@ class LocalResponse:
         units, threads = numel((images, plane, channels)), 256
         settings = np.array([op.alpha / op.size, op.beta, op.bias], np.float32)
         arguments: dict[str, Argument] = {
-            **launch(units, threads, threads, values=(x, y)), "x": Pointer(x), "y": Pointer(y), "settings": Packed(settings),
+            **launch(units, threads, threads, values=(x, y)), **tensors(x, y), "settings": Packed(settings),
             "elements": Extent(units), "channels": Extent(channels), "plane": Extent(plane), "before": Extent((op.size - 1) // 2),
-            "size": Extent(op.size), "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)), "y_batch": BatchStride(y),
-            "y_pixel": Extent(pitch(y.type)),
+            "size": Extent(op.size),
         }  # fmt: skip
-        constants = (("DT", data_type(y.type.dtype)), ("THREADS", threads))
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, threads)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import PLAIN, Dim, Sym, numel, strides_of
-from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Pointer, Target
 from cnngraph.ops import MatMul
 from cnngraph_cuda.language import DataPointer, block_x, fma, load_one, store_one, thread
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import data_type, launch, refuse_types
+from cnngraph_cuda.templates.common import kernel_call, launch, refuse_types
 
 THREADS = 0
 LEADING = 4
@@ -95,5 +95,4 @@ class MatMulPlain:
             **{f"d{i}": Extent(lead[i]) for i in range(1, LEADING)},
         }  # fmt: skip
         arguments |= leading_strides(left, right)
-        constants = (("DT", data_type(y.type.dtype)), ("THREADS", threads))
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, threads)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, Dim, Sym, ceil_div, numel
-from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Pointer, Target
 from cnngraph_cuda.language import (
     DataPointer,
     as_bits,
@@ -38,7 +38,7 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import TF32, Code
-from cnngraph_cuda.templates.common import cuda, data_type, launch, math_of
+from cnngraph_cuda.templates.common import cuda, kernel_call, launch, math_of
 from cnngraph_cuda.templates.matmul import LEADING, MatMulPlain, leading_strides
 
 BM = BN = WM = WN = ST = THREADS = DT = MATH = VL = BK = 0
@@ -229,6 +229,6 @@ class MatMulGemm(MatMulPlain):
         }  # fmt: skip
         constants = (
             ("BM", bm), ("BN", bn), ("WM", wm), ("WN", wn), ("ST", stages), ("BK", BYTES // gpu.dtype.itemsize),
-            ("THREADS", threads), ("DT", data_type(gpu.dtype)), ("MATH", math_of(gpu)),
+            ("MATH", math_of(gpu)),
         )  # fmt: skip
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments, (f"{bm}x{bn} tiles",))
+        return kernel_call(self, target, arguments, y, threads, constants, notes=(f"{bm}x{bn} tiles",))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, numel, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Target
 from cnngraph.ops import Pool
 from cnngraph_cuda.language import (
     DataPointer,
@@ -26,7 +26,17 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import cuda, data_type, launch, pitch, reading, refuse_types, writing
+from cnngraph_cuda.templates.common import (
+    cuda,
+    extents,
+    kernel_call,
+    launch,
+    pair,
+    reading,
+    refuse_types,
+    tensors,
+    writing,
+)
 
 VL = AVERAGE = INCLUDE_PAD = THREADS = 0
 
@@ -108,14 +118,11 @@ class PoolLast:
         assert isinstance(op, Pool)
         one = len(op.kernel) == 1
 
-        def pair(values: Sequence[int], lead: int) -> tuple[int, int]:
-            return (lead, values[0]) if one else (values[0], values[1])
-
         channels = y.type.shape[1]
         assert isinstance(channels, int)
         image, plane = pair(static(x.type.shape[2:]), 1), pair(static(y.type.shape[2:]), 1)
         kernel, strides, dilations = pair(op.kernel, 1), pair(op.strides, 1), pair(op.dilations, 1)
-        begins, ends = pair(op.pads, 0), pair(op.pads[len(op.kernel) :], 0)
+        begins, ends = pair(op.pads[: len(op.kernel)], 0), pair(op.pads[len(op.kernel) :], 0)
         groups, threads = ceil_div(channels, cuda(target).lanes), 256
         units = numel((y.type.shape[0], plane[0], plane[1], groups))
         numbers = {
@@ -124,13 +131,12 @@ class PoolLast:
             "reach_w": image[1] + begins[1] + ends[1],
         }  # fmt: skip
         arguments: dict[str, Argument] = {
-            **launch(units, threads, threads, values=(x, y)), "x": Pointer(x), "y": Pointer(y), "vectors": Extent(units),
+            **launch(units, threads, threads, values=(x, y)), **tensors(x, y), "vectors": Extent(units),
             "groups": Extent(groups), "plane": Extent(plane[0] * plane[1]), "out_width": Extent(plane[1]), "height": Extent(image[0]),
-            "width": Extent(image[1]), "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)), "y_batch": BatchStride(y),
-            "y_pixel": Extent(pitch(y.type)), **{k: Extent(v) for k, v in numbers.items()},
+            "width": Extent(image[1]), **extents(numbers),
         }  # fmt: skip
         constants = (
             ("AVERAGE", int(op.kind == "average")), ("INCLUDE_PAD", int(op.kind == "average" and op.count_include_pad)),
-            ("VL", cuda(target).lanes), ("DT", data_type(y.type.dtype)), ("THREADS", threads),
+            ("VL", cuda(target).lanes),
         )  # fmt: skip
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, threads, constants)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, numel, product, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, LayoutRequest, Pointer, Target
 from cnngraph.ops import Reduce
 from cnngraph_cuda.language import (
     DataPointer,
@@ -28,7 +28,7 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import cuda, data_type, launch, pitch, reading, refuse_types, writing
+from cnngraph_cuda.templates.common import cuda, kernel_call, launch, pitch, reading, refuse_types, writing
 
 VL = KIND = 0
 SUM, MEAN, MAX, MIN = 0, 1, 2, 3
@@ -127,5 +127,4 @@ class ReduceSpatial:
             "plane": Extent(product(static(x.type.shape[2:]))), "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)),
             "y_batch": BatchStride(y),
         }  # fmt: skip
-        constants = (("KIND", _KINDS[op.kind]), ("VL", lanes), ("DT", data_type(y.type.dtype)), ("THREADS", 256))
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, 256, (("KIND", _KINDS[op.kind]), ("VL", lanes)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, Dim, Sym, numel
-from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Pointer, Target
 from cnngraph.ops import Reduce
 from cnngraph_cuda.language import (
     DataPointer,
@@ -29,7 +29,7 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import data_type, launch, refuse_types
+from cnngraph_cuda.templates.common import kernel_call, launch, refuse_types
 
 KIND = THREADS = 0
 SUM, MEAN, MAX, MIN, PROD, L1, L2, LOG_SUM, SQUARES = range(9)
@@ -131,5 +131,4 @@ class ReducePlain:
             **launch(results, threads // 32, threads, values=(x, y)), "x": Pointer(x), "y": Pointer(y), "results": Extent(results),
             "length": Extent(length), "inner": Extent(inner),
         }  # fmt: skip
-        constants = (("KIND", _KINDS[op.kind]), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, threads, (("KIND", _KINDS[op.kind]),))

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, numel, static
-from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Packed, Target
 from cnngraph.ops.resize import Resize
 from cnngraph_cuda.language import (
     DataPointer,
@@ -26,7 +26,7 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import cuda, data_type, launch, pitch, reading, refuse_types, writing
+from cnngraph_cuda.templates.common import cuda, kernel_call, launch, reading, refuse_types, tensors, writing
 
 VL = THREADS = 0
 
@@ -111,11 +111,9 @@ class ResizeLast:
         assert area == int(np.prod(plane))
         units = numel((y.type.shape[0], area, groups))
         arguments: dict[str, Argument] = {
-            **launch(units, threads, threads, values=(x, y)), "x": Pointer(x), "y": Pointer(y), "rows": Packed(tables[0][0]),
+            **launch(units, threads, threads, values=(x, y)), **tensors(x, y), "rows": Packed(tables[0][0]),
             "row_weights": Packed(tables[0][1]), "columns": Packed(tables[1][0]), "column_weights": Packed(tables[1][1]),
             "vectors": Extent(units), "groups": Extent(groups), "plane": Extent(area), "out_width": Extent(plane[-1]),
             "width": Extent(image[-1]), "taps_h": Extent(tables[0][0].shape[1]), "taps_w": Extent(tables[1][0].shape[1]),
-            "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)), "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
         }  # fmt: skip
-        constants = (("VL", cuda(target).lanes), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, threads, (("VL", cuda(target).lanes),))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, DType, numel
-from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Pointer, Target
 from cnngraph.ops.indexing import ArgReduce, TopK
 from cnngraph_cuda.language import (
     DataPointer,
@@ -32,7 +32,7 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import cuda, data_type, launch
+from cnngraph_cuda.templates.common import cuda, kernel_call, launch
 
 THREADS = SMALLEST = NAN_FIRST = LAST = VALUES = 0
 _MOST_ROUNDS = 4096
@@ -147,6 +147,5 @@ class Search:
         constants = (
             ("SMALLEST", int(smallest)), ("NAN_FIRST", int(not (top and smallest))),
             ("LAST", int(isinstance(op, ArgReduce) and op.last)), ("VALUES", int(top)),
-            ("DT", data_type(x.type.dtype)), ("THREADS", threads),
         )  # fmt: skip
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, values, threads, constants)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, numel
-from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Pointer, Target
 from cnngraph.ops import Softmax
 from cnngraph_cuda.language import (
     DataPointer,
@@ -29,7 +29,7 @@ from cnngraph_cuda.language import (
     unroll,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import data_type, launch, refuse_types
+from cnngraph_cuda.templates.common import kernel_call, launch, refuse_types
 
 LOG = THREADS = 0
 
@@ -105,5 +105,4 @@ class SoftmaxPlain:
             **launch(outer, 1, threads, shared=256, values=(x, y)), "x": Pointer(x), "y": Pointer(y), "length": Extent(length),
             "inner": Extent(inner),
         }  # fmt: skip
-        constants = (("LOG", int(op.log)), ("DT", data_type(y.type.dtype)), ("THREADS", threads))
-        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+        return kernel_call(self, target, arguments, y, threads, (("LOG", int(op.log)),))
