@@ -10,7 +10,8 @@ to form groups:
 
 What the hardware would not tell: shared memory begins as NaN; asynchronous copies land only when waited for, and their destination is NaN
 until then; every global access is checked for bounds and alignment; a barrier or a warp-wide operation that
-not all threads reach is an error; bank conflicts of ldmatrix are counted; tf32 operands lose their 13 low bits.
+not all threads reach is an error; bank conflicts of ldmatrix are counted; tf32 operands lose their 13 low bits. For tensor cores of
+a warpgroup see :mod:`cnngraph_cuda.warpgroups`.
 """
 
 from __future__ import annotations
@@ -36,18 +37,21 @@ class _Rewrite(ast.NodeTransformer):
         self.assigned: set[str] = set()
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
+        """Operations on threads get the group as their first argument."""
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id in LANE_FUNCTIONS:
             node.args.insert(0, ast.Name("lanes", ast.Load()))
         return node
 
     def visit_Expr(self, node: ast.Expr) -> list[ast.stmt] | ast.stmt:
+        """A barrier is checked, and is where a warp stops."""
         if ast.unparse(node) == "cuda.syncthreads()":
             return _statements("lanes.barrier()\nyield")
         node.value = self.visit(node.value)
         return node
 
     def visit_Assign(self, node: ast.Assign) -> list[ast.stmt] | ast.stmt:
+        """A variable changes for the threads under the mask only."""
         text = ast.unparse(node)
         if "cuda.shared.array" in text:
             return _statements("shared = None")
@@ -60,6 +64,7 @@ class _Rewrite(ast.NodeTransformer):
         return node
 
     def visit_If(self, node: ast.If) -> list[ast.stmt]:
+        """Both branches run, each under its mask, unless no thread takes it."""
         condition = f"condition_{node.lineno}_{node.col_offset}"
         test = self.visit(node.test)
         out: list[ast.stmt] = [ast.Assign([ast.Name(condition, ast.Store())], test)]
@@ -72,11 +77,13 @@ class _Rewrite(ast.NodeTransformer):
         return out
 
     def visit_While(self, node: ast.While) -> list[ast.stmt]:
+        """The loop goes round while some thread's condition holds."""
         node.test = _expression("lanes.again(0)", self.visit(node.test))
         node.body = self._block(node.body)
         return [*_statements("lanes.begin_loop()"), node]
 
     def visit_For(self, node: ast.For) -> ast.stmt:
+        """Bounds may differ from thread to thread."""
         assert isinstance(node.iter, ast.Call)
         node.iter = ast.Call(
             ast.Attribute(ast.Name("lanes", ast.Load()), "count_to", ast.Load()), [self.visit(a) for a in node.iter.args], []
