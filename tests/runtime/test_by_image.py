@@ -93,7 +93,7 @@ def no_batch() -> Graph:
     ("graph", "weights", "cycles", "words"),
     [
         (network(), 0, 1e9, None),
-        (network(), 100 << 20, 1e9, "do not stay in the cache"),
+        (network(), 100 << 20, 1e9, "of weights are better read once"),
         (network(5000), 0, 1e5, "dense layers are better read once"),
         (several_rows(), 0, 1e9, "no batch as its first axis"),
         (shared_result(), 0, 1e9, "no batch as its first axis"),
