@@ -132,12 +132,15 @@ class DynamicProgram:
         self, feeds: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
     ) -> dict[str, np.ndarray]:
         """The same as :meth:`Program.run`; compiles first if these shapes are new."""
-        program = self.variant(feeds or {})
-        return program.run(self._remaining(feeds or {}), outputs, threads=threads or self.threads)
+        program, remaining = self._prepared(feeds or {})
+        return program.run(remaining, outputs, threads=threads or self.threads)
 
-    def _remaining(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What a variant is still fed: its known contents are constants."""
-        return {name: array for name, array in feeds.items() if name not in self._contents}
+    def _prepared(self, feeds: Mapping[str, np.ndarray]) -> tuple[Runnable, dict[str, np.ndarray]]:
+        """A variant, and what it is still fed: its known contents are constants."""
+        with self._lock:
+            program = self._variant(feeds)
+            known = frozenset(self._contents)
+        return program, {name: array for name, array in feeds.items() if name not in known}
 
     async def arun(
         self, feeds: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
@@ -153,8 +156,8 @@ class DynamicProgram:
 
     def profile(self, feeds: Mapping[str, np.ndarray], repeat: int = 5, *, threads: int = 1) -> list[dict[str, Any]]:
         """The same as :meth:`Program.profile`."""
-        program = self.variant(feeds)
-        return program.profile(self._remaining(feeds), repeat, threads=threads)
+        program, remaining = self._prepared(feeds)
+        return program.profile(remaining, repeat, threads=threads)
 
     def memory_report(self) -> dict[str, Any]:
         """Memory of the variant used last."""
@@ -179,13 +182,16 @@ class DynamicProgram:
     def variant(self, feeds: Mapping[str, np.ndarray]) -> Runnable:
         """The program for the shapes of ``feeds``, compiled if there is none yet."""
         with self._lock:
-            key = self._key(feeds)
-            program = self._variants.pop(key, None)
-            if program is None:
-                key, program = self._compile(key, feeds)
-            self._variants[key] = self._latest = program
-            while len(self._variants) > MAX_VARIANTS:
-                self._variants.popitem(last=False)
+            return self._variant(feeds)
+
+    def _variant(self, feeds: Mapping[str, np.ndarray]) -> Runnable:
+        key = self._key(feeds)
+        program = self._variants.pop(key, None)
+        if program is None:
+            key, program = self._compile(key, feeds)
+        self._variants[key] = self._latest = program
+        while len(self._variants) > MAX_VARIANTS:
+            self._variants.popitem(last=False)
         return program
 
     def _compile(self, key: _Key, feeds: Mapping[str, np.ndarray]) -> tuple[_Key, Runnable]:

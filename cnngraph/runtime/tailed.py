@@ -74,15 +74,16 @@ class TailedProgram:
     def _run_tail(self, made: Mapping[str, np.ndarray], feeds: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
         if not wanted:
             return {}
-        if self._evaluator is None:
+        evaluator = self._evaluator  # read once: another thread may exchange it
+        if evaluator is None:
             from cnngraph.eager.evaluate import Evaluator
             from cnngraph.frontend.bodies import Bodies
 
-            self._evaluator = Evaluator(Bodies(self.tail.functions))
+            evaluator = self._evaluator = Evaluator(Bodies(self.tail.functions))
         values = {key: made[name] for key, name in self.tail.feeds.items()}
         values.update((key, feeds[name]) for key, name in self.tail.direct.items())
         values.update(self.tail.constants)
-        return self._evaluator.tail(self.tail, values, wanted)
+        return evaluator.tail(self.tail, values, wanted)
 
     async def arun(
         self, feeds: Mapping[str, Any] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
