@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,3 +62,65 @@ def test_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
             default_threads()
     monkeypatch.setenv("CNNGRAPH_THREADS", "")
     assert default_threads() == usable_cpus()
+
+
+def own_group(controller: str) -> Path | None:
+    """Folder of this process's control group, where there is one for the CPU: ``controller`` is "cpu" for version 1, "" for 2."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            return Path("/sys/fs/cgroup", names, path.lstrip("/"))
+    return None
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A real control group below this process's own, with one CPU's worth of time; skips the test where none can be made."""
+    if sys.platform != "linux":
+        pytest.skip("control groups are Linux's")
+    tried = []
+    for controller, setting, text in (("", "cpu.max", "100000 100000"), ("cpu", "cpu.cfs_quota_us", "100000")):
+        parent = own_group(controller)
+        if parent is None or not (parent / "cgroup.procs").exists():
+            continue
+        folder = parent / f"cnngraph-test-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError as error:
+            tried.append(f"{folder}: {error.strerror}")
+            continue
+        try:
+            try:
+                if not (folder / setting).exists():
+                    raise FileNotFoundError(2, f"it has no {setting}")
+                (folder / setting).write_text(text)
+            except OSError as error:
+                tried.append(f"{folder}: {error.strerror}")
+                continue
+            yield folder
+            return
+        finally:
+            folder.rmdir()
+    pytest.skip(f"no control group with a quota can be made here: {'; '.join(tried) or 'there is none for the CPU'}")
+
+
+def test_a_real_control_group(group: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+        "from cnngraph.runtime.cpus import cpu_quota, usable_cpus\n"
+        "from cnngraph.runtime.slots import process_slots\n"
+        "print(cpu_quota(), usable_cpus(), process_slots().capacity)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(group / "cgroup.procs")], capture_output=True, text=True, env=environment, check=True
+    )
+    assert result.stdout.split() == ["1.0", "1", "1"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="no control groups")
+def test_the_quota_of_this_machine() -> None:
+    quota = cpu_quota()
+    assert quota is None or quota > 0
+    assert 1 <= usable_cpus() <= (256 if quota is None else math.ceil(quota))
