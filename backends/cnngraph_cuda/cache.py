@@ -25,7 +25,7 @@ def _versions() -> str:
 
 def key(source: str, arch: str) -> str:
     """Hash that names the entry of a kernel: its source, its architecture, the compiler's versions, and the intrinsics."""
-    from cnngraph_cuda.primitives import PRIMITIVES
+    from cnngraph_cuda.primitives import primitives_of
 
-    text = "\0".join([source, arch, _versions(), repr(PRIMITIVES)])
+    text = "\0".join([source, arch, _versions(), repr(primitives_of(arch))])
     return hashlib.sha256(text.encode()).hexdigest()

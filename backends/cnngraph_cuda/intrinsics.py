@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from llvmlite import ir
@@ -9,7 +10,7 @@ from numba import cuda
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from cnngraph_cuda.primitives import PRIMITIVES, Primitive
+from cnngraph_cuda.primitives import Primitive, primitives_of
 from cnngraph_cuda.scalar import SCALARS, Arithmetic, Number
 
 _LLVM = {"f": ir.FloatType(), "r": ir.IntType(32), "p": ir.IntType(64)}
@@ -164,18 +165,18 @@ def shared_address(typingctx: Any, array: Any) -> Any:
     return types.int32(array), codegen
 
 
-def scalar_intrinsics() -> dict[str, Any]:
+def scalar_intrinsics(table: Mapping[str, Primitive]) -> dict[str, Any]:
     """The functions of expressions on float32, by the names that expressions are rendered with."""
-    return {name: _scalar(name, function) for name, function in SCALARS.items()}
+    return {name: _scalar(name, function, table) for name, function in SCALARS.items()}
 
 
-def _scalar(name: str, function: Any) -> Any:
+def _scalar(name: str, function: Any, table: Mapping[str, Primitive]) -> Any:
     count = function.__code__.co_argcount - 1
 
     def typer(*arguments: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             floats = [context.cast(builder, v, t, types.float32) for v, t in zip(values, signature.args, strict=True)]
-            return function(Arithmetic(builder), *(Number(builder, v) for v in floats)).value
+            return function(Arithmetic(builder, table), *(Number(builder, v) for v in floats)).value
 
         return types.float32(*arguments), codegen
 
@@ -185,10 +186,11 @@ def _scalar(name: str, function: Any) -> Any:
     return intrinsic(scope[name])
 
 
-def primitives() -> dict[str, Any]:
-    """Everything a generated kernel may name."""
-    table: dict[str, Any] = {name: _make(name, primitive) for name, primitive in PRIMITIVES.items()}
-    table.update(scalar_intrinsics())
+def primitives(arch: str = "") -> dict[str, Any]:
+    """Everything a generated kernel for an architecture may name."""
+    known = primitives_of(arch)
+    table: dict[str, Any] = {name: _make(name, primitive) for name, primitive in known.items()}
+    table.update(scalar_intrinsics(known))
     table.update(
         i32=i32, udiv=udiv, umod=umod, below=below, both=both, select=select, to_float=to_float, as_float=as_float, as_bits=as_bits,
         shared_address=shared_address, cuda=cuda, f32=types.float32, words=types.int32,

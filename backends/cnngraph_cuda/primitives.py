@@ -202,5 +202,46 @@ for _columns in (64, 128, 256):
     for _kind in ("f16", "bf16", "tf32"):
         PRIMITIVES[f"wgmma_{_kind}_{_columns}"] = _wgmma(_kind, _columns)
 
+
+def _older() -> dict[str, Primitive]:
+    """Primitives that sm_75 has otherwise: copies that are over at once, products of 8 steps, NaN and rounding in several steps."""
+    sums = "{$0, $1, $2, $3}"
+    copy = "{ .reg .pred p; .reg .b32 t0, t1, t2, t3, n; mov.b32 t0, 0; mov.b32 t1, 0; mov.b32 t2, 0; mov.b32 t3, 0; "
+    copy += "setp.gt.s32 p, $2, 0; @p ld.global.v4.b32 {t0, t1, t2, t3}, [$1]; "
+    for i in range(4):  # bytes beyond the count become zero; a shift by 32 leaves nothing
+        copy += f"sub.s32 n, $2, {4 * i}; min.s32 n, n, 4; max.s32 n, n, 0; shl.b32 n, n, 3; "
+        copy += f"shl.b32 n, -1, n; not.b32 n, n; and.b32 t{i}, t{i}, n; "
+    out = {
+        "mma_f16": Primitive(
+            f"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {sums}, {{$4, $5}}, {{$8}}, {sums}; "
+            f"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {sums}, {{$6, $7}}, {{$9}}, {sums};",
+            "", "rrrrrr", "ffff", warp=True,
+        ),
+        "cp_async16": Primitive(copy + "st.shared.v4.b32 [$0], {t0, t1, t2, t3}; }", "", "rpr", memory=True),
+        "cp_commit": Primitive("", memory=True),
+    }  # fmt: skip
+    for pending in range(4):
+        out[f"cp_wait{pending}"] = Primitive("", memory=True)
+    for name, short in (("maximum", "max"), ("minimum", "min")):
+        text = f"{{ .reg .pred p; {short}.f32 $0, $1, $2; setp.nan.f32 p, $1, $2; @p add.f32 $0, $1, $2; }}"
+        out[name] = Primitive(text, "f", "ff", volatile=False)
+    for count in (2, 4, 8):
+        words = count // 2
+        names = ", ".join(f"t{i}" for i in range(words))
+        pack = "".join(f"cvt.rn.f16.f32 h, ${2 * i + 1}; cvt.rn.f16.f32 g, ${2 * i + 2}; mov.b32 t{i}, {{h, g}}; " for i in range(words))
+        vector, source = {1: ("", names), 2: (".v2", f"{{{names}}}"), 4: (".v4", f"{{{names}}}")}[words]
+        text = f"{{ .reg .b32 {names}; .reg .b16 h, g; {pack}st.global{vector}.b32 [$0], {source}; }}"
+        out[f"st{count}_f16"] = Primitive(text, "", "p" + "f" * count, memory=True)
+    return out
+
+
+OLDER = _older()
+
+
+def primitives_of(arch: str) -> dict[str, Primitive]:
+    """The primitives of an architecture."""
+    return {**PRIMITIVES, **OLDER} if arch == "sm_75" else PRIMITIVES
+
+
 INLINE = ("i32", "udiv", "umod", "below", "select", "both", "to_float", "as_float", "as_bits")
 """Operations without PTX text of their own: conversions, unsigned arithmetic, choices, the barrier."""

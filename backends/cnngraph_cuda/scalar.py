@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llvmlite import ir
+
+from cnngraph_cuda.primitives import Primitive
 
 _F32 = ir.FloatType()
 
@@ -61,10 +63,10 @@ class Number:
 
 
 class Arithmetic:
-    """Functions of numbers."""
+    """Functions of numbers, with the primitives of an architecture."""
 
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
+    def __init__(self, builder: Any, primitives: Mapping[str, Primitive]) -> None:
+        self.builder, self._primitives = builder, primitives
 
     def _value(self, x: Any) -> Any:
         return x.value if isinstance(x, Number) else ir.Constant(_F32, float(x))
@@ -85,11 +87,11 @@ class Arithmetic:
 
     def max(self, a: Any, b: Any) -> Number:
         """The larger; NaN if either is."""
-        return self.asm("max.NaN.f32 $0, $1, $2;", a, b)
+        return self.asm(self._primitives["maximum"].text, a, b)
 
     def min(self, a: Any, b: Any) -> Number:
         """The smaller; NaN if either is."""
-        return self.asm("min.NaN.f32 $0, $1, $2;", a, b)
+        return self.asm(self._primitives["minimum"].text, a, b)
 
     def fma(self, a: Any, b: Any, c: Any) -> Number:
         """``a * b + c``, rounded once."""

@@ -24,7 +24,7 @@ from cnngraph.errors import InternalError
 from cnngraph.kernels.operands import FULL, IMAGE_CHANNEL, PER_CHANNEL, SCALAR
 from cnngraph.kernels.specialize import parameters, render_expression, specialize
 from cnngraph.kernels.template import KernelSource, KernelSpec
-from cnngraph_cuda.primitives import PRIMITIVES
+from cnngraph_cuda.primitives import PRIMITIVES, primitives_of
 
 F32, F16, BF16 = 0, 1, 2
 """Values of the constant ``DT``: the type of data in memory."""
@@ -110,7 +110,9 @@ def generate(spec: KernelSpec, code: Code, header: Sequence[str] = ()) -> Kernel
     ]
     if spec.expression is not None and spec.expression.instrs:
         text.append(f"epilogue {spec.expression}")
-    text += ['"""', "", "from cnngraph_cuda.intrinsics import primitives", "", "globals().update(primitives())"]
+    arch = spec.isa.partition(":")[0]
+    named = f'"{arch}"' if primitives_of(arch) is not PRIMITIVES else ""
+    text += ['"""', "", "from cnngraph_cuda.intrinsics import primitives", "", f"globals().update(primitives({named}))"]
     text += [f"THREADS, BLOCKS = {constants.get('THREADS', 256)}, {constants.get('BLOCKS', 1)}"]
     text += [f'SIGNATURE = "{" ".join(kernel.types)}"', ""]
     text += [f"# {line}" for line in header]

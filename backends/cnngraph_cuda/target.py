@@ -14,7 +14,7 @@ PRECISIONS = ("f32", "tf32", "f16", "bf16")
 f16, bf16: 16-bit floats in memory and on tensor cores, sums in float32."""
 
 SHARED_LIMITS = {
-    "sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_90a": 227, "sm_100": 227, "sm_120": 99,
+    "sm_75": 64, "sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_90a": 227, "sm_100": 227, "sm_120": 99,
 }  # fmt: skip
 """KiB of shared memory one block may have, by architecture (CUDA C++ programming guide, compute capabilities)."""
 
@@ -82,6 +82,8 @@ def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTar
         raise UsageError(f"unknown GPU architecture {name!r}; choose one of {', '.join(SHARED_LIMITS)}")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if name == "sm_75" and precision in ("tf32", "bf16"):
+        raise UsageError(f"sm_75 has no tensor cores for {precision}; choose f32 or f16")
     return CudaTarget(
         f"{name}:{precision}",
         32,

@@ -212,8 +212,9 @@ class MatMulGemm(MatMulPlain):
         lead = numel(shape[:-2])
         count = (lead.scale * gpu.batch if isinstance(lead, Sym) else lead) * ceil_div(columns, 64)
         fixed = rows.scale * gpu.batch if isinstance(rows, Sym) else rows
-        bm = 128 if count * ceil_div(fixed, 128) >= gpu.multiprocessors else 64
         bn, wm, wn, stages = 64, 32, 32, 3
+        large = count * ceil_div(fixed, 128) >= gpu.multiprocessors and stages * (128 + bn) * BYTES <= gpu.shared
+        bm = 128 if large else 64
         threads = bm // wm * (bn // wn) * 32
         row_tiles = 1 << 30 if isinstance(rows, Sym) else ceil_div(rows, bm)
         units: Dim = rows if isinstance(rows, Sym) else numel((lead, row_tiles))
