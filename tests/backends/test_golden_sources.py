@@ -31,7 +31,7 @@ CASES = {
         "winograd", Conv((3, 3), (1, 1), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 16, 28, 28), weights(16, 16, 3, 3), None)
     ),
     "conv_tiles_relu": Case(
-        "conv_tiles", Conv((3, 3), (2, 2), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 32, 56, 56), weights(64, 32, 3, 3), None)
+        "conv_tiles", Conv((3, 3), (2, 2), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 64, 56, 56), weights(64, 64, 3, 3), None)
     ),
     "conv_transpose_relu": Case(
         "conv_transpose",

@@ -14,7 +14,7 @@ from cnngraph.ir.interpret import interpret
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassContext
 from cnngraph.pipeline import optimize
-from cnngraph_cpu.target import available
+from cnngraph_cpu.target import ISAS, available
 from tests.conformance import quantized_net
 
 ort = pytest.importorskip("onnxruntime")
@@ -78,7 +78,7 @@ def test_the_target_with_dot_products_is_taken_for_integers_only() -> None:
     integers = cnngraph.compile(quantized_net.model())
     floats = cnngraph.compile(quantized_net.model(), options=CompileOptions(disabled_passes=("fuse_qdq",)))
     assert floats.data.isa == available()[0]
-    dots = [isa for isa in available(special=True) if isa.endswith("vnni")]
+    dots = [isa for isa in available(special=True) if ISAS[isa].target.dot]
     assert integers.data.isa == (dots[0] if dots else available()[0])
 
 
