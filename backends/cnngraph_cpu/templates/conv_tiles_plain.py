@@ -34,7 +34,7 @@ from cnngraph_cpu.templates import conv_tiles as shared
 from cnngraph_cpu.templates.common import blocked, operand_layouts
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
 from cnngraph_cpu.templates.conv_tiles import all_tasks
-from cnngraph_cpu.templates.conv_tiles_plan import HELPERS, call_of, choose_lines, kind_of
+from cnngraph_cpu.templates.conv_tiles_plan import HELPERS, call_of, choose_lines, kind_of, refuse_narrow_pairs
 
 TILE_PIXELS, TILE_BYTES, ROW_BYTES = shared.TILE_PIXELS, shared.TILE_BYTES, shared.ROW_BYTES
 
@@ -133,7 +133,7 @@ class ConvTilesPlain:
             return "groups, or as many channels as a vector has lanes"
         if g.dilation[2] != 1 and g.kernel[2] != 1:
             return "dilated columns"
-        return None
+        return refuse_narrow_pairs(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Plain in, blocked out."""
