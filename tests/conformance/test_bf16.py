@@ -31,7 +31,7 @@ def _images(program: Any, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {s.name: rng.standard_normal([d if isinstance(d, int) else batch for d in s.shape]).astype(np.float32) for s in program.inputs}
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [ISAS[0], *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:])])
 def test_digits_are_recognised_as_in_float32(isa: str) -> None:
     wide, narrow = cnngraph.compile(DIGITS), cnngraph.compile(DIGITS, precision="bf16", isa=isa)
     images = digits.preprocess(digits.held_out()[0][:200])

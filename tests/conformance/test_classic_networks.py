@@ -22,9 +22,9 @@ from cnngraph_cpu import backend
 ort = pytest.importorskip("onnxruntime")
 
 TOLERANCE = 1e-4
-SMALL = ["lenet5", "keras_cnn_small", "keras_cnn_same", "residual_block", "cifar_resnet29"]
+SMALL = ["lenet5", "keras_cnn_small", "keras_cnn_same", "residual_block"]
 MEDIUM = ["alexnet", "alexnet_bn", "flowers17_alexnet", "resnet18", "resnet50", "squeezenet1_1", "mobilenet_v2"]
-LARGE = ["flowers17_vgg", "vgg16", "vgg19", "resnet34", "resnet101", "resnet152", "resnet50_v1_5"]
+LARGE = ["cifar_resnet29", "flowers17_vgg", "vgg16", "vgg19", "resnet34", "resnet101", "resnet152", "resnet50_v1_5"]
 
 
 def reference(model: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -53,7 +53,7 @@ def test_matches_onnxruntime_and_keeps_bits(name: str) -> None:
             np.testing.assert_array_equal(ours[image : image + 1], alone)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet18"])
+@pytest.mark.parametrize("name", ["lenet5", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_exact_math_is_closer(name: str) -> None:
     model = cnngraph_models.build(name).SerializeToString()
     program = cnngraph.compile(model, math="exact")

@@ -128,8 +128,9 @@ def test_split_blocks_never_exceed_their_workspace():
                 assert x * y <= 1024
 
 
-@pytest.mark.parametrize("arch", SHARED_LIMITS)
-@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+@pytest.mark.parametrize(
+    ("arch", "precision"), [(a, p) for a in SHARED_LIMITS for p in ("f32", "tf32", "f16") if (a, p) != ("sm_75", "tf32")]
+)
 def test_tiles_fit_the_architecture(arch, precision):
     for batch in (1, 64, 4096):
         target = resolve(f"{arch}:{precision}:{batch}")
