@@ -13,13 +13,12 @@ nothing of this project and is itself the text given to the compiler.
 
 A step is ``[kernel number, arguments, (base, a, b)...]``; an argument is ``bases[base] + a*N + b``, plus ``tid`` times the scratch
 stride for base ``SCRATCH``. ``bases[0]`` is 0, which makes integers of the same form. Steps are separated by a barrier
-on a counter that only ever grows.
+on a counter that only ever grows. The end of a helper's job is counted by the worker loop, whose code is never unloaded, not by the
+job's own driver, whose program may be freed as soon as the caller returns.
 
 A job with ``JOB_IMAGES`` is done image by image: each thread runs all steps for its share of the images by itself, with a batch of 1 and
 an arena of its own (they lie ``image_bytes[ARENA]`` apart); ``image_bytes`` of the caller's arrays lead from an image to the next. There
 are no barriers between the steps then, but each thread still counts as many arrivals.
- The end of a helper's job is counted by the worker loop, whose code is never unloaded, not by the
-job's own driver, whose program may be freed as soon as the caller returns.
 
 Waiting spins for a bounded number of pauses, then sleeps in a futex (Linux) or yields.
 """
