@@ -139,10 +139,17 @@ def multiply(MT: int, source: int, panel: int) -> None:
             tile_store(m * TN + n, sums, (m * TILE_PIXELS * TN + n) * W, TN * ROW_BYTES)
 
 
+def store_run(i: int, count: int, v: int) -> None:
+    """Bias, epilogue and storing of ``count`` pixels from the sums ``i`` on, vector ``v`` of the panel's channels."""
+    bias = load(b, channel)
+    for c in range(count):
+        y_value = add(load(sums, ((i + c) * TN + v) * W), bias)
+        out = epilogue(y_value, image, inner_at + c * W, channel)
+        store(y, image * y_batch + inner_at + c * W, out)
+
+
 def store_pixels(base: int, last: int, image_here: int, panel: int) -> None:
-    """Bias, epilogue and storing of the pixels ``base`` .. ``last`` of a line, whose first image is ``image_here``; those beyond a row or
-    an image are left out.
-    """
+    """The pixels ``base`` .. ``last`` of a line, whose first image is ``image_here``; those beyond a row or an image are left out."""
     place = base // pitch
     col = base - place * pitch
     image = place // line_rows
@@ -152,15 +159,12 @@ def store_pixels(base: int, last: int, image_here: int, panel: int) -> None:
     while i < last - base:
         run = min(last - base - i, pitch - col)
         if row < rows and col < cols_out:
+            count = min(run, cols_out - col)
             for v in unroll(TN):
                 if not GUARD or panel * TN + v < out_blocks:
                     channel = (panel * TN + v) * W
-                    inner = (panel * TN + v) * plane_out + ((row0 + row) * cols_out + col) * W
-                    bias = load(b, channel)
-                    for c in range(min(run, cols_out - col)):
-                        y_value = add(load(sums, ((i + c) * TN + v) * W), bias)
-                        out = epilogue(y_value, image, inner + c * W, channel)
-                        store(y, image * y_batch + inner + c * W, out)
+                    inner_at = (panel * TN + v) * plane_out + ((row0 + row) * cols_out + col) * W
+                    store_run(i, count, v)
         i = i + run
         col = 0
         row = row + 1

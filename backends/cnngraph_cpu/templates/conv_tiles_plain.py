@@ -32,9 +32,9 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import conv_tiles as shared
 from cnngraph_cpu.templates.common import blocked, operand_layouts
-from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
+from cnngraph_cpu.templates.conv_direct_plan import Geometry, geometry
 from cnngraph_cpu.templates.conv_tiles import all_tasks
-from cnngraph_cpu.templates.conv_tiles_plan import HELPERS, call_of, choose_lines, kind_of, refuse_narrow_pairs
+from cnngraph_cpu.templates.conv_tiles_plan import HELPERS, call_of, choose_lines, kind_of, refuse_narrow_pairs, refuse_tiles
 
 TILE_PIXELS, TILE_BYTES, ROW_BYTES = shared.TILE_PIXELS, shared.TILE_BYTES, shared.ROW_BYTES
 
@@ -117,18 +117,13 @@ class ConvTilesPlain:
         {**HELPERS, "pack_part": pack_part, "interleave_row": interleave_row},
         "Convolution of a plain image on the tile unit, the columns of taps joined with the channels.",
     )
-    _direct = ConvDirect()
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses targets without tiles, what the direct convolution refuses, and other inputs."""
-        refusal = self._direct.accepts(node, target)
+        refusal = refuse_tiles(node, target)
         if refusal:
             return refusal
-        if not target.tiles:
-            return "the instruction set has no tiles"
         g = geometry(node)
-        if g.size[0] != 1 or g.kernel[0] != 1 or g.out[0] != 1 or g.pad[0] or g.pad_end[0]:
-            return "three spatial axes"
         if g.channels >= target.width or g.group != 1:
             return "groups, or as many channels as a vector has lanes"
         if g.dilation[2] != 1 and g.kernel[2] != 1:

@@ -212,11 +212,13 @@ def line_arguments(g: Geometry, lines: Lines, kind: Kind, width: int) -> dict[st
     }
 
 
+_DIRECT = ConvDirect()
+
 HELPERS = {
     f.__name__: f
     for f in (
-        kernel.fill_pixels, kernel.pack_pixels, kernel.pack_part, kernel.dot, kernel.products, kernel.multiply, kernel.store_pixels,
-        kernel.all_tiles, kernel.all_tasks,
+        kernel.fill_pixels, kernel.pack_pixels, kernel.pack_part, kernel.dot, kernel.products, kernel.multiply, kernel.store_run,
+        kernel.store_pixels, kernel.all_tiles, kernel.all_tasks,
     )
 }  # fmt: skip
 
@@ -230,18 +232,13 @@ class ConvTiles:
     name = "conv_tiles"
     reorders_arithmetic = True
     code = Code(kernel.conv_tiles, HELPERS, "Convolution on the tile unit, 32 pixels x 32 channels of sums in tiles.")
-    _direct = ConvDirect()
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses targets without tiles, what the direct convolution refuses, and groups of few channels."""
-        refusal = self._direct.accepts(node, target)
+        refusal = refuse_tiles(node, target)
         if refusal:
             return refusal
-        if not target.tiles:
-            return "the instruction set has no tiles"
         g = geometry(node)
-        if g.size[0] != 1 or g.kernel[0] != 1 or g.out[0] != 1 or g.pad[0] or g.pad_end[0]:
-            return "three spatial axes"
         if g.channels // g.group < LEAST_CHANNELS:
             return f"fewer than {LEAST_CHANNELS} input channels a group fill too little of a tile's rows"
         return refuse_narrow_pairs(node)
@@ -291,6 +288,19 @@ def call_of(
     arguments = {name: given[name] for name in order} | operands
     spec = KernelSpec(template, target.isa, tuple(constants + kinds), op.epilogue)
     return KernelCall(spec, arguments, (note(lines, kind),), overwritable(node.inputs[3:], y))
+
+
+def refuse_tiles(node: Node, target: Target) -> str | None:
+    """A refusal of what the direct convolution refuses, targets without tiles, and three axes."""
+    refusal = _DIRECT.accepts(node, target)
+    if refusal:
+        return refusal
+    if not target.tiles:
+        return "the instruction set has no tiles"
+    g = geometry(node)
+    if g.size[0] != 1 or g.kernel[0] != 1 or g.out[0] != 1 or g.pad[0] or g.pad_end[0]:
+        return "three spatial axes"
+    return None
 
 
 def refuse_narrow_pairs(node: Node) -> str | None:

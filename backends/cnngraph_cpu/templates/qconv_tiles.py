@@ -67,44 +67,22 @@ def store_pixel(place: int, inner: int) -> None:
         store_words(y_words, image * y_batch + inner, total)
 
 
-def store_pixels(base: int, last: int, image_here: int, panel: int) -> None:
-    """The pixels ``base`` .. ``last`` of a line, whose first image is ``image_here``; those beyond a row or an image are left out."""
-    place = base // pitch
-    col = base - place * pitch
-    image = place // line_rows
-    row = place - image * line_rows
-    image = image + image_here
-    i = 0
-    while i < last - base:
-        run = min(last - base - i, pitch - col)
-        if row < rows and col < cols_out:
-            count = min(run, cols_out - col)
-            for v in unroll(TN):
-                if not GUARD or panel * TN + v < out_blocks:
-                    channel = (panel * TN + v) * W
-                    inner_at = (panel * TN + v) * plane_out + ((row0 + row) * cols_out + col) * W
-                    bias = load_words(b, channel)
-                    if ZERO_GIVEN:
-                        bias = sub_int(bias, mul_int(load_words(weight_sums, channel), splat_int(zero)))
-                    if OUT == TO_BYTES:
-                        factor = load(factors, channel)
-                    done = 0
-                    if PACK4:
-                        done = count // 4 * 4
-                        for c in range(0, done, 4):
-                            for k in unroll(4):
-                                scale[k] = mul(to_floats(add_int(load_words(sums, ((i + c + k) * TN + v) * W), bias)), factor)
-                            store_four_rounded(
-                                y, image * y_batch + inner_at + c * W, scale[0], scale[1], scale[2], scale[3], y_zero, low_byte, high_byte
-                            )
-                    for c in range(done, count):
-                        store_pixel(((i + c) * TN + v) * W, inner_at + c * W)
-        i = i + run
-        col = 0
-        row = row + 1
-        if row == line_rows:
-            row = 0
-            image = image + 1
+def store_run(i: int, count: int, v: int) -> None:
+    """As in :mod:`cnngraph_cpu.templates.conv_tiles`; bytes of four pixels at a time."""
+    bias = load_words(b, channel)
+    if ZERO_GIVEN:
+        bias = sub_int(bias, mul_int(load_words(weight_sums, channel), splat_int(zero)))
+    if OUT == TO_BYTES:
+        factor = load(factors, channel)
+    done = 0
+    if PACK4:
+        done = count // 4 * 4
+        for c in range(0, done, 4):
+            for k in unroll(4):
+                scale[k] = mul(to_floats(add_int(load_words(sums, ((i + c + k) * TN + v) * W), bias)), factor)
+            store_four_rounded(y, image * y_batch + inner_at + c * W, scale[0], scale[1], scale[2], scale[3], y_zero, low_byte, high_byte)
+    for c in range(done, count):
+        store_pixel(((i + c) * TN + v) * W, inner_at + c * W)
 
 
 def qconv_tiles(

@@ -39,7 +39,7 @@ class QConvTiles:
     reorders_arithmetic = False
     code = Code(
         kernel.qconv_tiles,
-        {**HELPERS, "pack_pixels": kernel.pack_pixels, "store_pixels": kernel.store_pixels, "store_pixel": kernel.store_pixel},
+        {**HELPERS, "pack_pixels": kernel.pack_pixels, "store_run": kernel.store_run, "store_pixel": kernel.store_pixel},
         "Convolution of 8-bit tensors on the tile unit, 32 pixels x 32 channels of sums in tiles.",
     )
     _direct = QConv()
