@@ -209,6 +209,7 @@ class _Call:
         self._attributes = {a.name: a for a in node.attribute}
 
     def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute as Python has it: text, tuple, NumPy array, graph; ``default`` where the node lacks it."""
         attribute = self._attributes.get(name)
         if attribute is None:
             return default
@@ -224,14 +225,17 @@ class _Call:
         return value
 
     def run(self, graph: onnx.GraphProto, arguments: Sequence[Datum]) -> list[Datum]:
+        """Evaluate a subgraph, which sees the names around the node; returns its outputs."""
         return self._evaluator.graph(graph, self._frame, arguments, self._label)
 
     def node(self, op: str, inputs: Sequence[Datum], **attributes: Any) -> list[Datum]:
+        """Evaluate another operator of one output in the same operator set."""
         names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
         frame = Frame(self._frame.opsets, {n: x for n, x in zip(names, inputs, strict=True) if n}, self._frame.depth + 1)
         return self._evaluator.node(helper.make_node(op, names, ["y"], **attributes), frame, self._label)
 
     def array(self, index: int) -> np.ndarray:
+        """Input ``index``; raises InvalidInputError unless it is there and a tensor."""
         if index >= len(self.inputs) or not isinstance(self.inputs[index], np.ndarray):
             raise InvalidInputError(f"input {index} must be a tensor")
         value = self.inputs[index]

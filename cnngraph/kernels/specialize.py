@@ -148,6 +148,7 @@ class _Specializer(ast.NodeTransformer):
         return out
 
     def statement(self, node: ast.stmt) -> list[ast.stmt]:
+        """The specialised statements in place of one: none, itself, or an unrolled loop, a branch, a helper's body, an expression."""
         if isinstance(node, ast.For):
             return self._for(node)
         if isinstance(node, ast.If):

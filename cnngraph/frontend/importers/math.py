@@ -78,6 +78,7 @@ class _Operand:
     labels: list[int]
 
     def extent(self, label: int) -> Dim:
+        """Size of the axis with this subscript."""
         return self.value.type.shape[self.labels.index(label)]
 
 
