@@ -2,7 +2,7 @@
 
 ``primitives(isa)`` returns the functions that generated source imports. The plain meaning of each stands in
 :mod:`cnngraph.kernels.emulate`, under the same name. Loads and stores need no alignment beyond that of an element, which is
-float32 or bfloat16, by the pointer's type.
+float32, bfloat16 or float16, by the pointer's type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from cnngraph_cpu.simd_half import F32, alignment, float_pointer, half_pointer_argument, memory_type, stored, widened
+from cnngraph_cpu.simd_half import (
+    F32,
+    alignment,
+    float16_arguments,
+    float_pointer,
+    half_pointer_argument,
+    memory_type,
+    stored,
+    widened,
+)
 from cnngraph_cpu.target import ISAS
 
 I64 = types.CPointer(types.int64)
@@ -74,7 +83,7 @@ def get(typingctx: Any, pointer: Any, offset: Any) -> Any:
     """The scalar at ``pointer[offset]``."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return widened(builder, builder.load(builder.gep(values[0], [values[1]])))
+        return widened(builder, builder.load(builder.gep(values[0], [values[1]])), pointer)
 
     return types.float32(pointer, types.intp), codegen
 
@@ -168,7 +177,7 @@ def _memory(lanes: int, converts: bool) -> dict[str, Any]:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             loaded = builder.load(address(builder, pointer, values))
             loaded.align = alignment(pointer)
-            return widened(builder, loaded)
+            return widened(builder, loaded, pointer)
 
         return vector_type(float_pointer(pointer), types.intp), codegen
 
@@ -188,7 +197,8 @@ def _memory(lanes: int, converts: bool) -> dict[str, Any]:
             fnty = ir.FunctionType(elements, [elements.as_pointer(), _INT32, bits, elements])
             function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.load.{suffix(pointer)}")
             align, zero = ir.Constant(_INT32, alignment(pointer)), ir.Constant(elements, None)
-            return widened(builder, builder.call(function, [address(builder, pointer, values), align, mask(builder, values[2]), zero]))
+            loaded = builder.call(function, [address(builder, pointer, values), align, mask(builder, values[2]), zero])
+            return widened(builder, loaded, pointer)
 
         return vector_type(float_pointer(pointer), types.intp, types.intp), codegen
 
@@ -207,7 +217,7 @@ def _memory(lanes: int, converts: bool) -> dict[str, Any]:
     @intrinsic
     def broadcast(typingctx: Any, pointer: Any, offset: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return splat_value(builder, widened(builder, builder.load(builder.gep(values[0], [values[1]]))), vector)
+            return splat_value(builder, widened(builder, builder.load(builder.gep(values[0], [values[1]])), pointer), vector)
 
         return vector_type(float_pointer(pointer), types.intp), codegen
 
@@ -220,7 +230,7 @@ def _memory(lanes: int, converts: bool) -> dict[str, Any]:
                 place = builder.add(at, builder.mul(step, ir.Constant(step.type, i)))
                 loaded = builder.load(address(builder, source, (memory, place)))
                 loaded.align = alignment(source)
-                rows.append(widened(builder, loaded))
+                rows.append(widened(builder, loaded, source))
             distance = 1
             while distance < lanes:  # swap the off-diagonal blocks of every 2x2 square of blocks, ever larger
                 upper = [j + lanes - distance if j & distance else j for j in range(lanes)]
@@ -403,8 +413,8 @@ def primitives(isa: str) -> dict[str, Any]:
     table = {**_memory(target.width, target.dot2), **_arithmetic(target.width, target.has_fma), **half_pi_reduction(target.width)}
     table.update(
         pointer_argument=pointer_argument, int_pointer_argument=int_pointer_argument, int_argument=int_argument,
-        half_pointer_argument=half_pointer_argument, get=get, get_int=get_int, put=put, put_int=put_int, to_float=to_float, advance=advance,
-        scalar_log=scalar_log,
+        half_pointer_argument=half_pointer_argument, float16_pointer_argument=float16_arguments(target.float16), get=get, get_int=get_int,
+        put=put, put_int=put_int, to_float=to_float, advance=advance, scalar_log=scalar_log,
     )  # fmt: skip
     table.update(derived(table, target.has_fma))
     table.update(integer_primitives(isa))

@@ -23,7 +23,7 @@ def language(isa: str) -> tuple[str, str, dict[str, str]]:
     \"\"\"The instruction set that the kernels are written for.\"\"\"
 
     isa, width, registers, has_fma = {isa!r}, {target.width}, {target.registers}, {target.has_fma}
-    dot, dot2, tiles = {target.dot}, {target.dot2}, {target.tiles}
+    dot, dot2, tiles, float16 = {target.dot}, {target.dot2}, {target.tiles}, {target.float16}
 
 
 class _Info:

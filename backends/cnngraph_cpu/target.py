@@ -47,7 +47,7 @@ ISAS: dict[str, IsaInfo] = {
     "avx512": IsaInfo(Target("avx512", 16, 32, has_fma=True), "x86-64-v4", "-prefer-256-bit", _V4),
     "avx2vnni": IsaInfo(Target("avx2vnni", 8, 16, has_fma=True, dot=True), "x86-64-v3", "+avxvnni", (*_V3, "avxvnni")),
     "avx2": IsaInfo(Target("avx2", 8, 16, has_fma=True), "x86-64-v3", "", _V3),
-    "sse4": IsaInfo(Target("sse4", 4, 16, has_fma=False), "x86-64-v2", "", _V2),
+    "sse4": IsaInfo(Target("sse4", 4, 16, has_fma=False, float16=False), "x86-64-v2", "", _V2),
     "neon": IsaInfo(Target("neon", 4, 32, has_fma=True), "generic", "+neon", ("neon",)),
     "tiles_in_memory": IsaInfo(
         Target("tiles_in_memory", 16, 32, has_fma=True, dot=True, dot2=True, tiles=True), "x86-64-v4", _SMALL_FEATURES,

@@ -39,6 +39,7 @@ class Target:
         dot: whether one instruction adds the products of four bytes (VNNI).
         dot2: whether one instruction adds the products of two bfloat16 (AVX512-BF16).
         tiles: whether there is a unit that multiplies tiles of bfloat16 and of bytes (AMX).
+        float16: whether instructions convert between float16 and float32 (F16C, or any 64-bit Arm).
     """
 
     isa: str
@@ -49,6 +50,7 @@ class Target:
     dot: bool = False
     dot2: bool = False
     tiles: bool = False
+    float16: bool = True
 
 
 # Run-time arguments of a kernel call -----------------------------------------------------------------------------
@@ -107,6 +109,7 @@ class KernelSpec:
         constants: compile-time constants by their upper-case name in the template function.
         expression: element-wise arithmetic put in at the template's ``epilogue`` marks, or None.
         halves: numbers of the arguments that point to bfloat16 instead of float32; see :meth:`KernelCall.typed`.
+        floats16: numbers of those that point to float16.
     """
 
     template: str
@@ -114,6 +117,7 @@ class KernelSpec:
     constants: tuple[tuple[str, int], ...]
     expression: Expression | None = None
     halves: tuple[int, ...] = ()
+    floats16: tuple[int, ...] = ()
 
     def constant(self, name: str) -> int:
         """Value of one compile-time constant."""
@@ -134,17 +138,19 @@ class KernelCall:
     overwrites: tuple[Value, ...] = ()
 
     def typed(self) -> KernelCall:
-        """The call with the arguments that point to bfloat16 told in its specification, as the code of the kernel depends on them."""
-        halves = tuple(number for number, argument in enumerate(self.arguments.values()) if _points_to_half(argument))
-        return replace(self, spec=replace(self.spec, halves=halves)) if halves else self
+        """The call with the arguments that point to 16-bit floats told in its specification, as the code of the kernel depends on them."""
+        kinds = [_pointed_to(argument) for argument in self.arguments.values()]
+        halves, floats16 = (tuple(i for i, kind in enumerate(kinds) if kind is dtype) for dtype in (DType.BF16, DType.F16))
+        return replace(self, spec=replace(self.spec, halves=halves, floats16=floats16)) if halves or floats16 else self
 
 
-def _points_to_half(argument: Argument) -> bool:
+def _pointed_to(argument: Argument) -> DType | None:
+    """Type of the elements that an argument points to; None for an integer."""
     if isinstance(argument, Pointer):
-        return argument.value.type.dtype is DType.BF16
+        return argument.value.type.dtype
     if isinstance(argument, Packed):
-        return argument.data.dtype.name == DType.BF16.value
-    return isinstance(argument, Scratch) and argument.dtype is DType.BF16
+        return DType.of(argument.data)
+    return argument.dtype if isinstance(argument, Scratch) else None
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,12 @@ GAP = 5
 GUARD = np.float32(12345.0)
 HALF_STEP = 2.0**-8 * 1.001
 """Greatest relative error of one rounding to bfloat16, and a little."""
+_HALVES = (DType.BF16.numpy, DType.F16.numpy)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A node: its template, operator, and inputs, each a shape (computed), an array (constant) or None; ``half``: all in bfloat16."""
+    """A node: its template, operator, and inputs, each a shape (computed), an array (constant) or None; ``half``: all in ``half_type``."""
 
     template: str
     op: Op
@@ -43,6 +44,7 @@ class Case:
     scale: float = 1.0
     positive: bool = False
     half: bool = False
+    half_type: DType = DType.BF16
     label: str = field(default="", compare=False)
 
 
@@ -55,9 +57,9 @@ def build(case: Case) -> Node:
             values.append(None)
         elif isinstance(given, np.ndarray):
             narrow = case.half and given.dtype == np.float32
-            values.append(graph.constant(given.astype(DType.BF16.numpy) if narrow else given))
+            values.append(graph.constant(given.astype(case.half_type.numpy) if narrow else given))
         else:
-            values.append(graph.add_input(f"x{i}", TensorType(DType.BF16 if case.half else DType.F32, tuple(given))))
+            values.append(graph.add_input(f"x{i}", TensorType(case.half_type if case.half else DType.F32, tuple(given))))
     output = graph.add(case.op, values, origin=("node",))[0]
     assert output.producer is not None
     return output.producer
@@ -92,7 +94,7 @@ class Memory:
         rows = physical.reshape(images, -1)
         self.size = rows.shape[1]
         self.pitch = self.size + GAP if apart else self.size
-        dtype = physical.dtype if physical.dtype == DType.BF16.numpy else np.float32
+        dtype = physical.dtype if physical.dtype in _HALVES else np.float32
         self.array = np.full(images * self.pitch, GUARD.astype(dtype), dtype)
         self.array.reshape(images, self.pitch)[:, : self.size] = rows
 
@@ -135,7 +137,7 @@ def plan(case: Case, isa: str, request: LayoutRequest) -> tuple[Node, KernelCall
 
 
 def _in_memory(value: Value) -> np.dtype[np.generic]:
-    return value.type.dtype.numpy if value.type.dtype is DType.BF16 else np.dtype(np.float32)
+    return value.type.dtype.numpy if value.type.dtype.numpy in _HALVES else np.dtype(np.float32)
 
 
 def at_line(array: np.ndarray) -> np.ndarray:
@@ -178,7 +180,7 @@ def expected(case: Case, node: Node, feeds: dict[Value, np.ndarray]) -> np.ndarr
     arrays = []
     for value in node.inputs:
         array = None if value is None else feeds.get(value, value.data)
-        floats = array is not None and array.dtype in (np.float32, DType.BF16.numpy)
+        floats = array is not None and array.dtype in (np.float32, *_HALVES)
         arrays.append(array.astype(np.float64) if array is not None and floats else array)
     return case.op.bind(case.batch).reference(*arrays)[0]
 
@@ -196,7 +198,7 @@ def compare(case: Case, node: Node, got: np.ndarray, want: np.ndarray) -> None:
 def result(node: Node, memory: Memory, batch: int) -> np.ndarray:
     """The logical output."""
     array = from_layout(memory.read(), bind_shape(node.output.type.shape, batch), node.output.type.layout)
-    return array.astype(np.float32) if node.output.type.dtype is DType.BF16 else array
+    return array.astype(np.float32) if array.dtype in _HALVES else array
 
 
 def run_emulated(case: Case, isa: str, request: LayoutRequest, threads: int = 3) -> np.ndarray:

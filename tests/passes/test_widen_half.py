@@ -16,7 +16,7 @@ from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassContext
 from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.widen_half import WidenHalf
-from cnngraph.pipeline import optimize
+from cnngraph.pipeline import compile_graph, optimize
 
 
 def _network(dtype: DType) -> Graph:
@@ -46,6 +46,23 @@ def test_casts_stay_at_the_edges(dtype: DType) -> None:
     np.testing.assert_allclose(
         after.astype(np.float32), before.astype(np.float32), atol=4 * scale * 2.0 ** -(10 if dtype is DType.F16 else 7)
     )
+
+
+def test_float16_networks_run_by_kernels_alone() -> None:
+    """A blocked result becomes plain and float16 in one pass, and it is the float32 result rounded once."""
+    rng = np.random.default_rng(2)
+    w, x = (rng.standard_normal(shape).astype(np.float16) for shape in ((32, 16, 3, 3), (3, 16, 9, 11)))
+    results = {}
+    for dtype in (DType.F16, DType.F32):
+        graph = Graph("half")
+        value = graph.add_input("x", TensorType(dtype, (BATCH, *x.shape[1:])))
+        (y,) = graph.add(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), [value, graph.constant(w.astype(dtype.numpy)), None], origin=("conv",))
+        graph.add_output("y", y)
+        program = compile_graph(graph, CompileOptions(isa="sse4"))
+        assert program.report["reference_steps"] == []
+        assert [kernel.name.split("_")[0] for kernel in program.data.kernels] == ["reorder", "winograd", "reorder"]
+        results[dtype] = program.run({"x": x.astype(dtype.numpy)})["y"]
+    assert results[DType.F16].tobytes() == results[DType.F32].astype(np.float16).tobytes()
 
 
 def test_exact_arithmetic_keeps_every_rounding() -> None:

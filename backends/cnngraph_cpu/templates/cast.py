@@ -1,4 +1,4 @@
-"""Between float32 and bfloat16, in the same pass between plain and blocked where a neighbour asks for that."""
+"""Between float32 and bfloat16 or float16, in the same pass between plain and blocked where a neighbour asks for that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cnngraph_cpu.templates.copy import ReorderKernel
 
 W = 0
 _CHUNK = 4096
-_FLOATS = {DType.F32, DType.BF16}
+_FLOATS = ({DType.F32, DType.BF16}, {DType.F32, DType.F16})
 
 
 def cast(x: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, count: int, chunk: int, tid: int, threads: int) -> None:
@@ -34,19 +34,19 @@ def cast(x: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, 
 
 
 class CastFloats:
-    """Cast from float32 to bfloat16 or back."""
+    """Cast from float32 to bfloat16 or float16, or back."""
 
     name = "cast"
     reorders_arithmetic = False
-    code = Code(cast, {}, "Between float32 and bfloat16.")
+    code = Code(cast, {}, "Between float32 and 16-bit floats.")
     _reorder = ReorderKernel()
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other types, scalars and empty tensors."""
         if not isinstance(node.op, Cast):
             return "not a cast"
-        if {node.input(0).type.dtype, node.op.to} != _FLOATS:
-            return "not between float32 and bfloat16"
+        if {node.input(0).type.dtype, node.op.to} not in _FLOATS:
+            return "not between float32 and bfloat16 or float16"
         shape = node.input(0).type.shape
         if not shape or any(d == 0 for d in shape):
             return "a scalar or an empty tensor"

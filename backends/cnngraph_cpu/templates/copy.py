@@ -93,7 +93,7 @@ class ReorderKernel:
 
     def refuse_type(self, dtype: DType) -> str | None:
         """A refusal of elements that these loads and stores do not move."""
-        return None if dtype in (DType.F32, DType.BF16, DType.I32) else f"{dtype.value} tensors are not reordered here"
+        return None if dtype in (DType.F32, DType.BF16, DType.F16, DType.I32) else f"{dtype.value} tensors are not reordered here"
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """As the node says."""
