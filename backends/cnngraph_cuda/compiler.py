@@ -36,7 +36,10 @@ def ptx_of(text: str, name: str, arch: str) -> str:
 
     module = module_of(text, name)
     linecache.cache[f"{name}.py"] = (len(text), None, text.splitlines(True), f"{name}.py")
-    pointers = {"f32": types.float32, "f16": types.uint16, "bf16": types.uint16, "i32": types.int32}
+    pointers = {
+        "f32": types.float32, "f16": types.uint16, "bf16": types.uint16, "u8": types.uint8, "i8": types.int8, "u16": types.uint16,
+        "i16": types.int16, "u32": types.uint32, "i32": types.int32, "i64": types.int64, "u64": types.uint64,
+    }  # fmt: skip
     parameters = [types.int32 if t == "int" else types.CPointer(pointers[t]) for t in module["SIGNATURE"].split()]
     digits = "".join(c for c in arch if c.isdigit())
     capability: tuple[Any, ...] = (int(digits[:-1]), int(digits[-1]))

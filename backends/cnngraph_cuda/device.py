@@ -164,7 +164,10 @@ class EmulatedDevice:
         from cnngraph_cuda.emulate import launch
         from cnngraph_cuda.lanes import Pointer
 
-        dtypes = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i32": np.int32}
+        dtypes = {
+            "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "u8": np.uint8, "i8": np.int8, "u16": np.uint16,
+            "i16": np.int16, "u32": np.uint32, "i32": np.int32, "i64": np.int64, "u64": np.uint64,
+        }  # fmt: skip
         launches, kernels = graph
         for one in launches:
             function, types = kernels[one.kernel]

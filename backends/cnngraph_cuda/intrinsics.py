@@ -13,9 +13,9 @@ from numba.cuda.extending import intrinsic
 from cnngraph_cuda.primitives import Primitive, primitives_of
 from cnngraph_cuda.scalar import SCALARS, Arithmetic, Number
 
-_LLVM = {"f": ir.FloatType(), "r": ir.IntType(32), "p": ir.IntType(64)}
-_NUMBA = {"f": types.float32, "r": types.int32}
-_CONSTRAINT = {"f": "f", "r": "r", "p": "l"}
+_LLVM = {"f": ir.FloatType(), "r": ir.IntType(32), "l": ir.IntType(64), "p": ir.IntType(64)}
+_NUMBA = {"f": types.float32, "r": types.int32, "l": types.int64}
+_CONSTRAINT = {"f": "f", "r": "r", "l": "l", "p": "l"}
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -28,6 +28,8 @@ def _as_i32(builder: Any, value: Any) -> Any:
 def _lower(context: Any, builder: Any, kind: str, given: Any, value: Any) -> Any:
     if kind == "f":
         return context.cast(builder, value, given, types.float32)
+    if kind == "l":
+        return builder.sext(value, _I64) if value.type.width < 64 else value
     return _as_i32(builder, value)
 
 

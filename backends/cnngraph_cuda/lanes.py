@@ -11,6 +11,7 @@ import numpy as np
 from cnngraph.kernels.specialize import VECTOR_NAMES
 from cnngraph.ops.scalar import FUNCTIONS
 from cnngraph_cuda import warpgroups
+from cnngraph_cuda.primitives import INTEGERS
 from cnngraph_cuda.warpgroups import Accumulators, EmulationError, WarpgroupState, halves
 
 
@@ -210,14 +211,17 @@ class Lanes:
         return places
 
     def load(self, pointer: Pointer, index: Any, count: int) -> Any:
-        """``count`` elements from global memory as float32."""
+        """``count`` elements from global memory, floats as float32, integers as int64."""
         size = count * pointer.dtype.itemsize
         at = self._at(pointer, index, min(size, 16), self._mask)
         if at.size and at.max() + size > pointer.memory.size:
             raise EmulationError(f"global bytes up to {at.max() + size} of {pointer.memory.size}")
         raw = pointer.memory[at[:, None] + np.arange(size)]
-        out = np.full((self.count, count), np.nan, np.float32)
-        out[self._mask] = raw.view(pointer.dtype).astype(np.float32)
+        if pointer.dtype.kind in "iu":
+            out = np.full((self.count, count), -559038737, np.int64)
+        else:
+            out = np.full((self.count, count), np.nan, np.float32)
+        out[self._mask] = raw.view(pointer.dtype).astype(out.dtype)
         return out[:, 0].copy() if count == 1 else tuple(out.T.copy())
 
     def load_int(self, pointer: Pointer, index: Any) -> np.ndarray:
@@ -239,8 +243,9 @@ class Lanes:
         at = self._at(pointer, index, min(size, 16), self._mask)
         if at.size and at.max() + size > pointer.memory.size:
             raise EmulationError(f"global bytes up to {at.max() + size} of {pointer.memory.size}")
+        kind = np.int64 if pointer.dtype.kind in "iu" else np.float32
         with np.errstate(all="ignore"):
-            rows = np.stack([self._array(v, np.float32) for v in values], 1)[self._mask].astype(pointer.dtype)
+            rows = np.stack([self._array(v, kind) for v in values], 1)[self._mask].astype(pointer.dtype)
         pointer.memory[at[:, None] + np.arange(size)] = np.ascontiguousarray(rows).view(np.uint8)
 
     def _shared_at(self, address: Any, nbytes: int, wanted: np.ndarray) -> np.ndarray:
@@ -471,6 +476,9 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
         for count in (1, 2, 4, 8):
             table[f"ld{count}_{kind}"] = lambda lanes, p, i, count=count: lanes.load(p, i, count)
             table[f"st{count}_{kind}"] = lambda lanes, p, i, *values: lanes.store(p, i, values)
+    for kind in INTEGERS:
+        table[f"ld1_{kind}"] = lambda lanes, p, i: lanes.load(p, i, 1)
+        table[f"st1_{kind}"] = lambda lanes, p, i, value: lanes.store(p, i, (value,))
     return table
 
 

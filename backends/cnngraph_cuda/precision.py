@@ -56,15 +56,16 @@ def lower_precision(graph: Graph, dtype: DType) -> None:
 
 
 def split_concatenations(graph: Graph, most: int) -> None:
-    """Concatenations along the channels of more than ``most`` parts become nested ones, which costs no copy where none did."""
+    """Concatenations of more than ``most`` parts become nested ones, which costs no copy along the channels where none did."""
     for node in graph.nodes:
-        if not isinstance(node.op, Concat) or node.op.axis != 1 or len(node.inputs) <= most:
+        if not isinstance(node.op, Concat) or len(node.inputs) <= most:
             continue
+        axis = node.op.axis
         parts = [v for v in node.inputs if v is not None]
         while len(parts) > most:
             groups = [parts[i : i + most] for i in range(0, len(parts), most)]
-            parts = [g[0] if len(g) == 1 else graph.add(Concat(1), g, origin=node.origin, before=node)[0] for g in groups]
-        (whole,) = graph.add(Concat(1), parts, origin=node.origin, before=node)
+            parts = [g[0] if len(g) == 1 else graph.add(Concat(axis), g, origin=node.origin, before=node)[0] for g in groups]
+        (whole,) = graph.add(Concat(axis), parts, origin=node.origin, before=node)
         graph.replace_uses(node.output, whole)
         graph.erase(node)
 

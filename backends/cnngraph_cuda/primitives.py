@@ -3,7 +3,7 @@
 The table has two readers: :mod:`cnngraph_cuda.intrinsics` makes Numba intrinsics of it, :mod:`cnngraph_cuda.emulate`
 gives every name its meaning on NumPy arrays. A test compares the two.
 
-Letters of operands: ``f`` float32, ``r`` 32-bit integer, ``p`` a pointer and an element offset (two arguments of the
+Letters of operands: ``f`` float32, ``r`` 32-bit integer, ``l`` 64-bit integer, ``p`` a pointer and an element offset (two arguments of the
 function, one 64-bit address in PTX). ``$0..`` in the text are the results, then the operands.
 """
 
@@ -58,6 +58,10 @@ def _unpack(kind: str, words: int) -> str:
             else:
                 text += f"mov.b32 ${2 * i + e}, {{z, h{2 * i + e}}}; "
     return text
+
+
+INTEGERS = {"u8": "u8", "i8": "s8", "u16": "u16", "i16": "s16", "u32": "u32", "i32": "s32", "i64": "b64", "u64": "b64"}
+"""PTX names of the integer types in memory; in registers they are 64 bits wide."""
 
 
 def _load(kind: str, count: int) -> Primitive:
@@ -193,6 +197,9 @@ for _kind in ("f32", "f16", "bf16"):
     for _count in (1, 2, 4, 8):
         PRIMITIVES[f"ld{_count}_{_kind}"] = _load(_kind, _count)
         PRIMITIVES[f"st{_count}_{_kind}"] = _store(_kind, _count)
+for _kind, _name in INTEGERS.items():
+    PRIMITIVES[f"ld1_{_kind}"] = Primitive(f"ld.global.{_name} $0, [$1];", "l", "p", memory=True)
+    PRIMITIVES[f"st1_{_kind}"] = Primitive(f"st.global.{_name} [$0], $1;", "", "pl", memory=True)
 for _columns in (64, 128, 256):
     _sums = "f" * (_columns // 2)
     PRIMITIVES[f"wgmma_zeros_{_columns}"] = Primitive(

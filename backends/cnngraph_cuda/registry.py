@@ -15,6 +15,7 @@ from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
 from cnngraph_cuda.templates.eltwise_strided import EltwiseStrided
 from cnngraph_cuda.templates.gather import GatherPlain
 from cnngraph_cuda.templates.group_norm import GroupNormLast
+from cnngraph_cuda.templates.join import Join
 from cnngraph_cuda.templates.lrn import LocalResponse
 from cnngraph_cuda.templates.matmul import MatMulPlain
 from cnngraph_cuda.templates.matmul_gemm import MatMulGemm
@@ -29,7 +30,8 @@ from cnngraph_cuda.templates.softmax import SoftmaxPlain
 TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
-        ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGemm(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), CopyNd(),
+        ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGemm(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), Join(),
+        CopyNd(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulGemm(), MatMulPlain(), Search(),
         GatherPlain(), EltwiseLast(),
         EltwisePlain(), EltwiseStrided(), Relayout(),

@@ -29,10 +29,13 @@ from cnngraph_cuda.primitives import PRIMITIVES, primitives_of
 F32, F16, BF16 = 0, 1, 2
 """Values of the constant ``DT``: the type of data in memory."""
 
-KINDS = ("f32", "f16", "bf16")
+KINDS = ("f32", "f16", "bf16", "u8", "i8", "u16", "i16", "u32", "i32", "i64", "u64")
+"""Element types in memory, by the values of ``DT``. In registers floats are float32 and integers 64 bits wide."""
+
 FMA, TF32, HALF = 0, 1, 2
 """Values of the constant ``MATH``: float32 multiply-adds, tensor cores in tf32, tensor cores in the data's 16-bit type."""
 
+_OPERANDS = 4
 _POINTERS = {"F32Pointer": "f32", "I32Pointer": "i32", "int": "int"}
 
 
@@ -78,7 +81,9 @@ def kernel_name(spec: KernelSpec) -> str:
 def signature(code: Code, spec: KernelSpec) -> Signature:
     """Every parameter of the specialised kernel, epilogue operands last."""
     data = KINDS[dict(spec.constants).get("DT", F32)]
-    special = {**_POINTERS, "SourcePointer": KINDS[dict(spec.constants).get("DS", F32)]}
+    table = dict(spec.constants)
+    special = {**_POINTERS, "SourcePointer": KINDS[table.get("DS", F32)]}
+    special |= {f"Operand{i}": KINDS[table.get(f"T{i}", F32)] for i in range(_OPERANDS)}
     pairs = [(name, special.get(annotation, data)) for name, annotation in parameters(code.function)]
     for i, kind in enumerate(operand_kinds(spec)):
         pairs.append((f"e{i}", "f32" if kind == PER_CHANNEL else data))
@@ -143,6 +148,7 @@ class _Lowering:
             "wgmma": f"wgmma_{math}_{constants.get('WN')}", "wgmma_zeros": f"wgmma_zeros_{constants.get('WN')}",
             "wgmma_wait": f"wgmma_wait_{constants.get('WN')}",
         }  # fmt: skip
+        self._operands = [KINDS[constants.get(f"T{i}", F32)] for i in range(_OPERANDS)]
         self.shared = False
 
     def block(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
@@ -220,6 +226,8 @@ class _Lowering:
 
     def _call(self, node: ast.Call, name: str) -> ast.expr:
         name = self._names.get(name, name)
+        if name == "load_operand":
+            return _call(f"ld1_{self._operands[_number(node.args[0])]}", *(self._value(a) for a in node.args[1:]))
         if name == "shared_base":
             self.shared = True
             return _call("shared_address", ast.Name("shared", ast.Load()))

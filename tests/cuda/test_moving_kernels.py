@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnngraph.ir.interpret import interpret
-from cnngraph.ir.types import BATCH, Sym
+from cnngraph.ir.types import BATCH, DType, Sym
 from cnngraph.ops import Concat, Conv, ConvTranspose, Elementwise, Expand, Pad, Pool, Reshape, Slice, Transpose
 from cnngraph.ops.channels import TakeChannels
 from cnngraph.ops.expression import Expression, Instr
@@ -196,3 +196,48 @@ def test_many_parts():
     parts = [net.node(Conv((1, 1), (1, 1), (0,) * 4, (1, 1)), net.x, net.weights(8, 8, 1, 1, scale=0.3), None) for _ in range(11)]
     net.add_output("y", net.node(SAME, net.node(Concat(1), *parts)))
     compare(net, isa="sm_90:f16")
+
+
+@pytest.mark.parametrize("dtype", [DType.BOOL, DType.I8, DType.U16, DType.I32, DType.I64, DType.F64])
+@pytest.mark.parametrize(
+    ("op", "shape"),
+    [
+        (Transpose((0, 2, 1)), (3, 4)),
+        (Slice((0, 2, 1), (1, -1, 2), (BATCH, 3, 2)), (5, 4)),
+        (Expand((BATCH, 4, 3)), (1, 3)),
+        (Pad((0, 1, -1, 0, 2, 1), "constant", 1.0), (3, 4)),
+        (Pad((0, 2, 7, 0, 1, -1), "wrap"), (3, 4)),
+        (Pad((0, -1, 2, 0, 1, -1), "reflect"), (4, 5)),
+    ],
+)
+def test_copies_of_any_type(op, shape, dtype):
+    assert_exact([op], shape, dtype, "copy_nd")
+
+
+@pytest.mark.parametrize("dtype", [DType.BOOL, DType.I64, DType.F32, DType.F16])
+@pytest.mark.parametrize(("axis", "parts"), [(1, 3), (2, 2), (3, 11)])
+def test_join_of_any_type(axis, parts, dtype):
+    net = Net(3, 4, 5, dtype=dtype)
+    pieces = [net.node(Expand((BATCH, 3, 4, 5)), net.x) for _ in range(parts)]
+    net.add_output("y", net.node(Concat(axis), *pieces))
+    run_exact(net, dtype, "join" if axis > 1 or dtype is not DType.F32 else "channels")
+
+
+def assert_exact(ops, shape, dtype, template):
+    """A chain of operators on one tensor moves its elements as the reference does."""
+    net = Net(*shape, dtype=dtype)
+    value = net.x
+    for op in ops:
+        value = net.node(op, value)
+    net.add_output("y", value)
+    run_exact(net, dtype, template)
+
+
+def run_exact(net, dtype, template):
+    x = np.random.default_rng(3).integers(-100, 100, (2, *net.x.type.shape[1:])).astype(dtype.numpy)
+    expected = interpret(net, {"x": x})["y"]
+    program, choice = build(net)
+    assert template in [s.chosen for s in choice.selections]
+    got = emulate(program, {"x": x})[0]["y"]
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got, expected)

@@ -15,7 +15,7 @@ from cnngraph.kernels.operands import FULL, IMAGE_CHANNEL, PER_CHANNEL, operand_
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Concat
 from cnngraph.ops.expression import Expression
-from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, TF32, Code, signature
+from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, KINDS, TF32, Code, signature
 from cnngraph_cuda.target import CudaTarget
 
 LAUNCH = (
@@ -25,6 +25,12 @@ LAUNCH = (
 above 1, z is instead the largest number up to split for which all blocks together are at most slots."""
 
 DATA_TYPES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
+INTEGERS = {
+    DType.BOOL: "u8", DType.U8: "u8", DType.I8: "i8", DType.U16: "u16", DType.I16: "i16", DType.U32: "u32", DType.I32: "i32",
+    DType.I64: "i64", DType.U64: "u64",
+}  # fmt: skip
+"""Integer types that kernels know, by their names in memory."""
+_BY_SIZE = {1: "u8", 2: "u16", 4: "u32", 8: "i64"}
 
 
 def cuda(target: Target) -> CudaTarget:
@@ -88,8 +94,9 @@ def pitch(type_: TensorType) -> int:
 
 
 def data_type(dtype: DType) -> int:
-    """The constant DT of a kernel on tensors of ``dtype``."""
-    return DATA_TYPES[dtype]
+    """The constant DT of a kernel on tensors of ``dtype``; of types that no kernel computes with, an integer of the same size."""
+    found = DATA_TYPES.get(dtype)
+    return KINDS.index(INTEGERS.get(dtype) or _BY_SIZE[dtype.itemsize]) if found is None else found
 
 
 def math_of(target: CudaTarget) -> int:
@@ -105,9 +112,13 @@ def refuse_types(node: Node, target: Target) -> str | None:
             continue
         if value.type.dtype is not wanted:
             return f"{value.type.dtype.value} tensors have no kernel in precision {cuda(target).precision}"
-        if any(isinstance(d, int) and d == 0 for d in value.type.shape):
-            return "an empty tensor"
-    return None
+    return refuse_empty(node)
+
+
+def refuse_empty(node: Node) -> str | None:
+    """A refusal if some tensor of the node has no elements."""
+    values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+    return "an empty tensor" if any(isinstance(d, int) and d == 0 for v in values for d in v.type.shape) else None
 
 
 def refuse_epilogue(operands: Sequence[Value | None], output: TensorType) -> str | None:

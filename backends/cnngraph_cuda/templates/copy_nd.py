@@ -1,4 +1,4 @@
-"""Transpose, Slice, Expand and Pad with a constant: copies of up to six axes by strides."""
+"""Transpose, Slice, Expand and Pad: copies of elements of any type along up to six axes by strides."""
 
 from __future__ import annotations
 
@@ -12,30 +12,28 @@ from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutReques
 from cnngraph.ops import Expand, Pad, Slice, Transpose
 from cnngraph_cuda.language import (
     DataPointer,
-    F32Pointer,
     below,
     block_x,
     both,
-    load_float,
     load_one,
     select,
     store_one,
     thread,
 )
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import kernel_call, launch, refuse_types, writing
+from cnngraph_cuda.templates.common import kernel_call, launch, refuse_empty, writing
 
 PAD = THREADS = 0
-PAD_MODES = {"constant": 1, "reflect": 2, "edge": 3}
+PAD_MODES = {"constant": 1, "reflect": 2, "edge": 3, "wrap": 4}
 AXES = 6
 
 
 def copy_nd(
-    x: DataPointer, y: DataPointer, fill: F32Pointer, elements: int, offset: int, d1: int, d2: int, d3: int, d4: int, d5: int, s0: int,
+    x: DataPointer, y: DataPointer, fill: DataPointer, elements: int, offset: int, d1: int, d2: int, d3: int, d4: int, d5: int, s0: int,
     s1: int, s2: int, s3: int, s4: int, s5: int, t0: int, t1: int, t2: int, t3: int, t4: int, t5: int, b0: int, b1: int, b2: int,
     b3: int, b4: int, b5: int, n0: int, n1: int, n2: int, n3: int, n4: int, n5: int,
 ) -> None:  # fmt: skip
-    """``y[sum i*t] = x[offset + sum (i - b)*s]``; where ``i - b`` is outside ``0..n`` (only with PAD), the number at ``fill``."""
+    """``y[sum i*t] = x[offset + sum (i - b)*s]``; where ``i - b`` is outside ``0..n`` (only with PAD), what the mode says."""
     at = block_x() * THREADS + thread()
     if at < elements:
         i4 = at // d5
@@ -56,8 +54,15 @@ def copy_nd(
             i3 = i3 - b3
             i4 = i4 - b4
             i5 = i5 - b5
-            value = load_float(fill, 0)
-            if PAD > 1:
+            value = load_one(fill, 0)
+            if PAD == 4:
+                i0 = select(i0 < 0, n0 - 1 - (0 - 1 - i0) % n0, i0 % n0)
+                i1 = select(i1 < 0, n1 - 1 - (0 - 1 - i1) % n1, i1 % n1)
+                i2 = select(i2 < 0, n2 - 1 - (0 - 1 - i2) % n2, i2 % n2)
+                i3 = select(i3 < 0, n3 - 1 - (0 - 1 - i3) % n3, i3 % n3)
+                i4 = select(i4 < 0, n4 - 1 - (0 - 1 - i4) % n4, i4 % n4)
+                i5 = select(i5 < 0, n5 - 1 - (0 - 1 - i5) % n5, i5 % n5)
+            elif PAD > 1:
                 i0 = select(i0 < 0, select(PAD == 2, 0 - i0, 0), select(i0 < n0, i0, select(PAD == 2, 2 * n0 - 2 - i0, n0 - 1)))
                 i1 = select(i1 < 0, select(PAD == 2, 0 - i1, 0), select(i1 < n1, i1, select(PAD == 2, 2 * n1 - 2 - i1, n1 - 1)))
                 i2 = select(i2 < 0, select(PAD == 2, 0 - i2, 0), select(i2 < n2, i2, select(PAD == 2, 2 * n2 - 2 - i2, n2 - 1)))
@@ -65,7 +70,7 @@ def copy_nd(
                 i4 = select(i4 < 0, select(PAD == 2, 0 - i4, 0), select(i4 < n4, i4, select(PAD == 2, 2 * n4 - 2 - i4, n4 - 1)))
                 i5 = select(i5 < 0, select(PAD == 2, 0 - i5, 0), select(i5 < n5, i5, select(PAD == 2, 2 * n5 - 2 - i5, n5 - 1)))
             if both(both(both(below(i0, n0), below(i1, n1)), both(below(i2, n2), below(i3, n3))), both(below(i4, n4), below(i5, n5))):
-                value = load_one(x, i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3 + i4 * s4 + i5 * s5)
+                value = load_one(x, offset + i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3 + i4 * s4 + i5 * s5)
             store_one(y, to, value)
         else:
             store_one(y, to, load_one(x, offset + i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3 + i4 * s4 + i5 * s5))
@@ -92,17 +97,15 @@ class CopyNd:
     code = Code(copy_nd, {}, "Copy by strides along up to six axes.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses more than six axes and padding by other than a constant."""
+        """Refuses more than six axes and empty tensors."""
         op = node.op
         if not isinstance(op, (Transpose, Slice, Expand, Pad)):
             return "not a copy"
-        refusal = refuse_types(node, target)
+        refusal = refuse_empty(node)
         if refusal:
             return refusal
         if node.output.type.rank > AXES or node.input(0).type.rank > AXES:
             return f"more than {AXES} axes"
-        if isinstance(op, Pad) and op.mode not in PAD_MODES:
-            return f"padding in mode {op.mode}"
         return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
@@ -134,7 +137,10 @@ class CopyNd:
             shape: list[Dim] = [*[1] * lead, *x.type.shape]
             source = [0 if d == 1 and e != 1 else s for d, e, s in zip(shape, y.type.shape, wide, strict=True)]
         elif isinstance(op, Pad):
-            begins, extents = list(op.pads[:rank]), list(x.type.shape)
+            crops = [(max(-b, 0), max(-e, 0)) for b, e in zip(op.pads[:rank], op.pads[rank:], strict=True)]
+            begins = [max(b, 0) for b in op.pads[:rank]]
+            extents = [d if isinstance(d, Sym) else d - sum(crop) for d, crop in zip(x.type.shape, crops, strict=True)]
+            offset = sum_of([_times(s, crop[0]) for s, crop in zip(source, crops, strict=True)])
         order = list(range(rank)) if y.type.layout.plain else [0, *range(2, rank), 1]
         lead = AXES - rank
 
@@ -146,7 +152,7 @@ class CopyNd:
         fill = op.value if isinstance(op, Pad) else 0.0
         arguments: dict[str, Argument] = {
             **launch(units, threads, threads, values=(x, y)), "x": Pointer(x), "y": Pointer(y),
-            "fill": Packed(np.array([fill], np.float32)), "elements": Extent(units), "offset": Extent(offset),
+            "fill": Packed(np.array([fill]).astype(y.type.dtype.numpy)), "elements": Extent(units), "offset": Extent(offset),
         }  # fmt: skip
         for letter, values in (
             ("d", dims), ("s", six(source, 0)), ("t", six(to, 0)), ("b", six(begins, 0)), ("n", six(extents, 1)),
