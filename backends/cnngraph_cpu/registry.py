@@ -6,6 +6,7 @@ from cnngraph_cpu.templates.arg_reduce import ArgReducePlain
 from cnngraph_cpu.templates.cast import CastFloats
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_pairs import ConvPairs
+from cnngraph_cpu.templates.conv_rows_plan import ConvRows
 from cnngraph_cpu.templates.conv_tiles_plain import ConvTilesPlain
 from cnngraph_cpu.templates.conv_tiles_plan import ConvTiles
 from cnngraph_cpu.templates.conv_transpose_plan import ConvTransposeDirect
@@ -30,6 +31,7 @@ from cnngraph_cpu.templates.qdepthwise import QDepthwise
 from cnngraph_cpu.templates.qpointwise import Dequantize, Lookup, QBinary, Quantize
 from cnngraph_cpu.templates.qpool import QAverageImage, QPool
 from cnngraph_cpu.templates.qrange import RangeKernel, RangeParametersKernel
+from cnngraph_cpu.templates.qsoftmax import QSoftmax
 from cnngraph_cpu.templates.reduce import ReduceSpatial
 from cnngraph_cpu.templates.reduce_plain import ReducePlain
 from cnngraph_cpu.templates.resize import ResizeRows
@@ -41,13 +43,13 @@ from cnngraph_cpu.templates.winograd_plan import Winograd
 TEMPLATES = {
     template.name: template
     for template in (
-        ConvDirect(), ConvPairs(), ConvTiles(), ConvTilesPlain(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(),
+        ConvDirect(), ConvPairs(), ConvRows(), ConvTiles(), ConvTilesPlain(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(),
         DensePairs(), MatMulPlain(), PoolBlocked(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
         ArgReducePlain(), QConv(), QConvTiles(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(),
-        QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
+        QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(), QSoftmax(),
         CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(), RangeParametersKernel(),
     )
 }  # fmt: skip

@@ -111,6 +111,43 @@ def depthwise_cases() -> list[Case]:
     return out
 
 
+def conv_rows_cases() -> list[Case]:
+    shapes: list[tuple[Any, ...]] = [
+        (1, (12, 20), 6, (5, 5), (1, 1), (0, 0, 0, 0), (1, 1)),
+        (3, (9, 19), 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+        (16, (7, 16), 2, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+        (19, (6, 21), 3, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+        (17, (5, 5), 4, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+        (3, (11, 23), 4, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
+        (2, (10, 40), 7, (2, 4), (1, 3), (0, 2, 1, 5), (1, 1)),
+        (16, (13, 17), 2, (3, 3), (2, 1), (2, 2, 2, 2), (2, 2)),
+        (2, (20, 9), 1, (9, 3), (1, 1), (4, 1, 4, 1), (1, 1)),
+        (16, (8, 12), 13, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+        (5, (4, 32), 2, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+        (3, (3, 7), 2, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+        (2, (2, 2), 3, (5, 5), (1, 1), (4, 4, 4, 4), (1, 1)),
+        (3, (2, 3), 2, (3, 3), (1, 1), (20, 20, 1, 1), (1, 1)),
+        (4, (40,), 3, (3,), (1,), (1, 1), (1,)),
+        (16, (4, 5, 18), 2, (3, 3, 3), (1, 1, 1), (1, 1, 1, 1, 1, 1), (1, 1, 1)),
+        (2, (5, 6, 20), 3, (2, 3, 3), (2, 1, 2), (1, 0, 1, 0, 1, 1), (2, 1, 1)),
+    ]  # fmt: skip
+    out = []
+    for i, (channels, size, outputs, kernel, strides, pads, dilations) in enumerate(shapes):
+        op = Conv(kernel, strides, pads, dilations, 1, RELU if i % 2 else None)
+        weights, bias = _array(outputs, channels, *kernel), _array(outputs) if i % 3 else None
+        out.append(Case("conv_rows", op, ((BATCH, channels, *size), weights, bias), batch=1 + i % 3))
+    head: tuple[Any, ...] = ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1)
+    return [
+        *out,
+        Case("conv_rows", Conv(*head, RESIDUAL), ((BATCH, 3, 5, 21), _array(2, 3, 3, 3), _array(2), (BATCH, 2, 5, 21))),
+        Case(
+            "conv_rows",
+            Conv(*head, MUL_ADD_RELU),
+            ((BATCH, 3, 5, 16), _array(4, 3, 3, 3), None, (BATCH, 4, 1, 1), _array(4, 1, 1)),
+        ),
+    ]
+
+
 def dense_cases() -> list[Case]:
     out = [
         Case("dense", Dense(), ((BATCH, depth), _array(depth, outputs), _array(outputs)), batch=batch)
@@ -201,7 +238,14 @@ def reorder_cases(width: int) -> list[Case]:
 ALL = {
     f"{i}-{case.template}-{case.op.name}": case
     for i, case in enumerate(
-        elementwise_cases() + pool_cases() + depthwise_cases() + dense_cases() + reduce_cases() + lrn_cases() + movement_cases()
+        elementwise_cases()
+        + pool_cases()
+        + depthwise_cases()
+        + conv_rows_cases()
+        + dense_cases()
+        + reduce_cases()
+        + lrn_cases()
+        + movement_cases()
     )
 }
 HALVES = {name: dataclasses.replace(case, half=True) for name, case in ALL.items() if case.template != "softmax"}
