@@ -437,9 +437,57 @@ def _dot4(total: Any, *parts: Any) -> np.ndarray:
     return np.asarray(total)
 
 
+def _truncate(x: Any) -> np.ndarray:
+    """float32 to int64, towards zero; out of range the nearest int64, NaN 0."""
+    wide = np.trunc(np.nan_to_num(np.asarray(x, np.float64), nan=0.0, posinf=1e30, neginf=-1e30))
+    least = np.iinfo(np.int64).min
+    inside = (wide >= float(least)) & (wide < -float(least))
+    return np.where(inside, np.where(inside, wide, 0).astype(np.int64), np.where(wide < 0, least, np.iinfo(np.int64).max))
+
+
+def _shifted(function: Callable[..., Any], kind: type[Any], gone: Callable[[Any], Any]) -> Callable[..., Any]:
+    def call(a: Any, b: Any) -> np.ndarray:
+        count = np.asarray(b, np.int64).astype(np.uint64)
+        a = np.asarray(a, np.int64).astype(kind)
+        out = function(a, np.minimum(count, np.uint64(63)).astype(kind))
+        return np.where(count > 63, gone(a), out).astype(np.int64)
+
+    return call
+
+
+def _long(function: Callable[..., Any], kind: type[Any] = np.int64) -> Callable[..., Any]:
+    """A function of 64-bit integers, which wraps around."""
+
+    def call(*args: Any) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(function(*(np.asarray(a, np.int64).astype(kind) for a in args))).astype(np.int64)
+
+    return call
+
+
+def _long_functions() -> dict[str, Any]:
+    none: Callable[[Any], Any] = lambda a: a * 0  # noqa: E731
+    unsigned = np.uint64
+    quotient = FUNCTIONS["div"].reference
+    return {
+        "long_add": _long(np.add), "long_sub": _long(np.subtract), "long_mul": _long(np.multiply), "long_min": _long(np.minimum),
+        "long_max": _long(np.maximum), "long_neg": _long(np.negative), "long_abs": _long(np.abs),
+        "long_relu": _long(lambda x: np.maximum(x, 0)), "long_and": _long(np.bitwise_and), "long_or": _long(np.bitwise_or),
+        "long_xor": _long(np.bitwise_xor), "long_not": _long(np.bitwise_not), "long_div": _long(quotient), "long_fmod": _long(np.fmod),
+        "long_mod": _long(np.mod), "long_shift_left": _shifted(np.left_shift, np.int64, none),
+        "long_shift_right": _shifted(np.right_shift, np.int64, lambda a: np.where(a < 0, -1, 0)),
+        "ulong_min": _long(np.minimum, unsigned), "ulong_max": _long(np.maximum, unsigned),
+        "ulong_div": _long(np.floor_divide, unsigned), "ulong_fmod": _long(np.fmod, unsigned), "ulong_mod": _long(np.mod, unsigned),
+        "ulong_shift_right": _shifted(np.right_shift, unsigned, none),
+        "ufloat_of_long": lambda x: np.asarray(x, np.int64).astype(np.uint64).astype(np.float32),
+        "order_unsigned": lambda x: np.asarray(x, np.int64) ^ np.iinfo(np.int64).min, "float_of_long": lambda x: np.asarray(x, np.float32),
+        "truncate": _truncate,
+    }  # fmt: skip
+
+
 def pure_functions() -> dict[str, Any]:
     """Operations that depend on nothing but their operands."""
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = _long_functions()
     for name, function in FUNCTIONS.items():
         table[VECTOR_NAMES.get(name, name)] = _scalar(function.reference, function.arity)
     table.update(

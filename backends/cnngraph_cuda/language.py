@@ -1,7 +1,8 @@
 """Names a template function may use. They exist so that templates are legal, checkable Python.
 
-The rules of the language: operators work on 32-bit integers (``//`` and ``%`` on numbers that are not negative), floats go through
-functions. ``(*v,) = f(...)`` assigns the results of ``f`` to the registers ``v[0]``, ``v[1]``..., and ``f(a, *v)`` passes them.
+The rules of the language: operators work on 32-bit integers (``//`` and ``%`` on numbers that are not negative), floats and
+64-bit integers (``load_one`` of an integer type) go through functions.
+``(*v,) = f(...)`` assigns the results of ``f`` to the registers ``v[0]``, ``v[1]``..., and ``f(a, *v)`` passes them.
 ``load_vector``, ``store_vector``, ``load_one`` and ``store_one`` mean 16 bytes or one element of the kernel's data type.
 """
 
@@ -13,6 +14,12 @@ DataPointer = Any
 F32Pointer = Any
 I32Pointer = Any
 SourcePointer = Any
+Operand0 = Any
+Operand1 = Any
+Operand2 = Any
+Operand3 = Any
+Operand4 = Any
+Operand5 = Any
 
 
 def _only_specialised(*args: Any) -> Any:
@@ -25,5 +32,7 @@ grid_x = grid_y = grid_z = ldcg4 = ldmatrix = lds1 = lds4 = load_float = load_fl
 load_source = load_source_vector = load_vector = log = maximum = minimum = mma = mul = power = registers = _only_specialised
 relu = round_tf32 = select = shared_base = shuffle_xor = sqrt = store_float = store_floats = store_one = _only_specialised
 store_quad = store_vector = sts1 = sts2 = sts4 = sub = sync = thread = to_float = unroll = _only_specialised
+float_of_long = load_operand = long_and = long_expression = long_fmod = long_mod = long_not = long_or = _only_specialised
+long_shift_left = long_shift_right = long_xor = order_unsigned = truncate = _only_specialised
 finish_epilogue = ldmatrix_transposed = load_epilogue = load_one = store_int = store_pair = _only_specialised
 proxy_fence = wgmma = wgmma_commit = wgmma_fence = wgmma_wait = wgmma_zeros = _only_specialised

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from cnngraph.errors import CnngraphError, UnsupportedError, printable
-from cnngraph.ir.graph import Graph, Value
+from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import DType, Sym, numel
 from cnngraph.ops import Cast, Concat, Dense, MatMul, Reshape
+from cnngraph.ops.quantized import DequantizeLinear
 from cnngraph.passes.choose_layout import ALIASES, LayoutChoice
+
+_NAMING = (Cast, DequantizeLinear)
 
 
 def lower_precision(graph: Graph, dtype: DType) -> None:
@@ -19,14 +24,16 @@ def lower_precision(graph: Graph, dtype: DType) -> None:
     """
     if dtype is DType.F32:
         return
+    _retarget(graph, dtype)
+    casts: set[Node | None] = set()
     for _, value in graph.inputs:
         if value.type.dtype is DType.F32 and value.users:
             first = graph.nodes[0]
             readers = list(dict.fromkeys(value.users))
             (cast,) = graph.add(Cast(dtype), [value], origin=readers[0].origin, before=first)
+            casts.add(cast.producer)
             for reader in readers:
                 graph.rewire(reader, [cast if v is value else v for v in reader.inputs])
-    casts = {node for node in graph.nodes if isinstance(node.op, Cast) and node.input(0) in {v for _, v in graph.inputs}}
     narrow: dict[Value, Value] = {}
     wanted = {id(value): value.type.dtype for _, value in graph.outputs}
     for node in graph.nodes:
@@ -53,6 +60,19 @@ def lower_precision(graph: Graph, dtype: DType) -> None:
             (back,) = graph.add(Cast(wanted[id(value)]), [value], origin=origin)
             back.names = value.names
             graph.outputs[index] = (name, back)
+
+
+def _retarget(graph: Graph, dtype: DType) -> None:
+    """Operators that name float32 as the type of their result name ``dtype`` instead."""
+    for node in graph.nodes:
+        if getattr(node.op, "to", None) is not DType.F32 or not isinstance(node.op, _NAMING):
+            continue
+        outputs = graph.add(dataclasses.replace(node.op, to=dtype), node.inputs, origin=node.origin, before=node)
+        for old, new in zip(node.outputs, outputs, strict=True):
+            new.names = old.names
+            graph.replace_uses(old, new)
+            graph.set_type(new, old.type)  # until its reader's types are known, too
+        graph.erase(node)
 
 
 def split_concatenations(graph: Graph, most: int) -> None:

@@ -200,6 +200,47 @@ for _kind in ("f32", "f16", "bf16"):
 for _kind, _name in INTEGERS.items():
     PRIMITIVES[f"ld1_{_kind}"] = Primitive(f"ld.global.{_name} $0, [$1];", "l", "p", memory=True)
     PRIMITIVES[f"st1_{_kind}"] = Primitive(f"st.global.{_name} [$0], $1;", "", "pl", memory=True)
+
+
+def _long(name: str, operands: int = 2) -> Primitive:
+    arguments = ", ".join(f"${i}" for i in range(operands + 1))
+    return Primitive(f"{name} {arguments};", "l", "l" * operands, volatile=False)
+
+
+def _quotient(name: str, kind: str) -> Primitive:
+    """What divides by 0 gives 0."""
+    text = f"{{ .reg .pred p; .reg .b64 t; setp.eq.s64 p, $2, 0; selp.b64 t, 1, $2, p; {name}.{kind} $0, $1, t; @p mov.b64 $0, 0; }}"
+    return Primitive(text, "l", "ll", volatile=False)
+
+
+def _shift(name: str, kind: str) -> Primitive:
+    """A count beyond 64 shifts everything out."""
+    text = f"{{ .reg .b64 t; .reg .b32 n; min.u64 t, $2, 64; cvt.u32.u64 n, t; {name}.{kind} $0, $1, n; }}"
+    return Primitive(text, "l", "ll", volatile=False)
+
+
+PRIMITIVES |= {
+    "long_add": _long("add.s64"), "long_sub": _long("sub.s64"), "long_mul": _long("mul.lo.s64"), "long_min": _long("min.s64"),
+    "long_max": _long("max.s64"), "long_neg": _long("neg.s64", 1), "long_abs": _long("abs.s64", 1),
+    "long_relu": Primitive("max.s64 $0, $1, 0;", "l", "l", volatile=False), "long_and": _long("and.b64"), "long_or": _long("or.b64"),
+    "long_xor": _long("xor.b64"), "long_not": _long("not.b64", 1), "long_div": _quotient("div", "s64"),
+    "long_fmod": _quotient("rem", "s64"),
+    # the remainder has the sign of the divisor
+    "long_mod": Primitive(
+        "{ .reg .pred p, q; .reg .b64 t; setp.eq.s64 p, $2, 0; selp.b64 t, 1, $2, p; rem.s64 $0, $1, t; @p mov.b64 $0, 0; "
+        "setp.ne.s64 p, $0, 0; xor.b64 t, $0, $2; setp.lt.and.s64 q, t, 0, p; @q add.s64 $0, $0, $2; }",
+        "l", "ll", volatile=False,
+    ),
+    "long_shift_left": _shift("shl", "b64"), "long_shift_right": _shift("shr", "s64"),
+    # the same of uint64, where it differs
+    "ulong_min": _long("min.u64"), "ulong_max": _long("max.u64"), "ulong_div": _quotient("div", "u64"),
+    "ulong_fmod": _quotient("rem", "u64"), "ulong_mod": _quotient("rem", "u64"), "ulong_shift_right": _shift("shr", "u64"),
+    "ufloat_of_long": Primitive("cvt.rn.f32.u64 $0, $1;", "f", "l", volatile=False),
+    "order_unsigned": Primitive("xor.b64 $0, $1, 0x8000000000000000;", "l", "l", volatile=False),
+    "float_of_long": Primitive("cvt.rn.f32.s64 $0, $1;", "f", "l", volatile=False),
+    # towards zero; what is out of range becomes the nearest int64, NaN 0
+    "truncate": Primitive("cvt.rzi.s64.f32 $0, $1;", "l", "f", volatile=False),
+}  # fmt: skip
 for _columns in (64, 128, 256):
     _sums = "f" * (_columns // 2)
     PRIMITIVES[f"wgmma_zeros_{_columns}"] = Primitive(

@@ -12,13 +12,15 @@ from cnngraph_cuda.templates.conv_transpose_gemm import ConvTransposeGemm
 from cnngraph_cuda.templates.copy_nd import CopyNd
 from cnngraph_cuda.templates.depthwise import Depthwise
 from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
-from cnngraph_cuda.templates.eltwise_strided import EltwiseStrided
+from cnngraph_cuda.templates.eltwise_strided import EltwiseIntegers, EltwiseStrided
 from cnngraph_cuda.templates.gather import GatherPlain
 from cnngraph_cuda.templates.group_norm import GroupNormLast
 from cnngraph_cuda.templates.join import Join
+from cnngraph_cuda.templates.logic import BitCastStrided, BitsStrided, CastStrided, PredicateStrided, WhereStrided
 from cnngraph_cuda.templates.lrn import LocalResponse
 from cnngraph_cuda.templates.matmul import MatMulPlain
 from cnngraph_cuda.templates.matmul_gemm import MatMulGemm
+from cnngraph_cuda.templates.nothing import Nothing
 from cnngraph_cuda.templates.pool import PoolLast
 from cnngraph_cuda.templates.reduce import ReduceSpatial
 from cnngraph_cuda.templates.reduce_plain import ReducePlain
@@ -34,6 +36,8 @@ TEMPLATES: dict[str, Any] = {
         CopyNd(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulGemm(), MatMulPlain(), Search(),
         GatherPlain(), EltwiseLast(),
-        EltwisePlain(), EltwiseStrided(), Relayout(),
+        EltwisePlain(), EltwiseStrided(), EltwiseIntegers(), WhereStrided(), PredicateStrided(), BitsStrided(), CastStrided(),
+        BitCastStrided(),
+        Relayout(), Nothing(),
     )
 }  # fmt: skip

@@ -35,7 +35,7 @@ KINDS = ("f32", "f16", "bf16", "u8", "i8", "u16", "i16", "u32", "i32", "i64", "u
 FMA, TF32, HALF = 0, 1, 2
 """Values of the constant ``MATH``: float32 multiply-adds, tensor cores in tf32, tensor cores in the data's 16-bit type."""
 
-_OPERANDS = 4
+_OPERANDS = 6
 _POINTERS = {"F32Pointer": "f32", "I32Pointer": "i32", "int": "int"}
 
 
@@ -149,6 +149,7 @@ class _Lowering:
             "wgmma_wait": f"wgmma_wait_{constants.get('WN')}",
         }  # fmt: skip
         self._operands = [KINDS[constants.get(f"T{i}", F32)] for i in range(_OPERANDS)]
+        self._unsigned = "u64" in (data, *self._operands)
         self.shared = False
 
     def block(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
@@ -226,6 +227,7 @@ class _Lowering:
 
     def _call(self, node: ast.Call, name: str) -> ast.expr:
         name = self._names.get(name, name)
+        name = f"u{name}" if self._unsigned and f"u{name}" in PRIMITIVES else name
         if name == "load_operand":
             return _call(f"ld1_{self._operands[_number(node.args[0])]}", *(self._value(a) for a in node.args[1:]))
         if name == "shared_base":

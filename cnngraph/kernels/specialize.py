@@ -111,7 +111,8 @@ def specialize(
     if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         body = body[1:]
     arguments = {name for name, _ in parameters(function)}
-    named = {k: v for k, v in function.__globals__.items() if k.isupper() and isinstance(v, int) and k not in arguments}
+    scopes = [f.__globals__ for f in (*(helpers or {}).values(), function)]
+    named = {k: v for scope in scopes for k, v in scope.items() if k.isupper() and isinstance(v, int) and k not in arguments}
     worker = _Specializer({**named, **constants}, dict(helpers or {}), expression, tuple(operand_kinds))
     out = worker.block(body)
     _give_lines(out)

@@ -264,7 +264,7 @@ def layer_call(
 def kernel_call(
     family: Family, target: Target, arguments: Mapping[str, Argument], y: Value, threads: int, constants: Sequence[tuple[str, int]] = (),
     kinds: Sequence[tuple[str, int]] = (), expression: Expression | None = None, notes: tuple[str, ...] = (),
-    overwrites: tuple[Value, ...] = (),
+    overwrites: tuple[Value, ...] = (), data: DType | None = None,
 ) -> KernelCall:  # fmt: skip
     """The call of a kernel that writes ``y``: its own constants, the type of the data, the threads of a block, kinds of operands.
 
@@ -273,7 +273,7 @@ def kernel_call(
     Raises:
         InternalError: an argument is missing, or one too many.
     """
-    every = (*constants, ("DT", data_type(y.type.dtype)), ("THREADS", threads), *kinds)
+    every = (*constants, ("DT", data_type(data or y.type.dtype)), ("THREADS", threads), *kinds)
     spec = KernelSpec(family.name, target.isa, every, expression)
     names = (*LAUNCH, *signature(family.code, spec).names)
     if set(names) != set(arguments):
