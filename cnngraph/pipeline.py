@@ -69,6 +69,7 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 AfterPass = Callable[[Graph, PassRecord], None]
 
 CANONICAL: tuple[Pass, ...] = (
+    MergeCommon(),  # equal quantisations of one result, which would hide from the next pass that nothing else reads it
     FuseQDQ(),  # before constants fold, while weights still are integers
     MergeLookups(),
     WidenHalf(),  # after it, so that only real half-precision arithmetic is left

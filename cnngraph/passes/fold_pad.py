@@ -1,8 +1,9 @@
 """A constant zero Pad of the spatial axes => the pads of the convolution or pooling that reads it.
 
-Exact for a convolution, whose own padding is zero too. For average pooling only with count_include_pad, where padding counts
-the same; never for max pooling, which pads with minus infinity, unless its input is known to be non-negative: then the
-zeros may be left to minus infinity only if every window still holds a real element, which is checked.
+Exact for a convolution, whose own padding is zero too (on integers the zero point, so that is what the Pad must add). For average
+pooling only with count_include_pad, where padding counts the same; never for max pooling, which pads with minus infinity, unless its
+input is known to be non-negative: then the zeros may be left to minus infinity only if every window still holds a real element, which
+is checked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ops import Conv, Elementwise, Pad, Pool
+from cnngraph.ops import Conv, Elementwise, Pad, Pool, QLinearConv
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
 
@@ -41,14 +42,14 @@ class FoldPad(Pass):
     def _fold(self, graph: Graph, node: Node) -> str | None:
         pad, rank = node.op, node.output.type.rank
         assert isinstance(pad, Pad)
-        if pad.mode != "constant" or pad.value != 0:
+        if pad.mode != "constant" or pad.value != _zero_of_reader(node):
             return f"it pads with {pad.mode} {pad.value}, not with zeros"
         if rank < 3 or any(pad.pads[:2]) or any(pad.pads[rank : rank + 2]) or any(p < 0 for p in pad.pads):
             return "it pads other axes than the spatial ones, or crops"
         reader = only_user(graph, node.output)
         if reader is None:
             return f"its result is {other_reader(graph, node.output, node)}"
-        if not isinstance(reader.op, (Conv, Pool)) or reader.inputs[0] is not node.output:
+        if not isinstance(reader.op, (Conv, Pool, QLinearConv)) or reader.inputs[0] is not node.output:
             return f"its reader is {reader.op.name}"
         spatial = rank - 2
         begins, ends = pad.pads[2:rank], pad.pads[rank + 2 :]
@@ -63,6 +64,15 @@ class FoldPad(Pass):
         )
         erase_unused(graph, node)
         return None
+
+
+def _zero_of_reader(node: Node) -> float:
+    """What the padding of the first reader counts as: the zero point of a convolution of integers, else 0."""
+    reader = next(iter(node.output.users), None)
+    zero = reader.inputs[2] if reader is not None and isinstance(reader.op, QLinearConv) else None
+    if zero is None:
+        return 0.0
+    return float(zero.data.reshape(-1)[0]) if zero.data is not None and zero.data.size == 1 else float("nan")
 
 
 def _pool_refusal(reader: Node, pool: Pool, source: Value, pads: tuple[int, ...], spatial: int) -> str | None:

@@ -87,7 +87,7 @@ def _simplify(graph: Graph, node: Node) -> tuple[Node, int]:
             if other.type.shape != node.output.type.shape:
                 continue
             number = float(constant.data.reshape(()))
-            unary = _with_constant(instr, constant_at, number)
+            unary = with_constant(instr, constant_at, number)
             if unary is not None:
                 expression, operands = Expression(1, (unary,)), [other]
                 break
@@ -96,7 +96,7 @@ def _simplify(graph: Graph, node: Node) -> tuple[Node, int]:
     return replace(graph, node, Elementwise(expression), operands), 1
 
 
-def _with_constant(instr: Instr, constant_at: int, number: float) -> Instr | None:
+def with_constant(instr: Instr, constant_at: int, number: float) -> Instr | None:
     """The one-operand form of ``instr`` when operand value ``constant_at`` is ``number``; None if there is none."""
     if set(instr.args) != {0, 1} or not np.isfinite(number):
         return None

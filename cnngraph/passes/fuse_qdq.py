@@ -23,7 +23,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import DType, Shape
-from cnngraph.ops import Concat, Conv, Elementwise, MatMul, Pool, Reduce, Reshape, Slice, Transpose
+from cnngraph.ops import Concat, Conv, Elementwise, Identity, MatMul, Pad, Pool, Reduce, Reshape, Slice, Transpose
 from cnngraph.ops.base import Op
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.quantized import (
@@ -38,6 +38,7 @@ from cnngraph.ops.quantized import (
 from cnngraph.ops.quantized_conv import QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
 from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
 from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.fuse_elementwise import with_constant
 from cnngraph.passes.rewrite import only_user, other_reader
 
 _BIAS_TOLERANCE = 1e-5
@@ -171,7 +172,8 @@ def _dequantized(value: Value) -> _Quantized:
     """What ``value`` is dequantised from."""
     node = value.producer
     if node is None or not isinstance(node.op, DequantizeLinear) or node.op.to is not DType.F32:
-        raise _LeftFloatError(f"an operand is {node.op.name if node else 'a constant'}, not dequantised")
+        what = node.op.name if node else "a constant" if value.data is not None else "an input of the network"
+        raise _LeftFloatError(f"an operand is {what}, not dequantised")
     found = _parameters(node, node.input(0))
     if found is None:
         raise _LeftFloatError("an operand is not dequantised from 8 bits by one constant scale")
@@ -181,17 +183,47 @@ def _dequantized(value: Value) -> _Quantized:
 def _function_of_one(graph: Graph, node: Node) -> tuple[Expression, _Quantized, tuple[str, ...]] | None:
     """The element-wise function of one dequantised tensor that ``node`` quantises, if that is all there is."""
     expression, value, origin = Expression(1), node.input(0), node.origin
-    while value.producer is not None and isinstance(value.producer.op, Elementwise) and len(value.producer.inputs) == 1:
-        producer = value.producer
-        assert isinstance(producer.op, Elementwise)
+    while value.producer is not None and (unary := _unary(value.producer)) is not None:
         if only_user(graph, value) is None:
             return None
-        expression = expression.substitute(0, producer.op.expression) if expression.instrs else producer.op.expression
-        origin = (*producer.origin, *origin)
-        value = producer.input(0)
+        inner, operand = unary
+        expression = expression.substitute(0, inner) if expression.instrs else inner
+        origin = (*value.producer.origin, *origin)
+        value = operand
     if value.producer is None or not isinstance(value.producer.op, DequantizeLinear):
         return None
     return expression, _dequantized(value), (*value.producer.origin, *origin)
+
+
+def _unary(node: Node) -> tuple[Expression, Value] | None:
+    """An element-wise node as a function of one tensor, a constant number taken as a parameter."""
+    if not isinstance(node.op, Elementwise):
+        return None
+    expression = node.op.expression
+    if len(node.inputs) == 1:
+        return expression, node.input(0)
+    if len(node.inputs) != 2 or len(expression.instrs) != 1:
+        return None
+    for at in (1, 0):
+        number, other = _constant_number(node.input(at)), node.input(1 - at)
+        if number is None or other.type.shape != node.output.type.shape:
+            continue
+        instr = with_constant(expression.instrs[0], at, number)
+        if instr is not None:
+            return Expression(1, (instr,)), other
+    return None
+
+
+def _constant_number(value: Value) -> float | None:
+    """A float constant of one element, perhaps dequantised."""
+    node = value.producer
+    if value.type.dtype is not DType.F32 or any(d != 1 for d in value.type.shape):
+        return None
+    if value.data is not None:
+        return _number(value)
+    if node is None or not isinstance(node.op, DequantizeLinear) or any(v is not None and v.data is None for v in node.inputs):
+        return None
+    return float(node.op.reference(*(_array(v) for v in node.inputs))[0].reshape(()))
 
 
 def _peel(graph: Graph, node: Node, y: _Quantized) -> _Group:
@@ -303,8 +335,46 @@ def _conv(group: _Group) -> Value:
     channels = w.value.type.shape[0]
     assert isinstance(channels, int)
     b = _bias(group, node.inputs[2], x, w, channels)
-    new = QLinearConv(op.kernel, op.strides, op.pads, op.dilations, op.group, y.dtype, group.low, group.high)
+    x, pads = _without_pad(group, x, op.pads)
+    new = QLinearConv(op.kernel, op.strides, pads, op.dilations, op.group, y.dtype, group.low, group.high)
     return group.emit(new, x.value, x.scale, x.zero, w.value, w.scale, w.zero, y.scale, y.zero, b)
+
+
+def _without_pad(group: _Group, x: _Quantized, pads: tuple[int, ...]) -> tuple[_Quantized, tuple[int, ...]]:
+    """``x`` before a Pad with what means zero, and the pads of a convolution that does the same."""
+    pad = _zero_pad(x.value.producer)
+    if pad is None:
+        return x, pads
+    assert isinstance(pad.op, Pad)
+    rank = pad.output.type.rank
+    inner = _dequantized(pad.input(0))
+    value = dataclasses.replace(group, y=x).converted(inner)
+    more = pad.op.pads[2:rank] + pad.op.pads[rank + 2 :]
+    return _Quantized(value, x.scale, x.zero), tuple(a + b for a, b in zip(pads, more, strict=True))
+
+
+def _zero_pad(node: Node | None) -> Node | None:
+    """The Pad that ``node`` quantises, if it adds dequantised integers' zero point along spatial axes."""
+    pad = node.input(0).producer if node is not None and isinstance(node.op, QuantizeLinear) else None
+    if node is None or pad is None or not isinstance(pad.op, Pad) or pad.op.mode != "constant" or np.isnan(pad.op.value):
+        return None
+    rank, y, source = pad.output.type.rank, _parameters(node, node.output), pad.input(0).producer
+    if y is None or source is None or not isinstance(source.op, DequantizeLinear) or _parameters(source, source.input(0)) is None:
+        return None
+    if rank < 3 or any(pad.op.pads[:2]) or any(pad.op.pads[rank : rank + 2]) or any(p < 0 for p in pad.op.pads):
+        return None
+    number = quantize(np.array(pad.op.value, np.float32), y.step, _array(y.zero), y.dtype)
+    return pad if int(number) == _zero(y.zero) else None
+
+
+def _pad(group: _Group) -> Value | None:
+    """Left to the convolutions that read it; integers have no kernel that pads."""
+    readers = {reader for user in group.quantize.output.users for reader in user.output.users}
+    if not _zero_pad(group.quantize) or group.graph.is_output(group.quantize.output):
+        raise _LeftFloatError("a Pad of other axes than the spatial ones, with other values than zero, or that crops")
+    if any(not isinstance(reader.op, Conv) for reader in readers):
+        raise _LeftFloatError("a Pad that something else than a convolution reads")
+    return None
 
 
 def _matmul(group: _Group, bias: Value | None = None) -> Value:
@@ -401,9 +471,9 @@ def _movement(group: _Group) -> Value:
     return group.emit(node.op, group.converted(x))
 
 
-_REWRITES: dict[type[Op], Callable[[_Group], Value]] = {
+_REWRITES: dict[type[Op], Callable[[_Group], Value | None]] = {
     Conv: _conv, MatMul: _matmul, Elementwise: _elementwise, Pool: _pool, Reduce: _mean, Reshape: _movement, Transpose: _movement,
-    Slice: _movement, Concat: _movement,
+    Slice: _movement, Concat: _movement, Identity: _movement, Pad: _pad,
 }  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from cnngraph.ops import Pad, Pool
+from cnngraph.ir.types import DType
+from cnngraph.ops import Pad, Pool, QLinearConv
+from cnngraph.ops.quantized import QuantizeLinear
 from cnngraph.passes.fold_pad import FoldPad
 from tests.passes.support import Net, apply
 
@@ -44,3 +47,14 @@ def test_max_pooling_behind_a_relu_and_average_pooling() -> None:
         padded = net.node(Pad(PADS, "constant", 0.0), net.x)
         changes, _ = apply(net, FoldPad(), outputs=[net.node(pool("average", counts), padded)])
         assert changes == expected
+
+
+@pytest.mark.parametrize(("value", "folds"), [(7.0, True), (0.0, False)])
+def test_integers_are_padded_with_the_zero_point(value: float, folds: bool) -> None:
+    net = Net(3, 7, 7)
+    scale, zero = net.constant(np.float32(0.5)), net.constant(np.uint8(7))
+    w, ones = net.constant(np.ones((4, 3, 3, 3), np.int8)), net.constant(np.zeros((), np.int8))
+    padded = net.node(Pad(PADS, "constant", value), net.node(QuantizeLinear(DType.U8), net.x, scale, zero))
+    conv = QLinearConv((3, 3), (1, 1), (0,) * 4, (1, 1), 1)
+    changes, _ = apply(net, FoldPad(), outputs=[net.node(conv, padded, scale, zero, w, scale, ones, scale, zero, None)])
+    assert changes == folds and ("Pad" in net.names()) != folds

@@ -15,12 +15,14 @@ from cnngraph.ir.verify import verify
 from cnngraph.ops.quantized import integer_range
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph.ops.quantized_elementwise import QLinearBinary
+from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassContext, run_passes
 from cnngraph.passes.fold_constants import FoldConstants
 from cnngraph.passes.fuse_elementwise import FuseElementwise
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
 from cnngraph.passes.fuse_qdq import FuseQDQ
 from cnngraph.passes.lower_integers import LowerIntegers
+from cnngraph.pipeline import optimize
 from tests.conformance import quantized_net
 from tests.conformance.quantized_net import Qdq
 
@@ -161,6 +163,65 @@ def test_dynamic_quantisation_in_steps() -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 20, 18)).astype(np.float32)
     (plain,), (steps,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
     np.testing.assert_allclose(steps, plain, rtol=1e-5, atol=1e-5)
+
+
+def _padded(value: float) -> Callable[[Qdq, str], str]:
+    def body(g: Qdq, x: str) -> str:
+        pads = g.constant("pads", np.array([0, 0, 1, 2, 0, 0, 0, 1], np.int64))
+        number = g.add("DequantizeLinear", g.constant("v", np.array(1, np.uint8)), g.constant("vs", np.array(value, np.float32)))
+        y = g.quantized(g.add("Pad", x, pads, number), 0.02, 128)
+        g.scales[y] = 0.02
+        return g.quantized(g.conv(y, 4, 5, 3), 0.1, 128)
+
+    return body
+
+
+def test_zero_padding_of_its_own_joins_the_convolution() -> None:
+    """The padding value is dequantised too, and known all the same."""
+    model = small(_padded(0.0))
+    graph, context = fused(model)
+    assert not context.rejections and names(graph) == ["QuantizeLinear", "QLinearConv", "DequantizeLinear"]
+    assert graph.nodes[1].op.pads == (2, 3, 1, 2)  # type: ignore[attr-defined]
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    assert np.ptp(floats) > 1 and np.abs(floats - integers).max() <= 0.1 * 1.01
+
+
+def test_other_padding_stays_float() -> None:
+    graph, context = fused(small(_padded(0.5)))
+    assert graph.tail is None and "Pad" in names(graph) and "QLinearConv" in names(graph)
+    assert any("other values than zero" in r.reason for r in context.rejections)
+
+
+def test_a_dequantised_number_is_a_parameter() -> None:
+    """Relu6 as Minimum: one table of the input's integers."""
+
+    def body(g: Qdq, x: str) -> str:
+        six = g.add("DequantizeLinear", g.constant("c", np.array(100, np.uint8)), g.constant("cs", np.array(0.01, np.float32)))
+        y = g.quantized(g.add("Min", g.add("Relu", x), six), 0.01, 0)
+        return g.quantized(g.add("Concat", y, axis=1), 0.01, 0)
+
+    model = small(body)
+    graph, context = fused(model)
+    assert not context.rejections and names(graph) == ["QuantizeLinear", "QLinearUnary", "Identity", "DequantizeLinear"]
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    assert floats.max() == 1 and np.array_equal(floats, integers)
+
+
+def test_one_quantisation_for_each_reader() -> None:
+    """Quantizers that give every reader a pair of its own."""
+
+    def body(g: Qdq, x: str) -> str:
+        y = g.conv(x, 4, 4, 3)
+        scale, zero = (g.constant(name, number) for name, number in (("s", np.array(0.1, np.float32)), ("z", np.array(128, np.uint8))))
+        a, b = (g.add("DequantizeLinear", g.add("QuantizeLinear", y, scale, zero), scale, zero) for _ in range(2))
+        g.scales[a] = g.scales[b] = 0.1
+        return g.quantized(g.add("Add", g.quantized(g.conv(a, 4, 4, 3), 0.1, 100), g.quantized(g.conv(b, 4, 4, 3), 0.1, 90)), 0.1, 100)
+
+    graph, context = import_model(small(body)), PassContext()
+    optimize(graph, CompileOptions(), context)
+    assert names(graph).count("QLinearConv") == 3 and names(graph).count("QuantizeLinear") == 1
 
 
 def test_a_gate_by_channel_computes_integers() -> None:
