@@ -23,3 +23,17 @@ def test_element_wise_behind_a_transposition(op: str) -> None:
             "Identity": lambda t: t,
         }[op](x.T)
         np.testing.assert_allclose(program.run({"x": x})["y"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_softmax_of_images_side_by_side(axis: int) -> None:
+    """The logits of a sequence network, [time, images, classes]: a kernel computes them, an image's bits do not depend on the others."""
+    proto = model([node("Transpose", "x", "t", perm=[1, 0, 2]), node("LogSoftmax", "t", "y", axis=axis)], {"x": ["n", 5, 11]})
+    program = cnngraph.compile(proto.SerializeToString())
+    assert not program.report["reference_steps"]
+    x = np.random.default_rng(0).standard_normal((6, 5, 11)).astype(np.float32)
+    t = x.transpose(1, 0, 2).astype(np.float64)
+    y = program.run({"x": x}, threads=2)["y"]
+    np.testing.assert_allclose(y, t - np.log(np.exp(t).sum(axis=axis, keepdims=True)), rtol=1e-5, atol=1e-6)
+    for i in range(6):
+        assert np.array_equal(program.run({"x": x[i : i + 1]}, threads=1)["y"][:, 0], y[:, i])

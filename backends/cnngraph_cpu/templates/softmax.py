@@ -112,6 +112,7 @@ class SoftmaxPlain:
 
     name = "softmax"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(softmax, {"along": along, "across": across}, "Softmax or log-softmax along one axis.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
