@@ -217,7 +217,10 @@ class DeviceRunner:
                     device.copy(target, where.address, int(np.prod(where.shape, dtype=np.int64)) * DType(where.dtype).itemsize)
                 else:
                     device.upload(target, np.ascontiguousarray(shapes[spec.name]))
-            executor.replay(bound)
+            try:
+                executor.replay(bound)
+            finally:
+                executor.check(bound)
             copied = dict(data.copies)
             results = {}
             for i, spec in enumerate(data.outputs):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnngraph.errors import InternalError, LimitExceededError
+from cnngraph.errors import InternalError, InvalidInputError, LimitExceededError
 from cnngraph.ir.types import DType
 from cnngraph.runtime.host import decode
 from cnngraph.runtime.program import ARENA, FIRST_IO, INTEGER, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
@@ -94,7 +94,10 @@ class CudaExecutor:
             bound = self.bind(batch)
             for i, array in enumerate(inputs):
                 device.upload(bound.bases[FIRST_IO + i], array)
-            self.replay(bound)
+            try:
+                self.replay(bound)
+            finally:  # what a bad index leads to does not hide it
+                self.check(bound)
             copied = dict(self.data.copies)
             for i, array in enumerate(outputs):
                 ref = copied.get(i)
@@ -130,6 +133,21 @@ class CudaExecutor:
                 device.replay(part)
             else:
                 self._host(part, bound)
+
+    def check(self, bound: _Bound) -> None:
+        """Wait for a run and look at its flags.
+
+        Raises:
+            InvalidInputError: a kernel met an index outside its axis.
+        """
+        device, words, text = self.device(), np.zeros(2, np.int32), ""
+        for place, message in self.data.checks:
+            device.download(words, bound.bases[SCRATCH] + place)
+            if words[0]:
+                text = text or message.replace("{}", str(words[1]))
+                device.upload(bound.bases[SCRATCH] + place, np.zeros(2, np.int32))
+        if text:
+            raise InvalidInputError(text)
 
     def _make(self, batch: int) -> _Bound:
         device, data = self.device(), self.data

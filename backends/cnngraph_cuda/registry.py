@@ -15,6 +15,7 @@ from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
 from cnngraph_cuda.templates.eltwise_strided import EltwiseIntegers, EltwiseStrided
 from cnngraph_cuda.templates.gather import GatherPlain
 from cnngraph_cuda.templates.group_norm import GroupNormLast
+from cnngraph_cuda.templates.index import GatherComputed, GatherElementsComputed, GatherNDComputed, ScatterElementsLines
 from cnngraph_cuda.templates.join import Join
 from cnngraph_cuda.templates.logic import BitCastStrided, BitsStrided, CastStrided, PredicateStrided, WhereStrided
 from cnngraph_cuda.templates.lrn import LocalResponse
@@ -38,6 +39,6 @@ TEMPLATES: dict[str, Any] = {
         GatherPlain(), EltwiseLast(),
         EltwisePlain(), EltwiseStrided(), EltwiseIntegers(), WhereStrided(), PredicateStrided(), BitsStrided(), CastStrided(),
         BitCastStrided(),
-        Relayout(), Nothing(),
+        GatherComputed(), GatherElementsComputed(), GatherNDComputed(), ScatterElementsLines(), Relayout(), Nothing(),
     )
 }  # fmt: skip

@@ -36,7 +36,7 @@ FMA, TF32, HALF = 0, 1, 2
 """Values of the constant ``MATH``: float32 multiply-adds, tensor cores in tf32, tensor cores in the data's 16-bit type."""
 
 _OPERANDS = 6
-_POINTERS = {"F32Pointer": "f32", "I32Pointer": "i32", "int": "int"}
+_POINTERS = {"F32Pointer": "f32", "I32Pointer": "i32", "FlagPointer": "i32", "int": "int"}
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,18 @@ class Scratch:
     dtype: DType = DType.F32
 
 
-Argument = Pointer | Extent | BatchStride | Packed | Scratch
+@dataclass(frozen=True)
+class Flag:
+    """Address of two int32 words of this call alone, 0 before a run; only for backends on devices.
+
+    A kernel that meets a number it may not use makes the first word 1 and the second that number. The run then ends in an
+    InvalidInputError with ``message``, in which ``{}`` stands for the number.
+    """
+
+    message: str
+
+
+Argument = Pointer | Extent | BatchStride | Packed | Scratch | Flag
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from cnngraph.kernels.template import (
     BatchStride,
     CompiledKernel,
     Extent,
+    Flag,
     KernelCall,
     KernelSpec,
     Packed,
@@ -92,6 +93,8 @@ class _Builder:
     def __init__(self, plan: MemoryPlan) -> None:
         self.plan = plan
         self.weights = _Weights()
+        self.checks: list[tuple[int, str]] = []
+        self.scratch = plan.scratch
 
     def place(self, value: Value) -> Place:
         """Where a value is; constants are added to the weights."""
@@ -100,8 +103,17 @@ class _Builder:
             return Place(WEIGHTS, 0, self.weights.add(value.data))
         return self.plan.places[value]
 
-    def argument(self, argument: object, scratch: int) -> tuple[int, int, int]:
+    def flag(self, flag: Flag, label: str) -> tuple[int, int, int]:
+        """The place of a call's flag, behind the scratch memory and the flags before."""
+        place = -(-self.scratch // 64) * 64
+        self.scratch = place + 8
+        self.checks.append((place, f"{label}: {flag.message}"))
+        return SCRATCH, 0, place
+
+    def argument(self, argument: object, scratch: int, label: str) -> tuple[int, int, int]:
         """An argument as (base, a, b)."""
+        if isinstance(argument, Flag):
+            return self.flag(argument, label)
         if isinstance(argument, Pointer):
             place = self.place(argument.value)
             return place.base, place.a, place.b + argument.offset * argument.value.type.dtype.itemsize
@@ -166,7 +178,7 @@ def build_program(
         users.setdefault(call.spec, []).append(node)
         scratch, encoded = 0, []
         for argument in call.arguments.values():
-            encoded.append(builder.argument(argument, scratch))
+            encoded.append(builder.argument(argument, scratch, label))
             if isinstance(argument, Scratch):
                 scratch += -(-argument.nbytes // 64) * 64
         steps.append(KernelStep(number, tuple(encoded), label))
@@ -188,10 +200,11 @@ def build_program(
             inputs=[_spec(name, value.type) for name, value in graph.inputs],
             outputs=[_spec(name, value.type) for name, value in graph.outputs],
             steps=steps, kernels=kernels, driver=Kernel(driver.name, driver.symbol, driver.code), weights=weights,
-            arena=plan.arena, static_bytes=plan.static_bytes, scratch=plan.scratch, copies=copies, isa=target.isa,
+            arena=plan.arena, static_bytes=plan.static_bytes, scratch=builder.scratch, copies=copies, isa=target.isa,
             required=backend.required_features(target), threads=options.threads,
             report={"options": _options(options), "versions": _versions(), **report},
             tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name, by_image=together is None,
+            checks=builder.checks,
         )
     )  # fmt: skip
 

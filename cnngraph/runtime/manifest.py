@@ -41,7 +41,7 @@ def encode_program(data: ProgramData) -> dict[str, Any]:
         "kernels": [{"name": k.name, "symbol": k.symbol, "source": k.source} for k in (*data.kernels, data.driver)],
         "arena": data.arena, "static": data.static_bytes, "scratch": data.scratch,
         "isa": data.isa, "required": list(data.required), "threads": data.threads, "report": data.report, "tail": data.tail,
-        "backend": data.backend, "by_image": data.by_image,
+        "backend": data.backend, "by_image": data.by_image, "checks": [list(check) for check in data.checks],
     }  # fmt: skip
 
 
@@ -115,6 +115,7 @@ class _Reader:
             required=tuple(_text(f) for f in manifest["required"]),
             threads=None if threads is None else _int(threads, 1, MAX_THREADS + 1), report=manifest["report"], tail=self._tail(),
             backend=_text(manifest.get("backend", "cpu")), by_image=self._by_image(),
+            checks=[(_int(place, 0, self._sizes[SCRATCH] - 7), _text(text)) for place, text in manifest.get("checks", [])],
         )  # fmt: skip
 
     def _by_image(self) -> bool:

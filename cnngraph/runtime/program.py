@@ -100,6 +100,8 @@ class ProgramData:
         isa, required: instruction set of the code, and the host features (in LLVM's spelling) that it needs.
         threads: default of a run, None for what the process may use.
         report: what the compiler did: lists and dicts of numbers and strings.
+        checks: for every two words in scratch memory that a kernel sets when an input asks for what it cannot do: their place, and
+            the error's text, in which ``{}`` stands for the second word.
         weights_sha256: of the weights in hexadecimal digits if they have been compared with it, else None; saving needs no second hash.
         backend: name of the backend whose kernels these are.
         by_image: whether a batch is computed image by image, each by one thread; all steps are kernels then.
@@ -123,4 +125,5 @@ class ProgramData:
     tail: dict[str, Any] | None = None
     backend: str = "cpu"
     by_image: bool = False
+    checks: list[tuple[int, str]] = field(default_factory=list)
     weights_sha256: str | None = None

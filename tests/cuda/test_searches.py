@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnngraph.errors import UnsupportedError
 from cnngraph.ir.interpret import interpret
-from cnngraph.ir.types import DType, TensorType
 from cnngraph.ops import Gather
 from cnngraph.ops.indexing import ArgReduce, TopK
 
@@ -71,10 +69,3 @@ def test_gather(axis):
     assert "gather" in [s.chosen for s in choice.selections]
     got, _ = emulate(program, {"x": x})
     np.testing.assert_array_equal(got["y"], np.take(x, [[3, 0], [-1, 1], [2, 2]], axis))
-
-
-def test_gather_by_computed_indices_is_refused():
-    net = Net(4, 6)
-    net.add_output("y", net.node(Gather(1), net.x, net.add_input("i", TensorType(DType.I64, (3,)))))
-    with pytest.raises(UnsupportedError, match="run time"):
-        build(net)

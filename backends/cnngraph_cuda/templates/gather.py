@@ -1,4 +1,4 @@
-"""Gather by constant indices from a row-major tensor: one thread has one element."""
+"""Gather by constant indices from a row-major tensor of any type: one thread has one element."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutReques
 from cnngraph.ops import Gather
 from cnngraph_cuda.language import DataPointer, I32Pointer, block_x, load_int, load_one, store_one, thread
 from cnngraph_cuda.source import Code
-from cnngraph_cuda.templates.common import cuda, kernel_call, launch
+from cnngraph_cuda.templates.common import kernel_call, launch, refuse_empty
 
 THREADS = 0
 
@@ -36,22 +36,18 @@ class GatherPlain:
     code = Code(gather, {}, "Elements picked along one axis.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses indices computed at run time, which no kernel could check, and indices outside the axis."""
+        """Refuses indices computed at run time, and indices outside the axis."""
         op = node.op
         if not isinstance(op, Gather):
             return "not a gather"
         x, indices = node.input(0).type, node.input(1)
-        if x.dtype is not cuda(target).dtype:
-            return f"{x.dtype.value} tensors have no kernel in precision {cuda(target).precision}"
         if not indices.is_constant or indices.data is None:
-            return "indices computed at run time, which nothing would check"
+            return "indices computed at run time"
         extent = x.shape[op.axis]
         assert isinstance(extent, int)
         if ((indices.data < -extent) | (indices.data >= extent)).any():
             return "an index outside the axis"
-        if any(isinstance(d, int) and d == 0 for d in (*x.shape, *node.output.type.shape)):
-            return "an empty tensor"
-        return None
+        return refuse_empty(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Row-major."""
