@@ -276,15 +276,24 @@ class QLinearSoftmax(Op):
             return (present(inputs, 0).copy(),)
         dtype = DType.of(x)
         x_scale, y_scale, y_zero = np.float32(single(inputs[1])), np.float32(single(inputs[3])), int(single(inputs[4]))
-        shift = max(0.0, np.log(float(np.float32(np.finfo(np.float32).max) / np.float32(x.shape[-1]))) - 5) / float(x_scale)
-        table = np.exp((np.arange(256) - 255 + shift) * float(x_scale)).astype(np.float32)
         wide = x.astype(np.int32)
-        e = table[wide - wide.max(axis=-1, keepdims=True) + 255]
+        e = self.exponentials(x.shape[-1], x_scale)[wide - wide.max(axis=-1, keepdims=True) + 255]
         total = np.add.accumulate(e, axis=-1)[..., -1:]
-        steps = np.floor(np.float32(1) / y_scale)
         low, high = integer_range(dtype)
-        y = np.clip(np.rint((e * steps) / total).astype(np.int64) + y_zero, low, high).astype(x.dtype)
+        y = np.clip(np.rint((e * self.steps(y_scale)) / total).astype(np.int64) + y_zero, low, high).astype(x.dtype)
         return (np.ascontiguousarray(np.moveaxis(y, -1, self.axis)),)
+
+    @staticmethod
+    def exponentials(length: int, x_scale: np.float32) -> np.ndarray:
+        """The 256 float32 numbers for rows of ``length``; the last is for the greatest element of a row."""
+        shift = max(0.0, np.log(float(np.float32(np.finfo(np.float32).max) / np.float32(length))) - 5) / float(x_scale)
+        table: np.ndarray = np.exp((np.arange(256) - 255 + shift) * float(x_scale)).astype(np.float32)
+        return table
+
+    @staticmethod
+    def steps(y_scale: np.float32) -> np.float32:
+        """Steps of the result from 0 to 1, a whole number."""
+        return np.float32(np.floor(np.float32(1) / y_scale))
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         return Cost(flops=5 * per_image(numel(outputs[0].shape)))

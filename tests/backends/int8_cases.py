@@ -14,6 +14,7 @@ import numpy as np
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import Dim, DType, Layout, TensorType, bind_dim, bind_shape
 from cnngraph.kernels import emulate
+from cnngraph.kernels.specialize import parameters
 from cnngraph.kernels.template import BatchStride, Extent, KernelCall, LayoutRequest, Packed, Pointer, Scratch
 from cnngraph.ops import Op
 from cnngraph_cpu import backend
@@ -146,7 +147,8 @@ def prepare(case: IntCase, node: Node, call: KernelCall, seed: int = 0) -> Run:
             physical = _random(rng, value.type.dtype, bind_shape(value.type.physical_shape, case.batch))
         memories[value] = _Memory(physical, value in strided and value.type.rank > 0)
     out: list[Given] = []
-    for argument in call.arguments.values():
+    kinds = dict(parameters(TEMPLATES[case.template].code.function))
+    for name, argument in call.arguments.items():
         match argument:
             case Pointer(value, offset):
                 out.append(emulate.EmulatedPointer(memories[value].array, offset))
@@ -158,7 +160,7 @@ def prepare(case: IntCase, node: Node, call: KernelCall, seed: int = 0) -> Run:
                 out.append(at_line(data))
             case Scratch(nbytes, dtype):
                 contents = at_line(rng.integers(0, 256, nbytes).astype(np.uint8))
-                out.append(contents.view(np.int32) if dtype is DType.I32 else contents)
+                out.append(contents.view(np.float32 if kinds[name] == "F32Pointer" else np.int32 if dtype is DType.I32 else np.uint8))
     return Run(out, memories, feeds)
 
 

@@ -8,7 +8,7 @@ from cnngraph.ir.types import BATCH, DType, Layout
 from cnngraph.ops import Cast, Concat, Expand, Pool, Reorder, Slice, Transpose
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.quantized import DequantizeLinear, MatMulInteger, QGemm, QLinearMatMul, QuantizeLinear
-from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
+from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool, QLinearSoftmax
 from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
 from tests.backends.int8_cases import Computed, IntCase
 
@@ -221,6 +221,20 @@ def pool_cases() -> list[IntCase]:
     return cases
 
 
+def softmax_cases() -> list[IntCase]:
+    """Along the last axis and another one; rows shorter than a vector, one number, and scales that flatten or sharpen."""
+    cases = []
+    for dtype in (DType.U8, DType.I8):
+        for shape, axis, x_scale, y_scale in (
+            ((BATCH, 35), 1, 0.06, 1 / 256), ((BATCH, 3), 1, 0.9, 1 / 256), ((BATCH, 19, 3, 5), 1, 0.05, 1 / 255),
+            ((BATCH, 4, 33), 2, 0.002, 0.001), ((BATCH, 1), 1, 0.1, 0.05),
+        ):  # fmt: skip
+            zeros = (np.array(3, dtype.numpy), np.array(dtype.range[0], dtype.numpy))
+            inputs = (Computed(dtype, shape), scalar(x_scale), zeros[0], scalar(y_scale), zeros[1])
+            cases.append(IntCase("qsoftmax", QLinearSoftmax(axis), inputs))
+    return cases
+
+
 def movement_cases() -> list[IntCase]:
     """Concatenation, transposition, slices, expansion."""
     u8 = DType.U8
@@ -245,6 +259,7 @@ def reorder_cases(width: int) -> list[IntCase]:
 
 FAMILIES = (
     conv_cases, integer_cases, depthwise_cases, dense_cases, pointwise_cases, broadcast_cases, pool_cases, movement_cases,
+    softmax_cases,
 )  # fmt: skip
 ALL = {f"{i}-{case.template}-{case.op.name}": case for i, case in enumerate(case for family in FAMILIES for case in family())}
 LARGE = {f"{i}-large-{case.template}": case for i, case in enumerate(large_cases())}
