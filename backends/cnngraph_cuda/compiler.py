@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,9 @@ def ptx_of(text: str, name: str, arch: str) -> str:
         "f32": types.float32, "f16": types.uint16, "bf16": types.uint16, "u8": types.uint8, "i8": types.int8, "u16": types.uint16,
         "i16": types.int16, "u32": types.uint32, "i32": types.int32, "i64": types.int64, "u64": types.uint64,
     }  # fmt: skip
-    parameters = [types.int32 if t == "int" else types.CPointer(pointers[t]) for t in module["SIGNATURE"].split()]
+    kinds = module["SIGNATURE"].split()
+    plain = {"int": types.int32, "map": types.uint64}
+    parameters = [plain[t] if t in plain else types.CPointer(pointers[t]) for t in kinds]
     digits = "".join(c for c in arch if c.isdigit())
     capability: tuple[Any, ...] = (int(digits[:-1]), int(digits[-1]))
     if arch.endswith("a"):
@@ -52,7 +55,23 @@ def ptx_of(text: str, name: str, arch: str) -> str:
     found = _ENTRY.search(ptx)
     if found is None:
         raise ValueError(f"no entry point in the PTX of {name}")
-    return str(ptx.replace(found.group(1), name))
+    return _maps_by_value(str(ptx.replace(found.group(1), name)), name, [i for i, t in enumerate(kinds) if t == "map"])
+
+
+def _maps_by_value(ptx: str, name: str, numbers: Sequence[int]) -> str:
+    """PTX whose parameters ``numbers``, tensor maps, are 128 bytes each instead of their address, which Numba's types cannot say.
+
+    What loads such a parameter takes its address instead, as CUDA C++ compiles ``__grid_constant__ const CUtensorMap``.
+    """
+    for number in numbers:
+        parameter = re.escape(f"{name}_param_{number}")
+        ptx, declared = re.subn(rf"\.param \.u64 {parameter}\b", f".param .align 128 .b8 {name}_param_{number}[128]", ptx)
+        ptx, loaded = re.subn(
+            rf"ld\.param\.u64\s+(%rd\d+), \[{parameter}\];", rf"mov.b64 \1, {name}_param_{number}; cvta.param.u64 \1, \1;", ptx
+        )
+        if declared != 1 or not loaded or re.search(rf"\[{parameter}[\]+]", ptx):
+            raise ValueError(f"parameter {number} of {name} is no tensor map in the PTX")
+    return ptx
 
 
 def cubin_of(ptx: str, name: str, arch: str) -> tuple[bytes, str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnngraph.errors import InternalError
 from cnngraph.runtime.program import Kernel
+from cnngraph_cuda.tensor_maps import TensorMap
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Launch:
         kernel: its number in the program.
         grid: blocks in x, y and z.
         threads, shared: threads of a block and bytes of its dynamic shared memory.
-        arguments: (whether it is a pointer, number) of every parameter: 64-bit addresses, 32-bit integers.
+        arguments: of every parameter a tensor map, or (whether it is a pointer, number): 64-bit addresses, 32-bit integers.
         label: the ONNX nodes computed.
     """
 
@@ -28,7 +29,7 @@ class Launch:
     grid: tuple[int, int, int]
     threads: int
     shared: int
-    arguments: tuple[tuple[bool, int], ...]
+    arguments: tuple[tuple[bool, int] | TensorMap, ...]
     label: str
 
 
@@ -161,6 +162,7 @@ class EmulatedDevice:
         """Run every launch to its end."""
         import ml_dtypes
 
+        from cnngraph_cuda.bulk_copies import MappedTensor
         from cnngraph_cuda.emulate import launch
         from cnngraph_cuda.lanes import Pointer
 
@@ -174,7 +176,13 @@ class EmulatedDevice:
             if len(types) != len(one.arguments):
                 raise InternalError(f"{len(one.arguments)} arguments for {len(types)} parameters of {one.label}")
             values: list[Any] = []
-            for kind, (is_pointer, number) in zip(types, one.arguments, strict=True):
+            for kind, argument in zip(types, one.arguments, strict=True):
+                if isinstance(argument, TensorMap) != (kind == "map"):
+                    raise InternalError(f"a parameter of type {kind} got the wrong sort of argument in {one.label}")
+                if isinstance(argument, TensorMap):
+                    values.append(MappedTensor(argument, *self._find(argument.address)))
+                    continue
+                is_pointer, number = argument
                 if is_pointer != (kind != "int"):
                     raise InternalError(f"a parameter of type {kind} got the wrong sort of argument in {one.label}")
                 if is_pointer:

@@ -17,11 +17,17 @@ import numpy as np
 from cnngraph.errors import CnngraphError, printable
 from cnngraph.runtime.program import Kernel
 from cnngraph_cuda.device import Launch
+from cnngraph_cuda.tensor_maps import TensorMap
 
 _ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR = 75, 76
 _FUNCTION_MAX_DYNAMIC_SHARED = 8
 _STREAM_NON_BLOCKING = 1
 _CAPTURE_THREAD_LOCAL = 1
+_MAP_TYPES = (7, 6, 9)
+"""The driver's codes of float32, float16 and bfloat16, by the constant ``DT``."""
+_MAP_BYTES = 128
+"""Of an encoded map, and what CUDA 13 aligns it to (the driver asks for 64)."""
+_L2_PROMOTION_128 = 2
 
 
 class CudaError(CnngraphError):
@@ -191,10 +197,32 @@ class CudaDevice:
         """Launch one kernel into the stream."""
         self._enter()
         self._reserve(launch, function)
-        words: list[Any] = [ctypes.c_uint64(v) if is_pointer else ctypes.c_int32(v) for is_pointer, v in launch.arguments]
+        words = [self._word(argument) for argument in launch.arguments]
         table = (ctypes.c_void_p * len(words))(*(ctypes.addressof(w) for w in words))
         sizes = [ctypes.c_uint(v) for v in (*launch.grid, launch.threads, 1, 1, launch.shared)]
         self.call("cuLaunchKernel", function, *sizes, self.stream, table, None)
+
+    def _word(self, argument: tuple[bool, int] | TensorMap) -> Any:
+        """An argument as the parameter of a kernel."""
+        if isinstance(argument, TensorMap):
+            return self._encode(argument)
+        is_pointer, value = argument
+        return ctypes.c_uint64(value) if is_pointer else ctypes.c_int32(value)
+
+    def _encode(self, tensor: TensorMap) -> Any:
+        """The bytes of a tensor map; zeros are read beyond the array, and nothing is interleaved."""
+        room = ctypes.create_string_buffer(2 * _MAP_BYTES)
+        out = (ctypes.c_uint8 * _MAP_BYTES).from_buffer(room, -ctypes.addressof(room) % _MAP_BYTES)
+        rank = len(tensor.sizes)
+        sizes, strides = (ctypes.c_uint64 * rank)(*tensor.sizes), (ctypes.c_uint64 * (rank - 1))(*tensor.strides)
+        box = (ctypes.c_uint32 * rank)(*tensor.box, *[1] * (rank - 2))
+        steps = (ctypes.c_uint32 * rank)(*[1] * rank)
+        settings = [ctypes.c_int(v) for v in (0, tensor.swizzle, _L2_PROMOTION_128, 0)]
+        self.call(
+            "cuTensorMapEncodeTiled", out, ctypes.c_int(_MAP_TYPES[tensor.dtype]), ctypes.c_uint32(rank), ctypes.c_void_p(tensor.address),
+            sizes, strides, box, steps, *settings,
+        )  # fmt: skip
+        return out
 
     def record(self, launches: Sequence[Launch], kernels: Sequence[Any]) -> Any:
         """A CUDA graph of the launches, captured from the stream."""

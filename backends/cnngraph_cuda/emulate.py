@@ -11,7 +11,7 @@ to form groups:
 What the hardware would not tell: shared memory begins as NaN; asynchronous copies land only when waited for, and their destination is NaN
 until then; every global access is checked for bounds and alignment; a barrier or a warp-wide operation that
 not all threads reach is an error; bank conflicts of ldmatrix are counted; tf32 operands lose their 13 low bits. For tensor cores of
-a warpgroup see :mod:`cnngraph_cuda.warpgroups`.
+a warpgroup see :mod:`cnngraph_cuda.warpgroups`, for the copies of the tensor memory accelerator :mod:`cnngraph_cuda.bulk_copies`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from cnngraph_cuda.bulk_copies import MappedTensor
 from cnngraph_cuda.lanes import LANE_FUNCTIONS, Lanes, Pointer, SharedMemory, Stats, as_i32, pure_functions
 from cnngraph_cuda.primitives import PRIMITIVES
 from cnngraph_cuda.warpgroups import EmulationError
+
+ENDLESS = "a wait for copies that nothing will end"
 
 Order = Callable[[int], Sequence[int]]
 """The warps of a block (their number given) in the order in which they run between barriers."""
@@ -44,10 +47,16 @@ class _Rewrite(ast.NodeTransformer):
         return node
 
     def visit_Expr(self, node: ast.Expr) -> list[ast.stmt] | ast.stmt:
-        """A barrier is checked, and is where a warp stops."""
-        if ast.unparse(node) == "cuda.syncthreads()":
-            return _statements("lanes.barrier()\nyield")
+        """A barrier is checked, and is where a warp stops; so is a wait for copies, until they are there."""
+        text = ast.unparse(node)
+        if text == "cuda.syncthreads()":
+            return _statements("lanes.barrier()\nyield False")
         node.value = self.visit(node.value)
+        if text.startswith("mbarrier_wait("):
+            (wait,) = _statements("while True:\n    yield True")
+            assert isinstance(wait, ast.While)
+            wait.test = node.value
+            return [wait]
         return node
 
     def visit_Assign(self, node: ast.Assign) -> list[ast.stmt] | ast.stmt:
@@ -111,14 +120,14 @@ def _expression(text: str, value: ast.expr) -> ast.expr:
     return call
 
 
-def load(source: str, name: str) -> Callable[..., Iterator[None]]:
+def load(source: str, name: str) -> Callable[..., Iterator[bool]]:
     """Kernel ``name`` of a generated module as a generator ``f(lanes, *arguments)``."""
     tree = ast.parse(source)
     (function,) = [s for s in tree.body if isinstance(s, ast.FunctionDef) and s.name == name]
     rewrite = _Rewrite()
     body = rewrite._block(function.body)
     function.args.args.insert(0, ast.arg("lanes"))
-    start = [f"{v} = None" for v in sorted(rewrite.assigned)] + ["if False:\n    yield"]
+    start = [f"{v} = None" for v in sorted(rewrite.assigned)] + ["if False:\n    yield False"]
     function.body = [*_statements("\n".join(start)), *body]
     module = ast.fix_missing_locations(ast.Module([function], []))
     scope: dict[str, Any] = {"np": np, **pure_functions(), **LANE_FUNCTIONS}
@@ -127,7 +136,7 @@ def load(source: str, name: str) -> Callable[..., Iterator[None]]:
 
 
 def launch(
-    kernel: Callable[..., Iterator[None]], grid: tuple[int, int, int], threads: int, shared: int, arguments: Sequence[Any],
+    kernel: Callable[..., Iterator[bool]], grid: tuple[int, int, int], threads: int, shared: int, arguments: Sequence[Any],
     order: Order | None = None,
 ) -> Stats:  # fmt: skip
     """Run a kernel.
@@ -137,11 +146,11 @@ def launch(
         grid: blocks in x, y and z.
         threads: threads of a block, a multiple of 32.
         shared: bytes of dynamic shared memory.
-        arguments: a :class:`Pointer` or an int for every parameter.
+        arguments: a :class:`Pointer`, a tensor map or an int for every parameter.
         order: run warp by warp in this order between barriers; None runs all blocks in lock step.
     """
     stats = Stats()
-    values = [a if isinstance(a, Pointer) else as_i32(a) for a in arguments]
+    values = [a if isinstance(a, (Pointer, MappedTensor)) else as_i32(a) for a in arguments]
     blocks = np.stack(np.meshgrid(*(np.arange(g, dtype=np.int32) for g in grid), indexing="ij"), -1).reshape(-1, 3)
     numbers = np.arange(threads, dtype=np.int32)
     with np.errstate(all="ignore"):
@@ -149,8 +158,9 @@ def launch(
             memory = SharedMemory(len(blocks) * shared)
             slots = np.repeat(np.arange(len(blocks)), threads)
             lanes = Lanes(grid, np.repeat(blocks, threads, 0), np.tile(numbers, len(blocks)), slots, memory, shared, stats)
-            for _ in kernel(lanes, *values):
-                pass
+            for waits in kernel(lanes, *values):
+                if waits:
+                    raise EmulationError(ENDLESS)
             return stats
         for block in blocks:
             _block_by_warps(kernel, grid, block, numbers, shared, values, order, stats)
@@ -158,7 +168,7 @@ def launch(
 
 
 def _block_by_warps(
-    kernel: Callable[..., Iterator[None]], grid: tuple[int, int, int], block: np.ndarray, numbers: np.ndarray, shared: int,
+    kernel: Callable[..., Iterator[bool]], grid: tuple[int, int, int], block: np.ndarray, numbers: np.ndarray, shared: int,
     values: Sequence[Any], order: Order, stats: Stats,
 ) -> None:  # fmt: skip
     memory = SharedMemory(shared)
@@ -168,12 +178,18 @@ def _block_by_warps(
         lanes = Lanes(grid, np.repeat(block[None], 32, 0), part, np.zeros(32, np.int64), memory, shared, stats)
         warps.append(kernel(lanes, *values))
     while True:
-        ended = 0
-        for number in order(len(warps)):
-            try:
-                next(warps[number])
-            except StopIteration:
-                ended += 1
+        ended, running = 0, list(order(len(warps)))
+        while running:
+            before, waiting = stats.progress, []
+            for number in running:
+                try:
+                    if next(warps[number]):
+                        waiting.append(number)
+                except StopIteration:
+                    ended += 1
+            if len(waiting) == len(running) and stats.progress == before:
+                raise EmulationError(ENDLESS)
+            running = waiting
         if ended == len(warps):
             return
         if ended:

@@ -15,8 +15,9 @@ from cnngraph.ir.types import DType
 from cnngraph.runtime.host import decode
 from cnngraph.runtime.program import ARENA, FIRST_IO, INTEGER, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
 from cnngraph_cuda.device import Device, Launch
+from cnngraph_cuda.tensor_maps import MAP_WORDS, TensorMap, map_of
 
-LAUNCH_WORDS = 9
+LAUNCH_WORDS = 10
 _LIMIT = 1 << 31
 _KEPT = 8
 """Batch sizes whose buffers and graphs are kept."""
@@ -29,17 +30,19 @@ def plan_launch(step: KernelStep, batch: int, bases: Sequence[int]) -> Launch:
         LimitExceededError: the kernel's 32-bit numbers cannot count the elements, or the grid is too large.
     """
     numbers = [bases[base] + a * batch + b if base != INTEGER else a * batch + b for base, a, b in step.arguments]
-    units, per, y, z, threads, shared, span, split, slots = numbers[:LAUNCH_WORDS]
-    rest = step.arguments[LAUNCH_WORDS:]
-    values = numbers[LAUNCH_WORDS:]
+    units, per, y, z, threads, shared, span, split, slots, maps = numbers[:LAUNCH_WORDS]
+    first = LAUNCH_WORDS + maps * len(MAP_WORDS)
+    rest, values = step.arguments[first:], numbers[first:]
     grid = (-(-units // per), y, z)
     if split > 1:  # blocks that share one result, as many as there are places for their parts
         grid = (grid[0], y, max(1, min(split, slots // max(grid[0] * y, 1))))
     integers = [v for (base, _, _), v in zip(rest, values, strict=True) if base == INTEGER]
     if span >= _LIMIT or any(not -_LIMIT <= v < _LIMIT for v in integers) or grid[0] >= _LIMIT or y > 65535 or z > 65535:
         raise LimitExceededError(f"a batch of {batch} has more elements than the kernels count in 32 bits ({step.label})")
-    arguments = tuple((base != INTEGER, v) for (base, _, _), v in zip(rest, values, strict=True))
-    return Launch(step.kernel, grid, threads, shared, arguments, step.label)
+    arguments: list[tuple[bool, int] | TensorMap] = [(base != INTEGER, v) for (base, _, _), v in zip(rest, values, strict=True)]
+    for at in range(LAUNCH_WORDS, first, len(MAP_WORDS)):
+        arguments[numbers[at]] = map_of(values[numbers[at]], numbers[at : at + len(MAP_WORDS)])
+    return Launch(step.kernel, grid, threads, shared, tuple(arguments), step.label)
 
 
 @dataclass

@@ -35,9 +35,13 @@ import cnngraph
 from cnngraph_cuda import gpu_tasks
 from cnngraph_cuda.driver import CudaDevice, CudaError
 from cnngraph_cuda.problems import PROBLEMS
+from cnngraph_cuda.target import COPIES
 
 BATCHES = (128, 1, 8, 64)
 PRECISIONS = ("f16", "tf32", "f32", "bf16")
+DISTINCT = ("name", "arch", "copies", "precision", "batch", "variant")
+"""What tells tasks of a section apart; ``copies`` is there where it is not the usual way."""
+
 SECTIONS = ("conformance", "networks", "speed", "torch", "tiles")
 
 Task = dict[str, Any]
@@ -116,13 +120,16 @@ def tasks_of(section: str, given: argparse.Namespace, arch: str, seed: int) -> I
     """What a section runs, the most telling cases first."""
     names, precisions, batches = given.network, given.precision, given.batch
     common: Task = {"seed": seed, "repeat": given.repeat, "artifacts": str(given.artifacts) if given.artifacts else None}
-    others = [a for a in given.also if a != arch]
+    codes: list[Task] = [{"arch": arch}]
+    if arch == "sm_90a":
+        codes = [{"arch": arch, "copies": how} if how != COPIES[0] else {"arch": arch} for how in given.copies]
+    codes += [{"arch": code} for code in given.also if code != arch]
     if section == "conformance":
-        for code in (arch, *others):
+        for code in codes:
             for precision in precisions:
                 for name in PROBLEMS:
                     for batch in (2,) if given.sanitize else (3, 1, 16):
-                        yield {**common, "kind": section, "name": name, "arch": code, "precision": precision, "batch": batch}
+                        yield {**common, **code, "kind": section, "name": name, "precision": precision, "batch": batch}
     elif section == "networks":
         for precision in precisions:
             for name in names:
@@ -130,13 +137,13 @@ def tasks_of(section: str, given: argparse.Namespace, arch: str, seed: int) -> I
                     **common, "kind": section, "name": name, "arch": arch, "precision": precision, "batch": 2, "compiled_for": batches[0],
                 }  # fmt: skip
     elif section == "speed":
-        for code in (arch, *others):
+        for code in codes:
             for precision in precisions:
                 for name in names:
                     for batch in batches:
                         yield {
-                            **common, "kind": section, "name": name, "arch": code, "precision": precision, "batch": batch,
-                            "compiled_for": batch, "steps": not given.no_steps and code == arch,
+                            **common, **code, "kind": section, "name": name, "precision": precision, "batch": batch,
+                            "compiled_for": batch, "steps": not given.no_steps and code["arch"] == arch,
                         }  # fmt: skip
     elif section == "torch" and not given.no_torch:
         for variant in gpu_tasks.VARIANTS:
@@ -153,7 +160,7 @@ def tasks_of(section: str, given: argparse.Namespace, arch: str, seed: int) -> I
 
 def label(task: Mapping[str, Any]) -> str:
     """A task in a line, which also tells it from all others."""
-    return " ".join(str(task[k]) for k in ("kind", "name", "arch", "precision", "batch", "variant") if k in task)
+    return " ".join(str(task[k]) for k in ("kind", *DISTINCT) if k in task)
 
 
 class Results:
@@ -177,8 +184,7 @@ class Results:
 
     def add(self, section: str, task: Task, out: dict[str, Any]) -> dict[str, Any]:
         """Keep an answer."""
-        keys = ("name", "arch", "precision", "batch", "variant")
-        row = {"case": label(task), **{k: task[k] for k in keys if k in task}, "status": status_of(section, out)}
+        row = {"case": label(task), **{k: task[k] for k in DISTINCT if k in task}, "status": status_of(section, out)}
         failure = {k: out.pop(k) for k in ("error", "trace") if isinstance(out.get(k), str)}
         row |= {k: v for k, v in out.items() if k != "broken"}
         if failure:
@@ -210,7 +216,7 @@ def status_of(section: str, out: Mapping[str, Any]) -> str:
 def compile_ahead(tasks: Sequence[Task], seconds: float) -> dict[str, Any]:
     """Compile the programs of tasks into the cache, on all cores; what does not compile is reported by the task itself later."""
     end = time.monotonic() + seconds
-    unique = {(t["name"], t["arch"], t["precision"], t.get("compiled_for", 0)): t for t in tasks}
+    unique = {gpu_tasks.file_of(t): t for t in tasks}
     failures: list[str] = []
 
     def one(task: Task) -> None:
@@ -234,7 +240,7 @@ def prepare(folder: Path, given: argparse.Namespace, arch: str, seed: int) -> No
     done = set()
     for section in ("conformance", "networks", "speed"):
         for task in tasks_of(section, given, arch, seed):
-            file = gpu_tasks.file_of(task["name"], task["arch"], task["precision"], task.get("compiled_for", 0))
+            file = gpu_tasks.file_of(task)
             if file not in done:
                 gpu_tasks.store(task, folder)
                 done.add(file)
@@ -258,6 +264,7 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m cnngraph_cuda.gpu_check", description=(__doc__ or "").split("\n\n")[0])
     out.add_argument("--arch", help="architecture of the code; default: that of the GPU, or sm_90a with --prepare")
     out.add_argument("--also", action="append", default=[], help="another architecture of this GPU to compare with, such as sm_90")
+    out.add_argument("--copies", action="append", choices=COPIES, help=f"how sm_90a copies tiles; both to compare; default: {COPIES[0]}")
     out.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all")
     out.add_argument("--network", action="append", help="a network to run; default: resnet50_v1_5")
     out.add_argument("--batch", action="append", type=int, help="default: 128, 1, 8, 64")
@@ -316,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         CudaError: there is no usable GPU.
     """
     given = parser().parse_args(arguments)
-    given.precision = given.precision or list(PRECISIONS)
+    given.precision, given.copies = given.precision or list(PRECISIONS), given.copies or [COPIES[0]]
     given.network, given.batch = given.network or ["resnet50_v1_5"], given.batch or list(BATCHES)
     seed = int(time.time()) if given.seed is None else given.seed
     if given.prepare:
@@ -362,9 +369,9 @@ def report(results: Results) -> int:
     """Print the tables; 0 if every check passed and none failed to run."""
     checked = [*results.rows("conformance"), *results.rows("networks")]
     bad = [row for row in checked if row["status"] != "passed"]
-    print(table(bad, ("status", "name", "arch", "precision", "batch", "error")))  # noqa: T201
+    print(table(bad, ("status", "name", "arch", "copies", "precision", "batch", "error")))  # noqa: T201
     speed = [{**row, "variant": row.get("variant", "cnngraph")} for s in ("speed", "torch") for row in results.rows(s)]
-    print(table(speed, ("name", "precision", "batch", "variant", "arch", "seconds", "images_per_second", "status")))  # noqa: T201
+    print(table(speed, ("name", "precision", "batch", "variant", "arch", "copies", "seconds", "images_per_second", "status")))  # noqa: T201
     left = results.data.get("left_out", [])
     print(f"{len(checked) - len(bad)} of {len(checked)} checks passed; {len(left)} cases left out for lack of time")  # noqa: T201
     return 1 if bad or not checked else 0

@@ -40,49 +40,51 @@ VARIANTS = {"channels_last": (True, False), "compiled": (True, True), "eager": (
 """How PyTorch runs a network: channels last, ``torch.compile(mode="max-autotune")``."""
 
 
-def options_of(arch: str, precision: str, batch: int, tile: str = "") -> CompileOptions:
-    """Options with which everything here is compiled."""
-    return CompileOptions(backend="cuda", isa=f"{arch}:{precision}:{batch}" + (f":{tile}" if tile else ""), precision=precision)
+def options_of(arch: str, precision: str, batch: int, *more: str) -> CompileOptions:
+    """Options with which everything here is compiled; ``more`` words of the target are a tile or a way to copy, if not empty."""
+    isa = ":".join([arch, precision, str(batch), *filter(None, more)])
+    return CompileOptions(backend="cuda", isa=isa, precision=precision)
 
 
-def compile_problem(name: str, arch: str, precision: str, seed: int) -> Program:
+def compile_problem(name: str, arch: str, precision: str, seed: int, *more: str) -> Program:
     """The program of a problem."""
-    program = compile_graph(network(name, seed), options_of(arch, precision, 8))
+    program = compile_graph(network(name, seed), options_of(arch, precision, 8, *more))
     assert isinstance(program, Program)
     return program
 
 
-def compile_network(name: str, arch: str, precision: str, batch: int, tile: str = "") -> Program:
+def compile_network(name: str, arch: str, precision: str, batch: int, *more: str) -> Program:
     """The program of a network of :mod:`cnngraph_models`, its tiles chosen for ``batch``."""
     import cnngraph
     import cnngraph_models
 
-    program = cnngraph.compile(cnngraph_models.build(name).SerializeToString(), options=options_of(arch, precision, batch, tile))
+    program = cnngraph.compile(cnngraph_models.build(name).SerializeToString(), options=options_of(arch, precision, batch, *more))
     assert isinstance(program, Program)
     return program
 
 
-def file_of(name: str, arch: str, precision: str, batch: int) -> str:
-    """File name of an artifact."""
-    return re.sub("[^a-z0-9]+", "_", name.lower()) + f"-{arch}-{precision}-{batch}.cnng"
+def file_of(task: Mapping[str, Any]) -> str:
+    """File name of the artifact of a task."""
+    words = [re.sub("[^a-z0-9]+", "_", task["name"].lower()), task["arch"], *filter(None, [task.get("copies")])]
+    return "-".join([*words, task["precision"], str(task.get("compiled_for", 0))]) + ".cnng"
 
 
 def program_of(task: Mapping[str, Any]) -> ProgramData:
     """The program of a task, from the folder of artifacts or compiled here; ``batch`` 0 is a problem's."""
     name, arch, precision, batch = task["name"], task["arch"], task["precision"], task.get("compiled_for", 0)
     if task.get("artifacts"):
-        return read(Path(task["artifacts"]) / file_of(name, arch, precision, batch))
-    return _compiled(name, arch, precision, batch, task["seed"]).data
+        return read(Path(task["artifacts"]) / file_of(task))
+    return _compiled(name, arch, precision, batch, task["seed"], task.get("copies", "")).data
 
 
 @lru_cache(2)
-def _compiled(name: str, arch: str, precision: str, batch: int, seed: int) -> Program:
-    return compile_network(name, arch, precision, batch) if batch else compile_problem(name, arch, precision, seed)
+def _compiled(name: str, arch: str, precision: str, batch: int, seed: int, copies: str) -> Program:
+    return compile_network(name, arch, precision, batch, copies) if batch else compile_problem(name, arch, precision, seed, copies)
 
 
 def store(task: Mapping[str, Any], folder: Path) -> None:
     """Compile the program of a task into a folder of artifacts."""
-    save(program_of(task), folder / file_of(task["name"], task["arch"], task["precision"], task.get("compiled_for", 0)))
+    save(program_of(task), folder / file_of(task))
 
 
 def difference(got: np.ndarray, expected: np.ndarray) -> float:

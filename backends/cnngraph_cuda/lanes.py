@@ -10,18 +10,21 @@ import numpy as np
 
 from cnngraph.kernels.specialize import VECTOR_NAMES
 from cnngraph.ops.scalar import FUNCTIONS
-from cnngraph_cuda import warpgroups
+from cnngraph_cuda import bulk_copies, warpgroups
+from cnngraph_cuda.bulk_copies import Barrier, MappedTensor
 from cnngraph_cuda.primitives import INTEGERS
 from cnngraph_cuda.warpgroups import Accumulators, EmulationError, WarpgroupState, halves
 
 
 @dataclass
 class Stats:
-    """Counts over a launch: extra shared-memory phases of ldmatrix, tensor-core operations, barriers."""
+    """Counts over a launch: extra shared-memory phases of ldmatrix, tensor-core operations, barriers, boxes copied, phases moved on."""
 
     conflicts: int = 0
     mma: int = 0
     barriers: int = 0
+    boxes: int = 0
+    progress: int = 0
 
 
 @dataclass
@@ -46,11 +49,13 @@ class SharedMemory:
     Attributes:
         bytes: the contents.
         writer: for every 4 bytes, 1 + the number (block slot, thread) of the thread whose write tensor cores do not see yet; else 0.
+        barriers: those that count arrivals and bytes, by their first byte.
     """
 
     def __init__(self, nbytes: int) -> None:
         self.bytes = np.full(nbytes, 0xFF, np.uint8)
         self.writer = np.zeros(nbytes // 4, np.int64)
+        self.barriers: dict[int, Barrier] = {}
 
 
 @dataclass
@@ -88,6 +93,7 @@ class Lanes:
         self._base = slot.astype(np.int64) * size
         self._slot, self._shared, self._size = slot, shared.bytes, size
         self._writer, self._self = shared.writer, 1 + slot.astype(np.int64) * 1024 + threads
+        self.barriers = shared.barriers
         self.group = WarpgroupState()
         self.stats = stats
         self._mask = np.ones(self.count, np.bool_)
@@ -140,7 +146,7 @@ class Lanes:
 
     def put(self, old: Any, new: Any) -> Any:
         """The value of a variable after an assignment under the mask."""
-        if self._full or isinstance(new, Pointer):
+        if self._full or isinstance(new, (Pointer, MappedTensor)):
             return new
         if isinstance(new, Accumulators):
             return new.under(self._mask, old)
@@ -165,6 +171,13 @@ class Lanes:
         """All threads of the block must be here."""
         self.whole("a barrier", self._slot)
         self.stats.barriers += 1
+
+    def fence_barriers(self, what: str) -> None:
+        """A fence of these threads, which makes the barriers they initialised known."""
+        owners = set(self._self[self._mask].tolist()) if self.barriers else set()
+        for barrier in self.barriers.values():
+            if barrier.owner in owners:
+                barrier.known.add(what)
 
     # indices
 
@@ -530,4 +543,4 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
     return table
 
 
-LANE_FUNCTIONS = {**_lane_functions(), **warpgroups.functions()}
+LANE_FUNCTIONS = {**_lane_functions(), **warpgroups.functions(), **bulk_copies.functions()}

@@ -14,6 +14,9 @@ DataPointer = Any
 F32Pointer = Any
 I32Pointer = Any
 SourcePointer = Any
+WeightSource = Any
+PixelSource = Any
+"""A :data:`DataPointer`, or a tensor map where the constant ``TMA`` says so."""
 FlagPointer = Any
 Operand0 = Any
 Operand1 = Any
@@ -37,4 +40,5 @@ float_of_long = load_operand = long_add = long_max = long_min = long_mul = _only
 long_and = long_expression = long_fmod = long_mod = long_not = long_or = _only_specialised
 long_shift_left = long_shift_right = long_xor = order_unsigned = truncate = _only_specialised
 finish_epilogue = ldmatrix_transposed = load_epilogue = load_one = store_int = store_pair = _only_specialised
+mbarrier_expect = mbarrier_fence = mbarrier_init = mbarrier_wait = tma_load = _only_specialised
 proxy_fence = wgmma = wgmma_commit = wgmma_fence = wgmma_wait = wgmma_zeros = _only_specialised

@@ -3,8 +3,8 @@
 The table has two readers: :mod:`cnngraph_cuda.intrinsics` makes Numba intrinsics of it, :mod:`cnngraph_cuda.emulate`
 gives every name its meaning on NumPy arrays. A test compares the two.
 
-Letters of operands: ``f`` float32, ``r`` 32-bit integer, ``l`` 64-bit integer, ``p`` a pointer and an element offset (two arguments of the
-function, one 64-bit address in PTX). ``$0..`` in the text are the results, then the operands.
+Letters of operands: ``f`` float32, ``r`` 32-bit integer, ``l`` 64-bit integer or the address of a tensor map, ``p`` a pointer and an
+element offset (two arguments of the function, one 64-bit address in PTX). ``$0..`` in the text are the results, then the operands.
 """
 
 from __future__ import annotations
@@ -165,6 +165,20 @@ PRIMITIVES: dict[str, Primitive] = {
     "wgmma_commit": Primitive("wgmma.commit_group.sync.aligned;", memory=True, warp=True),
     # what this thread wrote to shared memory becomes visible to wgmma
     "proxy_fence": Primitive("fence.proxy.async.shared::cta;", memory=True),
+    # barriers that count arrivals and bytes (sm_90): a phase is over when both have come; waiting is for the phase of a parity
+    "mbarrier_init": Primitive("mbarrier.init.shared::cta.b64 [$0], $1;", "", "rr", memory=True),
+    "mbarrier_fence": Primitive("fence.mbarrier_init.release.cluster;", memory=True),
+    "mbarrier_expect": Primitive("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "", "rr", memory=True),
+    "mbarrier_wait": Primitive(
+        "{ .reg .pred p; wait: mbarrier.try_wait.parity.shared::cta.b64 p, [$0], $1; @!p bra wait; }", "", "rr", memory=True
+    ),
+    # the tensor memory accelerator: a box of the map's array at these coordinates, innermost first, and the barrier that counts its bytes
+    "tma_load": Primitive(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [$0], [$1, {$2, $3}], [$4];",
+        "",
+        "rlrrr",
+        memory=True,
+    ),
     # shared memory by byte address
     "lds1": Primitive("ld.shared.f32 $0, [$1];", "f", "r", memory=True),
     "lds4": Primitive("ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];", "ffff", "r", memory=True),

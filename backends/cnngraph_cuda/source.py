@@ -35,6 +35,9 @@ KINDS = ("f32", "f16", "bf16", "u8", "i8", "u16", "i16", "u32", "i32", "i64", "u
 FMA, TF32, HALF = 0, 1, 2
 """Values of the constant ``MATH``: float32 multiply-adds, tensor cores in tf32, tensor cores in the data's 16-bit type."""
 
+CP_ASYNC, WEIGHT_BOXES, ROW_BOXES = 0, 1, 2
+"""Values of the constant ``TMA``: what the tensor memory accelerator copies: nothing, the weights, the pixels of a plain product too."""
+
 _OPERANDS = 6
 _POINTERS = {"F32Pointer": "f32", "I32Pointer": "i32", "FlagPointer": "i32", "int": "int"}
 
@@ -50,7 +53,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Signature:
-    """Parameters of a kernel: name and type ("f32", "f16", "bf16", "i32" for pointers, "int" for int32)."""
+    """Parameters of a kernel: name and type ("f32", "f16", "bf16", "i32" for pointers, "map" for tensor maps, "int" for int32)."""
 
     names: tuple[str, ...]
     types: tuple[str, ...]
@@ -82,7 +85,11 @@ def signature(code: Code, spec: KernelSpec) -> Signature:
     """Every parameter of the specialised kernel, epilogue operands last."""
     data = KINDS[dict(spec.constants).get("DT", F32)]
     table = dict(spec.constants)
-    special = {**_POINTERS, "SourcePointer": KINDS[table.get("DS", F32)]}
+    copies = table.get("TMA", CP_ASYNC)
+    special = {
+        **_POINTERS, "SourcePointer": KINDS[table.get("DS", F32)], "WeightSource": "map" if copies else data,
+        "PixelSource": "map" if copies >= ROW_BOXES else data,
+    }  # fmt: skip
     special |= {f"Operand{i}": KINDS[table.get(f"T{i}", F32)] for i in range(_OPERANDS)}
     pairs = [(name, special.get(annotation, data)) for name, annotation in parameters(code.function)]
     for i, kind in enumerate(operand_kinds(spec)):

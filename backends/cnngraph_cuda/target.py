@@ -18,6 +18,8 @@ SHARED_LIMITS = {
 }  # fmt: skip
 """KiB of shared memory one block may have, by architecture (CUDA C++ programming guide, compute capabilities)."""
 
+COPIES = ("tma", "cp_async")
+
 DEFAULT_ARCH = "sm_90"
 
 
@@ -32,6 +34,7 @@ class CudaTarget(Target):
         multiprocessors: assumed by the choice of tiles; a constant of the target, not of the machine that compiles.
         batch: images in flight that the choice of tiles assumes where the batch is symbolic.
         tile: pixels and outputs of the tile of every matrix product, for measurements; None: the choice of each.
+        copies: how tiles of warpgroups (sm_90a) come to shared memory: by "tma" where it can, or for comparison by "cp_async" only.
     """
 
     arch: str = DEFAULT_ARCH
@@ -40,6 +43,7 @@ class CudaTarget(Target):
     multiprocessors: int = 132
     batch: int = 8
     tile: tuple[int, int] | None = None
+    copies: str = COPIES[0]
 
     @property
     def dtype(self) -> DType:
@@ -61,8 +65,10 @@ class CudaTarget(Target):
 def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTarget:
     """The target for ``arch`` (None: ``sm_90``), written as ``sm_90``, ``sm_90:f16``, ``sm_90:f16:128`` or ``sm_90:f16:128:64x32``.
 
+    Words after the batch size are a tile or a way to copy (:data:`COPIES`).
+
     Raises:
-        UsageError: no such architecture, precision, batch size or tile.
+        UsageError: no such architecture, precision, batch size, tile or way to copy.
     """
     parts = (arch or DEFAULT_ARCH).split(":")
     name = parts[0] or DEFAULT_ARCH
@@ -72,12 +78,15 @@ def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTar
         if not parts[2].isascii() or not parts[2].isdigit() or int(parts[2]) < 1:
             raise UsageError(f"{parts[2]!r} is no batch size")
         batch = int(parts[2])
-    tile = None
-    if len(parts) > 3:
-        found = re.fullmatch("([0-9]{2,3})x([0-9]{2,3})", parts[3], re.ASCII)
-        if found is None or len(parts) > 4:
+    tile, copies = None, COPIES[0]
+    for word in parts[3:]:
+        found = re.fullmatch("([0-9]{2,3})x([0-9]{2,3})", word, re.ASCII)
+        if found is None and word not in COPIES:
             raise UsageError(f"{arch!r} is no architecture; write sm_90, sm_90:f16, sm_90:f16:128 or sm_90:f16:128:64x32")
-        tile = int(found.group(1)), int(found.group(2))
+        if found is None:
+            copies = word
+        else:
+            tile = int(found.group(1)), int(found.group(2))
     if name not in SHARED_LIMITS:
         raise UsageError(f"unknown GPU architecture {name!r}; choose one of {', '.join(SHARED_LIMITS)}")
     if precision not in PRECISIONS:
@@ -94,4 +103,5 @@ def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTar
         shared=SHARED_LIMITS[name] * 1024,
         batch=batch,
         tile=tile,
+        copies=copies,
     )

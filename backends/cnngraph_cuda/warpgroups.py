@@ -162,7 +162,8 @@ def fence(lanes: Lanes) -> None:
 
 
 def proxy_fence(lanes: Lanes) -> None:
-    """What these threads wrote to shared memory, tensor cores see."""
+    """What these threads wrote to shared memory, tensor cores and bulk copies see."""
+    lanes.fence_barriers("proxy")
     if lanes._full and lanes.count > 32:  # all threads of all blocks
         lanes._writer[:] = 0
         return

@@ -48,6 +48,24 @@ int cuFuncSetAttribute(void *function, int what, int value) {
     fflush(out);
     return value > 232448 ? 1 : 0;
 }
+/* The requirements of the driver's documentation; the map's first 8 bytes are the address. */
+int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, const uint64_t *sizes, const uint64_t *strides,
+                           const unsigned *box, const unsigned *steps, int interleave, int swizzle, int promotion, int fill) {
+    unsigned item = type == 7 ? 4 : 2;
+    if ((uintptr_t)map % 64 || (uintptr_t)address % 16 || !rank || rank > 5 || interleave || fill) return 1;
+    if (type != 6 && type != 7 && type != 9) return 1;
+    for (unsigned i = 0; i < rank; i++) {
+        if (!sizes[i] || sizes[i] > 1ull << 32 || !box[i] || box[i] > 256 || !steps[i] || steps[i] > 8) return 1;
+        if (i && (strides[i - 1] % 16 || strides[i - 1] >= 1ull << 40 || strides[i - 1] < sizes[0] * item)) return 1;
+    }
+    if (box[0] * item % 16 || (swizzle == 3 && box[0] * item > 128)) return 1;
+    memset(map, 0, 128);
+    memcpy(map, &address, sizeof address);
+    fprintf(out, "map %llx %d %u %llu %llu %llu %u %u %d %d\n", (unsigned long long)(uintptr_t)address, type, rank,
+            (unsigned long long)sizes[0], (unsigned long long)sizes[1], (unsigned long long)strides[0], box[0], box[1], swizzle, promotion);
+    fflush(out);
+    return 0;
+}
 int cuStreamBeginCapture_v2(void *stream, int mode) { (void)stream; (void)mode; capturing = 1; nodes = 0; say("begin"); return 0; }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                    void *stream, void **arguments, void **extra) {

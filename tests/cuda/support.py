@@ -22,9 +22,11 @@ from cnngraph.runtime.build import build_program
 from cnngraph.runtime.session import Program
 from cnngraph_cuda import CudaBackend
 from cnngraph_cuda import emulate as emulator
+from cnngraph_cuda.bulk_copies import MappedTensor
 from cnngraph_cuda.device import EmulatedDevice
-from cnngraph_cuda.executor import LAUNCH_WORDS, CudaExecutor, check_buffers, plan_launch
+from cnngraph_cuda.executor import CudaExecutor, check_buffers, plan_launch
 from cnngraph_cuda.lanes import Pointer
+from cnngraph_cuda.tensor_maps import TensorMap
 
 TOLERANCE = {"f32": 3e-6, "tf32": 2e-3, "f16": 4e-3, "bf16": 3e-2}
 """Relative to the largest element; against float64."""
@@ -111,11 +113,12 @@ def compare(
     return [s.chosen for s in choice.selections]
 
 
-def single_product(isa: str, channels: int = 40, outputs: int = 16) -> Any:
-    """A 3x3 convolution of one image in a 16-bit type or tf32: kernel, launch, arguments, where the result goes, the true result."""
+def single_product(isa: str, channels: int = 40, outputs: int = 16, kernel: int = 3) -> Any:
+    """A convolution of one image in a 16-bit type or tf32: kernel, launch, arguments, where the result goes, the true result."""
     net = Net(channels, 5, 6, batch=1)
-    weights = net.weights(outputs, channels, 3, 3, scale=0.1)
-    net.add_output("y", net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), net.x, weights, net.weights(outputs)))
+    weights = net.weights(outputs, channels, kernel, kernel, scale=0.3 / kernel)
+    op = Conv((kernel, kernel), (1, 1), (kernel // 2,) * 4, (1, 1))
+    net.add_output("y", net.node(op, net.x, weights, net.weights(outputs)))
     (node,) = net.nodes
     kind = np.dtype(np.float32) if ":tf32" in isa else np.dtype(np.float16)
     feed = np.random.default_rng(3).standard_normal((1, channels, 5, 6)).astype(kind)
@@ -127,13 +130,15 @@ def single_product(isa: str, channels: int = 40, outputs: int = 16) -> Any:
     launch = dataclasses.replace(launch, grid=(*launch.grid[:2], 1))  # the whole sum in one block, so that buffers are refilled
     blob = program.data.weights
     image = np.ascontiguousarray(feed.transpose(0, 2, 3, 1))
-    places = {name: at for name, (_, _, at) in zip("xwby", step.arguments[LAUNCH_WORDS : LAUNCH_WORDS + 4], strict=True)}
     result = np.full((1, 5, 6, outputs), np.nan, kind)
-    memory = [
-        Pointer.to(image), Pointer(blob, kind, places["w"]), Pointer(blob, np.dtype(np.float32), places["b"]), Pointer.to(result),
-    ]  # fmt: skip
-    shared = [Pointer.to(np.zeros(1024, np.int32)), Pointer.to(np.zeros(program.data.scratch // 4, np.float32))]
-    arguments = [*memory, *(number for is_pointer, number in launch.arguments[4:] if not is_pointer), *shared]
+    buffers = [(image, kind), (blob, kind), (blob, np.dtype(np.float32)), (result, kind)]
+    arguments: list[Any] = []
+    for (array, dtype), given in zip(buffers, launch.arguments[:4], strict=True):
+        memory, mapped = array.reshape(-1).view(np.uint8), isinstance(given, TensorMap)
+        at = 0 if array is not blob else given.address if mapped else given[1]
+        arguments.append(MappedTensor(given, memory, at) if mapped else Pointer(memory, dtype, at))
+    arguments += [given[1] for given in launch.arguments[4:] if not given[0]]
+    arguments += [Pointer.to(np.zeros(1024, np.int32)), Pointer.to(np.zeros(program.data.scratch // 4, np.float32))]
     return program.data.kernels[step.kernel], launch, arguments, result, expected
 
 

@@ -19,6 +19,7 @@ from cnngraph_cuda.driver import CudaDevice, CudaError, Library
 from cnngraph_cuda.executor import CudaExecutor, plan_launch
 from cnngraph_cuda.problems import PROBLEMS
 from cnngraph_cuda.problems import network as problem
+from cnngraph_cuda.tensor_maps import TensorMap
 
 from .support import Net, build
 
@@ -74,6 +75,32 @@ def test_one_graph_for_each_batch_size(library, log):
 
 
 @needs_compiler
+def test_tensor_maps_are_encoded(library, log):
+    """For each launch the maps it takes, as planned, and the launch gets their bytes."""
+    net = Net(64, 12, 12)
+    x = net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), net.x, net.weights(64, 64, 3, 3), None)
+    net.add_output("y", net.node(Conv((1, 1), (1, 1), (0,) * 4, (1, 1)), x, net.weights(64, 64, 1, 1), None))
+    program, _ = build(net, isa="sm_90a:f16:64:64x64")
+    kernels = [dataclasses.replace(k, code=b"\x7fELF" + k.code) for k in program.data.kernels]
+    data = dataclasses.replace(program.data, kernels=kernels)
+    executor = CudaExecutor(data, lambda: CudaDevice(data.isa, library=Library(library)))
+    bases = executor.bind(3).bases
+    lines = [line.split() for line in log.read_text().splitlines()]
+    found, mapped = iter([words for words in lines if words[0] == "map"]), 0
+    for step, words in zip(data.steps, [words for words in lines if words[0] == "launch"], strict=True):
+        planned = plan_launch(step, 3, bases)
+        for argument in planned.arguments:
+            if isinstance(argument, TensorMap):
+                mapped += 1
+                address, *rest = next(found)[1:]
+                assert int(address, 16) == argument.address
+                assert tuple(map(int, rest)) == (6, 2, *argument.sizes, *argument.strides, *argument.box, 3, 2)
+        first = planned.arguments[0]
+        assert int(words[7], 16) == (first.address if isinstance(first, TensorMap) else first[1])
+    assert mapped == 3 and next(found, None) is None
+
+
+@needs_compiler
 def test_much_shared_memory_is_asked_for_before_capturing(library, log):
     data = network()
     executor = CudaExecutor(data, lambda: CudaDevice(library=Library(library)))
@@ -120,8 +147,11 @@ def folder(library, log, monkeypatch, tmp_path):
     for name in NAMES:
         program, _ = build(problem(name, 7), isa="sm_90:f32:2")
         made = [dataclasses.replace(k, code=b"\x7fELF" + k.code) for k in program.data.kernels]
-        save(dataclasses.replace(program.data, kernels=made), tmp_path / gpu_tasks.file_of(name, "sm_90", "f32", 0))
-    save(network(), tmp_path / gpu_tasks.file_of("small", "sm_90", "f32", 1))
+        save(
+            dataclasses.replace(program.data, kernels=made),
+            tmp_path / gpu_tasks.file_of({"name": name, "arch": "sm_90", "precision": "f32"}),
+        )
+    save(network(), tmp_path / gpu_tasks.file_of({"name": "small", "arch": "sm_90", "precision": "f32", "compiled_for": 1}))
     return tmp_path
 
 

@@ -24,7 +24,9 @@ CASES = {
     "conv_transpose_f16": ("transposed convolution, dilated", "sm_90:f16:1", "conv_transpose"),
     "conv_transpose_gemm_f16": ("transposed convolution 3x3", "sm_90:f16:1", "conv_transpose_gemm"),
     "matmul_gemm_bf16": ("computed matrices, tiled", "sm_90:bf16:1", "matmul_gemm"),
-    "conv_gemm_warpgroups_tf32": ("conv with residual", "sm_90a:tf32:1:128x64", "conv_gemm"),
+    "conv_gemm_warpgroups_tf32": ("conv with residual", "sm_90a:tf32:1:128x64:cp_async", "conv_gemm"),
+    "conv_gemm_tma_weights_f16": ("conv 3x3 stride 2", "sm_90a:f16:1:64x64", "conv_gemm"),
+    "conv_gemm_tma_rows_f16": ("conv 1x1 256->128", "sm_90a:f16:1:64x64", "conv_gemm"),
 }
 
 

@@ -30,6 +30,17 @@ def test_a_wrong_result_does_not_pass():
     assert not gpu_tasks.check_problem("max pool", program.data, "f32", 1, 7, EmulatedDevice)["passed"]
 
 
+def test_both_ways_to_copy_are_compared():
+    given = gpu_check.parser().parse_args(["--copies", "tma", "--copies", "cp_async", "--precision", "f16", "--also", "sm_90"])
+    given.network, given.batch = ["small"], [8]
+    tasks = list(gpu_check.tasks_of("speed", given, "sm_90a", 7))
+    wanted = [("sm_90a", None, True), ("sm_90a", "cp_async", True), ("sm_90", None, False)]
+    assert [(t["arch"], t.get("copies"), t["steps"]) for t in tasks] == wanted
+    assert len({gpu_check.label(t) for t in tasks}) == len({gpu_tasks.file_of(t) for t in tasks}) == 3
+    assert gpu_tasks.options_of("sm_90a", "f16", 8, "cp_async").isa == "sm_90a:f16:8:cp_async"
+    assert [t.get("copies") for t in gpu_check.tasks_of("speed", given, "sm_90", 7)] == [None]
+
+
 def test_without_a_gpu_it_says_so(tmp_path):
     try:
         CudaDevice()

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from cnngraph_cuda.jit import missing_packages
+from cnngraph_cuda.target import COPIES
 from cnngraph_cuda.warpgroups import EmulationError
 
 from .support import build, compare, run_product, single_product
@@ -19,8 +20,9 @@ TILES = ("128x256", "256x128", "128x128", "128x64", "64x128", "64x64")
 
 @pytest.mark.parametrize("precision", ["f16", pytest.param("bf16", marks=pytest.mark.slow), "tf32"])
 @pytest.mark.parametrize("case", CASES)
-def test_convolution(case, precision):
-    used = compare(network(**CASES[case]), isa=f"sm_90a:{precision}:8:128x64", orders=("lockstep",))
+@pytest.mark.parametrize("copies", COPIES)
+def test_convolution(case, precision, copies):
+    used = compare(network(**CASES[case]), isa=f"sm_90a:{precision}:8:128x64:{copies}", orders=("lockstep",))
     assert "conv_gemm" in used
 
 
@@ -35,7 +37,7 @@ def test_every_tile(tile, precision):
 
 @pytest.fixture(scope="module", params=["f16", "tf32"])
 def product(request):
-    return single_product(f"sm_90a:{request.param}:1:128x64", 80, 72)
+    return single_product(f"sm_90a:{request.param}:1:128x64:cp_async", 80, 72)
 
 
 @pytest.mark.parametrize("order", ["lockstep", "forward", "backward", "shuffled"])
@@ -93,21 +95,35 @@ def test_spoilt_kernels_are_caught(product, mutation):
 
 @pytest.mark.skipif(missing_packages() is not None, reason=str(missing_packages()))
 @pytest.mark.parametrize(
-    ("precision", "tile"),
+    ("precision", "tile", "kernel", "copies"),
     [
-        ("f16", "128x64"),
-        *(pytest.param(p, t, marks=pytest.mark.slow) for p in ("f16", "tf32") for t in TILES if (p, t) != ("f16", "128x64")),
+        ("f16", "128x64", 3, "cp_async"),
+        ("f16", "128x64", 1, "tma"),
+        *(
+            pytest.param(p, t, k, c, marks=pytest.mark.slow)
+            for p in ("f16", "tf32") for t in TILES for k, c in ((3, "cp_async"), (3, "tma"), (1, "tma"))
+            if (p, t, c) != ("f16", "128x64", "cp_async") and (p, t, k) != ("f16", "128x64", 1)
+        ),
     ],
-)
-def test_compiled(precision, tile):
-    isa = f"sm_90a:{precision}:4096:{tile}"
-    kernels = [k for k in build(conv_net(128, 128), isa=isa)[0].data.kernels if "_group1_" in k.name]
+)  # fmt: skip
+def test_compiled(precision, tile, kernel, copies):
+    isa = f"sm_90a:{precision}:4096:{tile}:{copies}"
+    kernels = [k for k in build(conv_net(128, 128, kernel), isa=isa)[0].data.kernels if "_group1_" in k.name]
     ((name, ptx, report),) = assemble_kernels(kernels, isa)
     columns = re.search(r"_wn(\d+)_", name).group(1)
+    # short loops are unrolled
     step = "k16.f32.f16.f16" if precision == "f16" else "k8.f32.tf32.tf32"
-    assert len(re.findall(rf"wgmma\.mma_async\.sync\.aligned\.m64n{columns}{re.escape(step)}", ptx)) in (4, 8)
+    assert len(re.findall(rf"wgmma\.mma_async\.sync\.aligned\.m64n{columns}{re.escape(step)}", ptx)) in (4, 8, 12)
     assert all(f"{what}.sync.aligned" in ptx for what in ("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group"))
     assert "fence.proxy.async.shared::cta" in ptx
+    how = dict(k.split("=") for k in re.search(r"template .*", kernels[0].source)[0].split(", ") if "=" in k).get("TMA", "0")
+    assert how == ("0" if copies == "cp_async" else "2" if kernel == 1 else "1")
+    stages = int(re.search(r"_st(\d+)_", name).group(1))
+    boxes, pieces = ptx.count("cp.async.bulk.tensor.2d"), ptx.count("cp.async.cg.shared.global")
+    assert boxes == int(how) * ptx.count("mbarrier.arrive.expect_tx") and (boxes >= stages * int(how)) and (pieces == 0) == (how == "2")
+    assert ptx.count("mbarrier.init") == (stages if boxes else 0)
+    assert ("mbarrier.try_wait.parity" in ptx) == ("fence.mbarrier_init.release.cluster" in ptx) == (boxes > 0)
+    assert ptx.count("[128]") == ptx.count("cvta.param.u64") == int(how)
     assert ".extern .shared .align 1024" in ptx
     assert ".local" not in ptx
     assert (report.spill_stores, report.spill_loads, report.stack) == (0, 0, 0)

@@ -17,12 +17,15 @@ from cnngraph.ops import Concat
 from cnngraph.ops.expression import Expression
 from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, KINDS, TF32, Code, signature
 from cnngraph_cuda.target import CudaTarget
+from cnngraph_cuda.tensor_maps import MAP_WORDS
 
 LAUNCH = (
     "launch_units", "launch_per", "launch_y", "launch_z", "launch_threads", "launch_shared", "launch_span", "launch_split", "launch_slots",
+    "launch_maps",
 )  # fmt: skip
 """The first arguments of every call, which the runtime takes for itself: the grid is ceil(units / per) x y x z blocks. If split is
-above 1, z is instead the largest number up to split for which all blocks together are at most slots."""
+above 1, z is instead the largest number up to split for which all blocks together are at most slots. The words of launch_maps tensor
+maps follow (see :mod:`cnngraph_cuda.tensor_maps`)."""
 
 DATA_TYPES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
 INTEGERS = {
@@ -184,13 +187,14 @@ def launch(
     values: Sequence[Value | None] = (),
     split: int = 1,
     slots: int = 0,
+    maps: int = 0,
 ) -> dict[str, Argument]:
     """The launch words of a call; ``values`` are the tensors whose elements it counts in 32 bits."""
     spans = [v.type.physical_elements for v in values if v is not None]
     batched = max((d.scale for d in spans if isinstance(d, Sym)), default=0)
     words: Mapping[str, Dim] = {
         "launch_units": units, "launch_per": per, "launch_y": y, "launch_z": z, "launch_threads": threads, "launch_shared": shared,
-        "launch_split": split, "launch_slots": slots,
+        "launch_split": split, "launch_slots": slots, "launch_maps": maps,
         "launch_span": Sym(batched) if batched else max((d for d in spans if isinstance(d, int)), default=0),
     }  # fmt: skip
     return {name: Extent(words[name]) for name in LAUNCH}
@@ -207,6 +211,19 @@ def tensors(x: Value, y: Value) -> dict[str, Argument]:
         "x": Pointer(x), "x_batch": BatchStride(x), "x_pixel": Extent(pitch(x.type)),
         "y": Pointer(y), "y_batch": BatchStride(y), "y_pixel": Extent(pitch(y.type)),
     }  # fmt: skip
+
+
+def tiled_map(name: str, argument: int, dtype: DType, sizes: Sequence[Dim], pitches: Sequence[int], box: tuple[int, int]) -> dict[str, Dim]:
+    """The words of the tensor map of the pointer argument ``name``, which is number ``argument`` of the kernel's parameters.
+
+    ``sizes`` are elements along each axis, innermost first, ``pitches`` elements from one to the next along the others.
+    """
+    words: dict[str, Dim] = {"argument": argument, "type": data_type(dtype), "rank": len(sizes), "box_0": box[0], "box_1": box[1]}
+    for i in range(4):
+        words[f"size_{i}"] = sizes[i] if i < len(sizes) else 1
+        if i:
+            words[f"pitch_{i}"] = pitches[i - 1] if i < len(sizes) else 1
+    return {f"{name}_{word}": words[word] for word in MAP_WORDS}
 
 
 def extents(numbers: Mapping[str, Dim]) -> dict[str, Argument]:
@@ -275,7 +292,9 @@ def kernel_call(
     """
     every = (*constants, ("DT", data_type(data or y.type.dtype)), ("THREADS", threads), *kinds)
     spec = KernelSpec(family.name, target.isa, every, expression)
-    names = (*LAUNCH, *signature(family.code, spec).names)
+    kernel = signature(family.code, spec)
+    mapped = [name for name, kind in zip(kernel.names, kernel.types, strict=True) if kind == "map"]
+    names = (*LAUNCH, *(f"{name}_{word}" for name in mapped for word in MAP_WORDS), *kernel.names)
     if set(names) != set(arguments):
         raise InternalError(f"arguments of {family.name}: {sorted(set(names) ^ set(arguments))} missing or too many")
     return KernelCall(spec, {name: arguments[name] for name in names}, notes, overwrites)

@@ -11,6 +11,10 @@ WM/4 pixels times WN/8 outputs, four pixels and eight outputs apart, so that sha
 is what a warpgroup of 128 threads computes by wgmma, straight from shared memory, whose swizzle is that of the hardware; in tf32 the
 pixels pass through registers, where they are rounded. Products run on while the next tile's copies are issued.
 
+TMA says what the tensor memory accelerator copies (only with GROUP): the weights, or both matrices where the pixels of a tile are rows
+of memory that follow each other. One thread asks for whole boxes, of which a barrier for each buffer counts the bytes; parity
+tells its phases apart. What lies beyond the map's array arrives as zeros and counts as well.
+
 Blocks that follow each other compute the same pixels, for as many blocks as the outputs need: pixels are read from memory once.
 
 With PHASES the rows are pixels of one phase of a transposed convolution: result pixels ``stride * j + r`` with the same r are an ordinary
@@ -29,6 +33,8 @@ from cnngraph_cuda.language import (
     DataPointer,
     F32Pointer,
     I32Pointer,
+    PixelSource,
+    WeightSource,
     add,
     as_bits,
     as_float,
@@ -53,6 +59,10 @@ from cnngraph_cuda.language import (
     lds4,
     load_epilogue,
     load_floats,
+    mbarrier_expect,
+    mbarrier_fence,
+    mbarrier_init,
+    mbarrier_wait,
     mma,
     proxy_fence,
     registers,
@@ -66,6 +76,7 @@ from cnngraph_cuda.language import (
     sts4,
     sync,
     thread,
+    tma_load,
     unroll,
     wgmma,
     wgmma_commit,
@@ -74,7 +85,7 @@ from cnngraph_cuda.language import (
     wgmma_zeros,
 )
 
-BM = BN = WM = WN = ST = THREADS = POINT = SPLIT = DT = MATH = VL = GROUP = AHEAD = PHASES = 0
+BM = BN = WM = WN = ST = THREADS = POINT = SPLIT = DT = MATH = VL = GROUP = AHEAD = PHASES = TMA = 0
 TF32 = 1
 DESCRIPTOR = 1 << 30 | 1024 >> 4
 """High word of a matrix descriptor: 128-byte swizzle, 1024 bytes from eight rows to the next eight (PTX ISA, matrix descriptor)."""
@@ -82,8 +93,20 @@ LOW = 1 << 16
 """The low word's leading byte offset, which the hardware does not use in this layout."""
 
 
+def load_boxes(slot: int, landed: int) -> None:
+    """Have the next tile copied into the buffer at byte ``slot``; the barrier at ``landed`` counts its bytes."""
+    if tid == 0:
+        if TMA == 1:
+            mbarrier_expect(landed, BN * 128)
+        else:
+            mbarrier_expect(landed, (BM + BN) * 128)
+            tma_load(base + slot, x, group * x_group + depth_at, first_m, landed)
+        tma_load(base + slot + BM * 128, w, depth_at, weight_row, landed)
+    depth_at = depth_at + 128 // (4 if DT == 0 else 2)
+
+
 def copy_tile(slot: int) -> None:
-    """Start copying the next tile of both matrices into the buffer at byte ``slot``, and step the counters."""
+    """Start copying the next tile into the buffer at byte ``slot``, thread by thread, and step the counters."""
     full = select(tap_row < taps_h, select(chunk < chunks, select(chunk == chunks - 1, last_bytes, 16), 0), 0)
     if POINT:
         step = chunk * (16 // (4 if DT == 0 else 2))
@@ -95,9 +118,10 @@ def copy_tile(slot: int) -> None:
         else:
             inside[i] = both(below(high[i] + tap_row * dilation_h, height), below(wide[i] + tap_column * dilation_w, width))
         cp_async16(to + slot + THREADS * 16 * i, x, select(inside[i], source[i] + step, 0), select(inside[i], full, 0))
-    for i in unroll(BN * 8 // THREADS):
-        cp_async16(to + slot + BM * 128 + THREADS * 16 * i, w, weight + THREADS // 8 * i * depth, 16)
-    weight = weight + 128 // (4 if DT == 0 else 2)
+    if TMA == 0:
+        for i in unroll(BN * 8 // THREADS):
+            cp_async16(to + slot + BM * 128 + THREADS * 16 * i, w, weight + THREADS // 8 * i * depth, 16)
+        weight = weight + 128 // (4 if DT == 0 else 2)
     chunk = chunk + step_chunk
     if POINT == 0:
         over = select(chunk >= chunks, 1, 0)
@@ -154,7 +178,7 @@ def share_result() -> None:
 
 
 def conv_gemm(
-    x: DataPointer, w: DataPointer, b: F32Pointer, y: DataPointer, rows: int, plane: int, out_width: int, outputs: int, x_batch: int,
+    x: PixelSource, w: WeightSource, b: F32Pointer, y: DataPointer, rows: int, plane: int, out_width: int, outputs: int, x_batch: int,
     x_pixel: int, x_group: int, y_batch: int, y_pixel: int, height: int, width: int, chunks: int, last_bytes: int, taps_h: int,
     taps_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int, dilation_w: int, step_chunk: int,
     step_column: int, step_row: int, depth: int, tiles: int, group_rows: int, phase_h: int, phase_w: int, lead_h: int, lead_w: int,
@@ -214,35 +238,46 @@ def conv_gemm(
         phase_row = (part_of_weights - group * (phase_h * phase_w)) // phase_w
         phase_column = part_of_weights - (group * phase_h + phase_row) * phase_w
     base = shared_base()
-    row = tid >> 3
-    to = base + row * 128 + (((tid & 7) ^ (row & 7)) << 4)
-    for i in unroll(BM * 8 // THREADS):
-        m = first_m + row + THREADS // 8 * i
-        image = m // plane
-        pixel = m - image * plane
+    if TMA < 2:
+        row = tid >> 3
+        to = base + row * 128 + (((tid & 7) ^ (row & 7)) << 4)
+        for i in unroll(BM * 8 // THREADS):
+            m = first_m + row + THREADS // 8 * i
+            image = m // plane
+            pixel = m - image * plane
+            if POINT:
+                high[i] = select(m < rows, 0, 1)
+                source[i] = image * x_batch + pixel * x_pixel + group * x_group
+            else:
+                out_row = pixel // out_width
+                left = (pixel - out_row * out_width) * stride_w - pad_w
+                top = out_row * stride_h - pad_h
+                if PHASES:
+                    top = top + (phase_row + lead_h) // phase_h
+                    left = left + (phase_column + lead_w) // phase_w
+                source[i] = image * x_batch + (top * width + left) * x_pixel + group * x_group
+                high[i] = select(m < rows, top, -1000000)
+                wide[i] = left
+        first_chunk = first_tile * 8 + (tid & 7)
         if POINT:
-            high[i] = select(m < rows, 0, 1)
-            source[i] = image * x_batch + pixel * x_pixel + group * x_group
+            chunk = first_chunk
+            tap_row = 0
         else:
-            out_row = pixel // out_width
-            left = (pixel - out_row * out_width) * stride_w - pad_w
-            top = out_row * stride_h - pad_h
-            if PHASES:
-                top = top + (phase_row + lead_h) // phase_h
-                left = left + (phase_column + lead_w) // phase_w
-            source[i] = image * x_batch + (top * width + left) * x_pixel + group * x_group
-            high[i] = select(m < rows, top, -1000000)
-            wide[i] = left
-    first_chunk = first_tile * 8 + (tid & 7)
-    weight = (part_of_weights * group_rows + first_n + row) * depth + first_chunk * (16 // (4 if DT == 0 else 2))
-    if POINT:
-        chunk = first_chunk
-        tap_row = 0
+            chunk = first_chunk % chunks
+            tap_column = first_chunk // chunks
+            tap_row = tap_column // taps_w
+            tap_column = tap_column - tap_row * taps_w
+    if TMA:
+        depth_at = first_tile * (128 // (4 if DT == 0 else 2))
+        weight_row = part_of_weights * group_rows + first_n
+        ready = base + ST * (BM + BN) * 128
+        if tid == 0:
+            for s in unroll(ST):
+                mbarrier_init(ready + 8 * s, 1)
+            mbarrier_fence()
+            proxy_fence()
     else:
-        chunk = first_chunk % chunks
-        tap_column = first_chunk // chunks
-        tap_row = tap_column // taps_w
-        tap_column = tap_column - tap_row * taps_w
+        weight = (part_of_weights * group_rows + first_n + row) * depth + first_chunk * (16 // (4 if DT == 0 else 2))
 
     if GROUP:
         for i in unroll(WM // 64):
@@ -258,8 +293,17 @@ def conv_gemm(
                 total[i, j] = 0.0
     for s in unroll(ST - 1):
         if s < count:
-            copy_tile(s * (BM + BN) * 128)
-        cp_commit()
+            if TMA:
+                load_boxes(s * (BM + BN) * 128, ready + 8 * s)
+            if TMA < 2:
+                copy_tile(s * (BM + BN) * 128)
+        if TMA < 2:
+            cp_commit()
+    if TMA:
+        sync()
+        refill = ready + 8 * (ST - 1)
+        last_ready = refill
+        parity = 0
     if GROUP:
         a_matrix = ((base + group_m * 128) >> 4) + LOW
         b_matrix = ((base + BM * 128 + warp_n * 128) >> 4) + LOW
@@ -275,15 +319,22 @@ def conv_gemm(
     read = 0
     write = (ST - 1) * (BM + BN) * 128
     for tile in range(count):
-        cp_wait(ST - 2)
-        if GROUP:
-            proxy_fence()
+        if TMA:
+            mbarrier_wait(ready, parity)
+        if TMA < 2:
+            cp_wait(ST - 2)
+            if GROUP and (TMA == 0 or MATH != TF32):
+                proxy_fence()
         sync()
+        if TMA:
+            if tile + (ST - 1) < count:
+                load_boxes(write, refill)
         if GROUP:
             multiply_groups()
-        if tile + (ST - 1) < count:
-            copy_tile(write)
-        cp_commit()
+        if TMA < 2:
+            if tile + (ST - 1) < count:
+                copy_tile(write)
+            cp_commit()
         if GROUP:
             for i in unroll(WM // 64):
                 wide_sums[i] = wgmma_wait(wide_sums[i])
@@ -309,10 +360,15 @@ def conv_gemm(
                 for i in unroll(WM // 4):
                     for j in unroll(WN // 8):
                         total[i, j] = dot4(total[i, j], *va[i], *vb[j])
+        if TMA:
+            parity = select(ready == last_ready, 1 - parity, parity)
+            ready = select(ready == last_ready, last_ready - 8 * (ST - 1), ready + 8)
+            refill = select(refill == last_ready, last_ready - 8 * (ST - 1), refill + 8)
         read = select(read == (ST - 1) * (BM + BN) * 128, 0, read + (BM + BN) * 128)
         write = select(write == (ST - 1) * (BM + BN) * 128, 0, write + (BM + BN) * 128)
 
-    cp_wait(0)
+    if TMA < 2:
+        cp_wait(0)
     sync()
     if GROUP:
         for i in unroll(WM // 64):

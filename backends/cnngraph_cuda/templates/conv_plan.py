@@ -13,7 +13,7 @@ from cnngraph.ir.types import Dim, bind_dim, ceil_div, numel, per_image, product
 from cnngraph.kernels.template import Argument, KernelCall, LayoutRequest, Packed, Scratch, Target
 from cnngraph.ops import Conv, Dense
 from cnngraph.ops.expression import Expression
-from cnngraph_cuda.source import FMA, TF32, Code
+from cnngraph_cuda.source import CP_ASYNC, FMA, ROW_BOXES, TF32, WEIGHT_BOXES, Code
 from cnngraph_cuda.target import CudaTarget
 from cnngraph_cuda.templates.common import (
     cuda,
@@ -25,12 +25,15 @@ from cnngraph_cuda.templates.common import (
     layer_layouts,
     math_of,
     pair,
+    pitch,
     refuse_types,
     refuse_weights,
     round_tf32,
     tensors,
+    tiled_map,
 )
-from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, multiply_groups, share_result
+from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, load_boxes, multiply_groups, share_result
+from cnngraph_cuda.tensor_maps import MAP_WORDS
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class Tile:
 
     @property
     def shared(self) -> int:
-        """Bytes of shared memory: the buffers, or the results that replace them at the end."""
-        return max(self.stages * (self.bm + self.bn) * 128, self.bm * (self.bn + 8) * 4)
+        """Bytes of shared memory: the buffers, and of groups a barrier for each, or the results that replace the buffers at the end."""
+        return max(self.stages * ((self.bm + self.bn) * 128 + (8 if self.group else 0)), self.bm * (self.bn + 8) * 4)
 
 
 TENSOR_TILES = (
@@ -141,6 +144,17 @@ class Problem:
         )
 
 
+def choose_copies(problem: Problem, tile: Tile, target: CudaTarget) -> int:
+    """The constant TMA.
+
+    Boxes of pixels must not reach into another group's channels: zeros among the weights do not blot out infinities there.
+    """
+    if not tile.group or target.copies == "cp_async":
+        return CP_ASYNC
+    whole = problem.groups == 1 or problem.channels % (8 * target.lanes) == 0
+    return ROW_BOXES if problem.pointwise and whole else WEIGHT_BOXES
+
+
 def problem_of(node: Node) -> Problem:
     """The problem of a Conv with one or two spatial axes, or of a Dense."""
     op, x, y = node.op, node.input(0).type, node.output.type
@@ -177,7 +191,7 @@ def pack_weights(weights: np.ndarray, groups: int, lanes: int, padded_rows: int,
 
 CODE = Code(
     conv_gemm,
-    {"copy_tile": copy_tile, "multiply_groups": multiply_groups, "share_result": share_result},
+    {"load_boxes": load_boxes, "copy_tile": copy_tile, "multiply_groups": multiply_groups, "share_result": share_result},
     "Convolution as a matrix product of pixels x (taps, channels) and weights.",
 )
 
@@ -260,17 +274,25 @@ def plan_product(
         "depth": packed.shape[1], "tiles": tiles, "group_rows": group_rows, "phase_h": problem.phases[0], "phase_w": problem.phases[1],
         "lead_h": problem.leads[0], "lead_w": problem.leads[1], "full_height": full[0], "full_width": full[1],
     }  # fmt: skip
+    copies, maps = choose_copies(problem, tile, gpu), dict[str, Dim]()
+    if copies >= ROW_BOXES:
+        sizes = (problem.groups * problem.channels, problem.rows)
+        maps |= tiled_map("x", 0, gpu.dtype, sizes, (pitch(x.type),), (8 * lanes, tile.bm))
+    if copies != CP_ASYNC:
+        maps |= tiled_map("w", 1, gpu.dtype, packed.shape[::-1], (packed.shape[1],), (8 * lanes, tile.bn))
     arguments: dict[str, Argument] = {
         **launch(
             problem.rows, tile.bm, tile.threads, y=ceil_div(problem.outputs, tile.bn), z=problem.copies, shared=tile.shared,
-            values=(x, y, *node.inputs[3:]), split=split, slots=slots,
+            values=(x, y, *node.inputs[3:]), split=split, slots=slots, maps=len(maps) // len(MAP_WORDS),
         ),
+        **extents(maps),
         **tensors(x, y), "w": Packed(packed), "b": floats(biases, biases.size, biases.size), **extents(numbers), **workspace, **operands,
     }  # fmt: skip
     constants = [
         ("BM", tile.bm), ("BN", tile.bn), ("WM", tile.wm), ("WN", tile.wn), ("ST", tile.stages),
         ("BLOCKS", tile.blocks), ("AHEAD", min(4, tile.bm * tile.bn // (lanes * tile.threads))),
-        *((("GROUP", 1),) if tile.group else ()), *((("PHASES", 1),) if problem.copies > problem.groups else ()),
+        *((("GROUP", 1),) if tile.group else ()), *((("TMA", copies),) if copies else ()),
+        *((("PHASES", 1),) if problem.copies > problem.groups else ()),
         ("POINT", int(problem.pointwise)), ("SPLIT", int(split > 1)), ("MATH", math_of(gpu)),
     ]  # fmt: skip
     notes = (f"{tile.bm}x{tile.bn} tiles of {tile.wm}x{tile.wn} a {'warpgroup' if tile.group else 'warp'}",)

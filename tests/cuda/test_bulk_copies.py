@@ -1,0 +1,227 @@
+"""The tensor memory accelerator (sm_90a): what a kernel must do, what the emulator must catch, what a tensor map may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from cnngraph.errors import InternalError, UsageError
+from cnngraph_cuda import emulate
+from cnngraph_cuda.bulk_copies import MappedTensor
+from cnngraph_cuda.executor import LAUNCH_WORDS, plan_launch
+from cnngraph_cuda.lanes import Pointer
+from cnngraph_cuda.problems import PROBLEMS
+from cnngraph_cuda.problems import network as problem
+from cnngraph_cuda.target import resolve
+from cnngraph_cuda.templates.conv_plan import GROUP_TILES
+from cnngraph_cuda.tensor_maps import MAP_WORDS, SWIZZLE_NONE, TensorMap, map_of
+from cnngraph_cuda.warpgroups import EmulationError
+
+from .support import ORDERS, build, run_product, single_product
+from .test_emulator import WRONG, without
+
+PRODUCTS = {"f16 3x3": ("f16", 3), "f16 1x1": ("f16", 1), "tf32 1x1": ("tf32", 1)}
+
+
+@pytest.fixture(scope="module", params=PRODUCTS)
+def product(request):
+    precision, kernel = PRODUCTS[request.param]
+    return single_product(f"sm_90a:{precision}:1:128x64", 80 if kernel == 3 else 400, 72, kernel)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_sound_kernel(product, order):
+    error, stats = run_product(product, order=order)
+    assert error < 2e-3
+    assert stats.boxes > 0
+
+
+def replaced(pattern: str, replacement: str, count: int = 0):
+    """Replace what matches a regular expression."""
+    return lambda source: re.sub(pattern, replacement, source, count=count)
+
+
+BYTES = r"mbarrier_expect\((.*), (\d+)\)"
+MUTATIONS = {
+    "no wait": without("mbarrier_wait(ready, parity)"),
+    "the phase before": without("parity = i32(0)", "parity = i32(1)"),
+    "always the first phase": replaced(r"parity = select\(.*", "pass"),
+    "no bytes expected": replaced(r"mbarrier_expect\(.*", "pass"),
+    "too few bytes expected": replaced(BYTES, lambda m: f"mbarrier_expect({m[1]}, {int(m[2]) - 128})"),
+    "too many bytes expected": replaced(BYTES, lambda m: f"mbarrier_expect({m[1]}, {int(m[2]) + 128})"),
+    "a box left out": replaced(r"tma_load\(.*", "pass", 1),
+    "no fence of the initialisation": without("mbarrier_fence()"),
+    "no fence between the proxies": without("mbarrier_fence()\n        proxy_fence()", "mbarrier_fence()"),
+    "no barrier after the initialisation": without("    cuda.syncthreads()\n    refill", "    refill"),
+    "no barrier before the refill": without("cuda.syncthreads()\n        if i32(tile", "if i32(tile"),
+    "asked for by a whole warp": without("tid == 0", "tid < 32"),
+    "one barrier for all refills": replaced(r"refill = select\(.*", "pass"),
+    "another column": without("w, depth_at", "w, i32(depth_at + 8)"),
+    "another row": without("depth_at, weight_row", "depth_at, i32(weight_row + 1)"),
+    "columns not stepped": replaced(r"depth_at = i32\(depth_at.*", "pass"),
+}
+
+
+def is_caught(product, mutation=None):
+    """Whether some order of warps shows that a kernel or its arguments are spoilt."""
+    caught = []
+    for order in ("forward", "backward"):
+        try:
+            caught.append(run_product(product, mutation, order)[0] > WRONG)
+        except EmulationError:
+            caught.append(True)
+    return any(caught)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_spoilt_kernels_are_caught(product, mutation):
+    assert is_caught(product, MUTATIONS[mutation]), "no order of warps shows it"
+
+
+MAPS = {
+    "no swizzle": lambda m: {"swizzle": SWIZZLE_NONE},
+    "half a box": lambda m: {"box": (m.box[0], m.box[1] // 2)},
+    "a longer pitch": lambda m: {"strides": (m.strides[0] + 16,)},
+    "fewer rows": lambda m: {"sizes": (m.sizes[0], m.sizes[1] // 2)},
+    "fewer columns": lambda m: {"sizes": (m.sizes[0] // 2, m.sizes[1])},
+}
+
+
+@pytest.mark.parametrize("change", MAPS)
+def test_spoilt_maps_are_caught(product, change):
+    kernel, launch, arguments, result, expected = product
+    assert not is_caught(product)
+    for i, argument in enumerate(arguments[:2]):
+        if isinstance(argument, MappedTensor):
+            wrong = dataclasses.replace(argument, map=dataclasses.replace(argument.map, **MAPS[change](argument.map)))
+            assert is_caught((kernel, launch, [*arguments[:i], wrong, *arguments[i + 1 :]], result, expected)), "xw"[i]
+
+
+SOUND = """
+def k(y, m, n, column, row, to):
+    if thread() == 0:
+        mbarrier_init(2048, 1)
+        mbarrier_fence()
+        proxy_fence()
+        mbarrier_expect(2048, n)
+        tma_load(to, m, column, row, 2048)
+    cuda.syncthreads()
+    mbarrier_wait(2048, 0)
+    st1_f32(y, thread(), lds1(i32(to + i32(thread() * 4))))
+"""
+ARRAY = np.arange(1, 61, dtype=np.float32).reshape(5, 12)
+
+
+def copied(column=0, row=0, nbytes=256, to=1024, source=SOUND, array=ARRAY, **changes):
+    """64 numbers of shared memory after a copy of two rows of 32 elements of an array of 5 x 12."""
+    given = TensorMap(0, 0, (12, 5), (48,), (32, 2))
+    mapped = MappedTensor(dataclasses.replace(given, **changes), array.view(np.uint8).reshape(-1), 0)
+    y = np.zeros(64, np.float32)
+    arguments = (Pointer.to(y), mapped, nbytes, column, row, to)
+    emulate.launch(emulate.load(source, "k"), (1, 1, 1), 64, 2176, arguments, ORDERS["shuffled"])
+    return y.reshape(2, 32)
+
+
+def test_box_with_swizzle_and_zeros_beyond_the_array():
+    wanted = np.zeros((2, 32), np.float32)
+    wanted[0, :8] = ARRAY[4, 4:]
+    np.testing.assert_array_equal(copied(4, 4), wanted)  # the first row of a swizzled kibibyte stays as it is
+    wanted = np.zeros((2, 8, 4), np.float32)
+    wanted[1, 1:] = ARRAY[0, :28].reshape(-1, 4)[:3].tolist() + [[0] * 4] * 4
+    wanted[1] = wanted[1][np.arange(8) ^ 1]  # the second has every piece beside its place
+    np.testing.assert_array_equal(copied(-4, -1), wanted.reshape(2, 32))
+
+
+@pytest.mark.parametrize(
+    ("given", "telling"),
+    [
+        ({"nbytes": 272}, "nothing will end"),
+        ({"nbytes": 128}, "256 bytes arrive at a barrier that expects 128"),
+        ({"to": 1040}, "not aligned"),
+        ({"to": 2048}, "of 2176"),
+        ({"sizes": (12, 6)}, "beyond its memory"),
+        ({"source": SOUND.replace("2048, 0)", "2056, 0)")}, "not been initialised"),
+        ({"source": SOUND.replace("init(2048, 1)", "init(2044, 1)")}, "not aligned"),
+        ({"source": SOUND.replace("init(2048, 1)", "init(2048, 2)")}, "nothing will end"),
+        ({"source": SOUND.replace("mbarrier_expect(2048, n)", "mbarrier_expect(2048, n)\n        mbarrier_expect(2048, n)")}, "arrives"),
+        ({"source": SOUND.replace("mbarrier_fence()", "pass")}, "fenced"),
+        ({"source": SOUND.replace("proxy_fence()", "proxy_fence()\n        sts1(to, f32(0.0))")}, "wrote"),
+    ],
+)  # fmt: skip
+def test_errors_by_name(given, telling):
+    with pytest.raises(EmulationError, match=telling):
+        copied(**given)
+
+
+SMALL = TensorMap(4096, 1, (64, 10), (128,), (64, 8))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"address": 4104}, {"sizes": (64, 0)}, {"sizes": (64, (1 << 32) + 1)}, {"strides": (120,)}, {"strides": (1 << 40,)},
+        {"box": (64, 257)}, {"box": (72, 8)}, {"box": (4, 8)}, {"strides": ()},
+    ],
+)  # fmt: skip
+def test_maps_that_the_driver_would_refuse(change):
+    with pytest.raises(InternalError, match="a tensor map with"):
+        dataclasses.replace(SMALL, **change)
+
+
+def mapped_steps(program):
+    """Steps with tensor maps, and those maps' words for three images."""
+    for step in program.data.steps:
+        launch = plan_launch(step, 3, [1 << 20 for _ in range(8)])
+        if any(isinstance(a, TensorMap) for a in launch.arguments):
+            yield step, launch
+
+
+@pytest.mark.parametrize("precision", ["f16", "tf32"])
+def test_maps_of_a_program(precision):
+    """Pixels lie one behind the other, weights fill whole boxes, and words say what the launch holds."""
+    found = {1: 0, 2: 0}
+    for name in PROBLEMS:
+        program, _ = build(problem(name, 7), isa=f"sm_90a:{precision}:8:64x64")
+        for step, launch in mapped_steps(program):
+            source = program.data.kernels[step.kernel].source
+            names = re.search(r"^def \w+\((.*)\):$", source, re.MULTILINE)[1].split(", ")
+            given = dict(zip(names, launch.arguments, strict=True))
+            types = dict(zip(names, re.search('^SIGNATURE = "(.*)"$', source, re.MULTILINE)[1].split(), strict=True))
+            assert {n for n, t in types.items() if t == "map"} == {n for n, a in given.items() if isinstance(a, TensorMap)}
+            item = 4 if precision == "tf32" else 2
+            assert given["w"].sizes[0] == given["depth"][1] and given["w"].sizes[0] * item % 128 == 0
+            assert given["w"].sizes[1] % given["w"].box[1] == 0 and given["w"].box == (128 // item, 64)
+            found[1] += 1
+            if isinstance(given["x"], TensorMap):
+                groups = 1 if "SPLIT=1" in source else launch.grid[2]
+                assert given["x"].sizes == (given["x_group"][1] * groups, given["rows"][1])
+                assert given["x_batch"][1] * item == given["plane"][1] * given["x"].strides[0]
+                found[2] += 1
+            words = [b for _, _, b in step.arguments[LAUNCH_WORDS : LAUNCH_WORDS + len(MAP_WORDS)]]
+            assert words[0] in (0, 1)
+    assert found[1] > 5 and found[2] > 1
+
+
+def test_words_of_a_map():
+    words = {"argument": 1, "type": 2, "rank": 2, "size_0": 40, "size_1": 9, "pitch_1": 48, "box_0": 64, "box_1": 16}
+    made = map_of(256, [words.get(name, 1) for name in MAP_WORDS])
+    assert made == TensorMap(256, 2, (40, 9), (96,), (64, 16))
+    assert (made.row_bytes, made.nbytes) == (128, 2048)
+
+
+def test_barriers_lie_behind_buffers_and_results():
+    for tile in GROUP_TILES:
+        buffers = tile.stages * (tile.bm + tile.bn) * 128
+        assert tile.shared == buffers + 8 * tile.stages and tile.bm * (tile.bn + 8) * 4 <= buffers
+
+
+def test_way_to_copy_by_name():
+    assert resolve("sm_90a:f16:8:cp_async").copies == "cp_async"
+    assert (resolve("sm_90a:f16:8:64x64:tma").tile, resolve("sm_90a:f16:8").copies) == ((64, 64), "tma")
+    with pytest.raises(UsageError, match="no architecture"):
+        resolve("sm_90a:f16:8:dma")
+    program, _ = build(problem("conv 1x1 256->128"), isa="sm_90a:f16:8:64x64:cp_async")
+    assert not list(mapped_steps(program))
