@@ -21,8 +21,9 @@ def _only_specialised(*args: Any) -> Any:
 load = store = load_partial = store_partial = broadcast = splat = _only_specialised
 fma = add = sub = mul = div = maximum = minimum = relu = exp = log = neg = sqrt = _only_specialised
 get = put = get_int = put_int = to_float = advance = reduce_add = reduce_max = _only_specialised
-int_argument = pointer_argument = scalar_log = _only_specialised
+int_argument = pointer_argument = scalar_log = prefetch = _only_specialised
 reduce_mul = reduce_min = select_negative = transpose_tile = absolute = where_equal = where_less_equal = permute = _only_specialised
+even_lanes = odd_lanes = _only_specialised
 load_bytes = load_signed_bytes = load_bytes_partial = load_signed_bytes_partial = store_bytes = store_bytes_partial = _only_specialised
 load_words = store_words = load_words_partial = store_words_partial = broadcast_word = splat_int = _only_specialised
 dot4 = to_floats = round_between = add_int = sub_int = mul_int = xor_int = max_int = _only_specialised

@@ -7,6 +7,7 @@ float32, bfloat16 or float16, by the pointer's type.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -128,6 +129,21 @@ def to_float(typingctx: Any, value: Any) -> Any:
         return context.cast(builder, values[0], signature.args[0], types.float32)
 
     return types.float32(value), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, pointer: Any, offset: Any) -> Any:
+    """Ask for the cache line of an element before it is needed; no access, so that the place may lie behind the end."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        bytes_, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        fnty = ir.FunctionType(ir.VoidType(), [bytes_, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, fnty, "llvm.prefetch.p0")
+        read_soon_data = (ir.Constant(word, 0), ir.Constant(word, 2), ir.Constant(word, 1))
+        builder.call(function, [builder.bitcast(builder.gep(values[0], [values[1]]), bytes_), *read_soon_data])
+        return context.get_dummy_value()
+
+    return types.void(float_pointer(pointer), types.intp), codegen
 
 
 @intrinsic
@@ -356,6 +372,11 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
 
         return call
 
+    def in_order(builder: Any, a: Any) -> Any:
+        # an empty instruction with side effects: the compiler computes its result only behind the stores before it
+        register = "v" if lanes == 16 else "x" if platform.machine() in ("x86_64", "AMD64") else "w"
+        return builder.asm(ir.FunctionType(vector, [vector]), "", f"={register},0", [a], True)
+
     def per_lane(builder: Any, name: str, *values: Any) -> Any:
         fnty = ir.FunctionType(_FLOAT, [_FLOAT] * len(values))
         function = cgutils.get_or_insert_function(builder.module, fnty, name)
@@ -377,6 +398,7 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
         "absolute": unary(lambda b, x: llvm(b, "fabs", x)),
         "sqrt": unary(lambda b, x: llvm(b, "sqrt", x)),
         "relu": unary(relu),
+        "in_order": unary(in_order),
         "floor": unary(lambda b, x: llvm(b, "floor", x)),
         "ceil": unary(lambda b, x: llvm(b, "ceil", x)),
         "round_even": unary(lambda b, x: llvm(b, "rint", x)),
@@ -414,7 +436,7 @@ def primitives(isa: str) -> dict[str, Any]:
     table.update(
         pointer_argument=pointer_argument, int_pointer_argument=int_pointer_argument, int_argument=int_argument,
         half_pointer_argument=half_pointer_argument, float16_pointer_argument=float16_arguments(target.float16), get=get, get_int=get_int,
-        put=put, put_int=put_int, to_float=to_float, advance=advance, scalar_log=scalar_log,
+        put=put, put_int=put_int, to_float=to_float, advance=advance, scalar_log=scalar_log, prefetch=prefetch,
     )  # fmt: skip
     table.update(derived(table, target.has_fma))
     table.update(integer_primitives(isa))

@@ -88,6 +88,9 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
         "put": put,
         "put_int": put,
         "permute": lambda v, order: v[order],
+        "in_order": lambda v: v,
+        "even_lanes": lambda a, b: np.concatenate([a[::2], b[::2]]),
+        "odd_lanes": lambda a, b: np.concatenate([a[1::2], b[1::2]]),
         "splat": lambda x: np.full(width, x, np.float32),
         "fma": lambda a, b, c: (a.astype(np.float64) * b + c).astype(np.float32),
         "to_float": np.float32,
@@ -102,6 +105,7 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
         "load_pairs": lambda p, offset: pairs(p, offset, width),
         "broadcast_pair": lambda p, offset: np.repeat(pairs(p, offset, 1), width, axis=0),
         "dot2": lambda acc, x, w: ((acc + x[:, 1] * w[:, 1]).astype(np.float32) + x[:, 0] * w[:, 0]).astype(np.float32),
+        "prefetch": lambda p, offset: None,
         "advance": lambda p, offset: EmulatedPointer(p.array, p.offset + int(offset)),
     }
     for name, function in FUNCTIONS.items():

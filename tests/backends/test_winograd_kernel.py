@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnngraph.ir.types import BATCH
+from cnngraph.kernels.template import Packed
 from cnngraph.ops import Conv
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph_cpu import backend
@@ -38,27 +39,31 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=sorted(winograd_plan.G))
-def outputs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let the plan choose among blockings of one tile size."""
-    only = {request.param: winograd_plan.G[request.param]}
-    monkeypatch.setattr(winograd_plan, "G", only)
+@pytest.fixture(params=[(m, raw) for m in sorted(winograd_plan.G) for raw in (False, True)], ids=str)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[int, bool]:
+    """Let the plan choose among blockings of one tile size; and transform no weights, so that kernels do, a block of channels at a time."""
+    outputs, raw = request.param
+    monkeypatch.setattr(winograd_plan, "G", {outputs: winograd_plan.G[outputs]})
     monkeypatch.setattr(winograd_plan, "choose_blocking", lru_cache(winograd_plan.choose_blocking.__wrapped__))
-    return int(request.param)
+    if raw:
+        monkeypatch.setattr(winograd_plan, "_MOST_WEIGHT_BYTES", 0)
+        monkeypatch.setattr(winograd_plan, "_chunk_blocks", lambda *_: 1)
+    return outputs, raw
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "sse4"])
-def test_emulated_kernel_meets_reference(number: int, isa: str, outputs: int) -> None:
+def test_emulated_kernel_meets_reference(number: int, isa: str, kind: tuple[int, bool]) -> None:
     if TEMPLATES["winograd"].accepts(build(CASES[number]), backend.target(isa)) is not None:
         pytest.skip("not with vectors of this width")
     (request,) = requests(CASES[number], isa)
-    assert plan(CASES[number], isa, request)[1].spec.constant("M") == outputs
+    constants = dict(plan(CASES[number], isa, request)[1].spec.constants)
+    assert (constants["M"], bool(constants.get("RAW"))) == kind
     one, three = (run_emulated(CASES[number], isa, request, threads=threads) for threads in (1, 3))
     assert np.array_equal(one, three)
 
 
-def test_compiled_kernel_meets_reference(outputs: int) -> None:
+def test_compiled_kernel_meets_reference(kind: tuple[int, bool]) -> None:
     isa = backend.isas()[0].replace("vnni", "").replace("bf16", "")
     cases = CASES[:3]
     calls = [plan(c, isa, requests(c, isa)[0])[1] for c in cases]
@@ -72,3 +77,15 @@ def test_deep_layers_on_small_maps_take_the_small_tile() -> None:
     target, layers = backend.target("avx512"), ((64, 56), (256, 14), (512, 7))
     chosen = [winograd_plan.choose_blocking(geometry(build(case(c, c, (size, size)))), target).outputs for c, size in layers]
     assert chosen == [4, 4, 2]
+
+
+def test_large_weights_are_transformed_by_the_kernel() -> None:
+    """Not to keep four times the filters in memory: the plan's data are as many as the filters, and all tiles of an image share them."""
+    target, winograd = backend.target("avx512"), TEMPLATES["winograd"]
+    for c, f, size, raw in ((256, 256, 56, False), (256, 512, 28, True), (512, 512, 14, True)):
+        call = plan(case(c, f, (size, size)), "avx512", requests(case(c, f, (size, size)), "avx512")[0])[1]
+        blocking = winograd_plan.choose_blocking(geometry(build(case(c, f, (size, size)))), target)
+        packed = call.arguments["w"]
+        assert isinstance(packed, Packed) and winograd.name == call.spec.template
+        assert (blocking.raw, packed.data.size // (c * f)) == (raw, 9 if raw else 36)
+        assert not raw or blocking.tile_rows == -(-size // 4)

@@ -2,11 +2,14 @@
 
 y = A^T [ (G g G^T) * (B^T d B) ] A on PxP input tiles, P = M+2, that overlap by two pixels: 36 multiplications for 16 outputs of 9
 taps each, a quarter of the direct method's, or 16 for 4, four ninths. The smaller tile has less than half the weights to read, which
-decides for deep layers on small maps. G g G^T is computed in float64 at compile time.
+decides for deep layers on small maps. G g G^T is computed in float64 at compile time, or (RAW) in float32 when it is needed: a quarter
+of the bytes in memory, or 9 of 16.
 
 A task is one image, a block of tile rows and a group of output-channel tiles. It copies its input rows with their zero
 padding into scratch, transforms them (``v``: [P*P][channel block][tile][W]), and for each channel tile multiplies (``m``:
-[P*P][TV][tile][W]) and transforms back. Tiles beyond the edge are computed and not stored.
+[P*P][TV][tile][W]) and transforms back. Tiles beyond the edge are computed and not stored. With RAW the filters of a channel tile are
+transformed a chunk of input channels at a time, which stays in the private cache (``ready``: [channel][P*P][TV][W]; writing to 36 far
+places takes twice as long), and the products of a chunk are added to those of the chunks before it. Its successor is asked for meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from cnngraph_cpu.language import (
     epilogue,
     fma,
     load,
+    mul,
+    prefetch,
     registers,
     splat,
     store,
@@ -26,6 +31,7 @@ from cnngraph_cpu.language import (
     unroll,
 )
 
+RAW, APART = 0, 1
 W = M = P = TV = TT = U = GUARD = PARTIAL_X = PARTIAL_Y = 0  # fixed by the plan
 
 
@@ -65,15 +71,21 @@ def input_line() -> None:
 
 
 def output_line() -> None:
-    """T = A^T d."""
+    """T = A^T S d, S the factors that G leaves out."""
+    sum12 = add(d[1], d[2])
+    dif12 = sub(d[1], d[2])
     if P == 4:
-        t[0] = add(d[0], add(d[1], d[2]))
-        t[1] = sub(sub(d[1], d[2]), d[3])
+        t[0] = fma(half, sum12, d[0])
+        t[1] = sub(mul(half, dif12), d[3])
     else:
-        t[0] = add(add(d[0], add(d[1], d[2])), add(d[3], d[4]))
-        t[1] = fma(two, sub(d[3], d[4]), sub(d[1], d[2]))
-        t[2] = fma(four, add(d[3], d[4]), add(d[1], d[2]))
-        t[3] = add(fma(eight, sub(d[3], d[4]), sub(d[1], d[2])), d[5])
+        sum34 = add(d[3], d[4])
+        dif34 = sub(d[3], d[4])
+        even = mul(minus_sixth, sum12)
+        odd = mul(minus_sixth, dif12)
+        t[0] = fma(quarter, d[0], fma(twenty_fourth, sum34, even))
+        t[1] = fma(twelfth, dif34, odd)
+        t[2] = fma(sixth, sum34, even)
+        t[3] = fma(third, dif34, add(odd, d[5]))
 
 
 def transform_input(tile_rows_here: int) -> None:
@@ -97,26 +109,71 @@ def transform_input(tile_rows_here: int) -> None:
                         store(v, to + (j * P + i) * v_step, t[i])
 
 
-def multiply(tile: int) -> None:
-    """``m`` of one channel tile: P*P products over the input channels."""
-    at0 = tile * tile_weights
+def weight_line() -> None:
+    """T = G d."""
+    even = add(d[0], d[2])
+    t[0] = d[0]
+    t[1] = add(even, d[1])
+    t[2] = sub(even, d[1])
+    if P == 4:
+        t[3] = d[2]
+    else:
+        odd = fma(four, d[2], d[0])
+        t[3] = fma(two, d[1], odd)
+        t[4] = fma(minus2, d[1], odd)
+        t[5] = d[2]
+
+
+def transform_weights(tile: int, first: int, count: int) -> None:
+    """``ready`` of ``count`` input channels from ``first`` on and the output channels of one tile."""
+    for c in range(count):
+        for k in range(TV):
+            at = tile * tile_weights + ((first + c) * 9 * TV + k) * W
+            to = (c * P * P * TV + k) * W
+            for i in unroll(3):
+                for j in unroll(3):
+                    d[j] = load(w, at + (j * 3 + i) * TV * W)
+                weight_line()
+                for j in unroll(P):
+                    s[j, i] = t[j]
+            for j in unroll(P):
+                for i in unroll(3):
+                    d[i] = s[j, i]
+                weight_line()
+                for i in unroll(P):
+                    store(ready, to + (j * P + i) * TV * W, t[i])
+
+
+def multiply(weights: F32Pointer, start: int, step: int, first_block: int, end_block: int) -> None:
+    """``m`` of one channel tile: P*P products over the channels of some blocks, added to ``m`` unless these are the first.
+
+    The weights of a point begin ``step`` after those of the point before, and those of its channels lie APART vectors times TV apart.
+    """
     for xi in range(P * P):
+        if RAW:
+            for i in range(ahead):
+                prefetch(w, next_at + (xi * ahead + i) * W)
         for tt in range(0, tiles_padded, TT):
             for k in unroll(TV):
                 for p in unroll(TT):
                     acc[k, p] = zero
-            at = at0 + xi * channels * TV * W
-            for cb in range(blocks):
+            if RAW:
+                if first_block > 0:
+                    for k in unroll(TV):
+                        for p in unroll(TT):
+                            acc[k, p] = load(m, ((xi * TV + k) * tiles_padded + tt + p) * W)
+            at = start + xi * step
+            for cb in range(first_block, end_block):
                 line = xi * v_step + (cb * tiles_padded + tt) * W
                 for i in range(0, min(W, channels - cb * W), U):
                     for u in unroll(U):
                         for k in unroll(TV):
-                            weight[k] = load(w, at + (u * TV + k) * W)
+                            weight[k] = load(weights, at + (u * APART * TV + k) * W)
                         for p in unroll(TT):
                             value = broadcast(v, line + p * W + u)
                             for k in unroll(TV):
                                 acc[k, p] = fma(weight[k], value, acc[k, p])
-                    at = at + U * TV * W
+                    at = at + U * APART * TV * W
                     line = line + U
             for k in unroll(TV):
                 for p in unroll(TT):
@@ -159,28 +216,41 @@ def winograd(
     images: int, x_batch: int, y_batch: int, channels: int, blocks: int, out_blocks: int, tiles: int,
     height: int, width: int, rows_out: int, cols_out: int, tiles_y: int, tiles_x: int, tile_weights: int,
     pad_y: int, pad_x: int, copied: int, scratch_rows: int, scratch_width: int,
-    block_tile_rows: int, tiles_padded: int, v_at: int, m_at: int, tiles_per_group: int, tid: int, threads: int,
+    block_tile_rows: int, tiles_padded: int, v_at: int, m_at: int, ready_at: int, chunk_blocks: int,
+    tiles_per_group: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``v_at`` and ``m_at`` are offsets in scratch; ``tiles`` counts channel tiles, ``tiles_y``/``tiles_x`` pixel tiles."""
+    """``v_at``, ``m_at`` and ``ready_at`` are offsets in scratch; ``tiles`` counts channel tiles, ``tiles_y``/``tiles_x`` pixel tiles.
+
+    ``chunk_blocks`` channel blocks are a chunk, ``ahead`` the vectors of the next chunk that each point asks for.
+    """
     groups = (tiles + tiles_per_group - 1) // tiles_per_group
     row_blocks = (tiles_y + block_tile_rows - 1) // block_tile_rows
     tasks = images * row_blocks * groups
     packed = scratch
     v = advance(scratch, v_at)
     m = advance(scratch, m_at)
+    ready = advance(scratch, ready_at)
     v_step = blocks * tiles_padded * W
     m_step = TV * tiles_padded * W
     zero = splat(0.0)
     two = splat(2.0)
     four = splat(4.0)
-    eight = splat(8.0)
+    third = splat(1 / 3)
+    minus2 = splat(-2.0)
     minus4 = splat(-4.0)
     minus5 = splat(-5.0)
+    half = splat(1 / 2)
+    quarter = splat(1 / 4)
+    sixth = splat(1 / 6)
+    twelfth = splat(1 / 12)
+    twenty_fourth = splat(1 / 24)
+    minus_sixth = splat(-1 / 6)
     d = registers(P)
     t = registers(P)
     s = registers(P, P)
     acc = registers(TV, TT)
     weight = registers(TV)
+    ahead = (chunk_blocks * W * 9 * TV + P * P - 1) // (P * P)
     have = -1
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
         part = task // groups
@@ -193,5 +263,13 @@ def winograd(
             transform_input(tile_rows_here)
         group0 = (task % groups) * tiles_per_group
         for tile in range(group0, min(group0 + tiles_per_group, tiles)):
-            multiply(tile)
+            if RAW:
+                for chunk in range((blocks + chunk_blocks - 1) // chunk_blocks):
+                    block0 = chunk * chunk_blocks
+                    block1 = min(block0 + chunk_blocks, blocks)
+                    next_at = tile * tile_weights + min(channels, block1 * W) * 9 * TV * W
+                    transform_weights(tile, block0 * W, min(channels, block1 * W) - block0 * W)
+                    multiply(ready, 0, TV * W, block0, block1)
+            else:
+                multiply(w, tile * tile_weights, channels * TV * W, 0, blocks)
             transform_output(tile, image, tile_row0, tile_rows_here)

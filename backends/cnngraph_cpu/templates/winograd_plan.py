@@ -29,26 +29,42 @@ from cnngraph_cpu.templates import winograd as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
 
-G = {
-    4: np.array(
-        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
-    ),
-    2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
-}
-"""The weight transform by outputs of a tile along an axis: points 0, 1, -1, (2, -2) and infinity."""
+G = {4: ((1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1)), 2: ((1, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 1))}
+"""The weight transform by outputs of a tile along an axis: points 0, 1, -1, (2, -2) and infinity.
+
+The factors 1/4, -1/6, -1/6, 1/24, 1/24, 1 (1, 1/2, 1/2, 1) of the rows are in the output transform.
+"""
 
 _TRANSFORM_CYCLES = {4: (220, 180), 2: (66, 60)}
 """Cycles of an input and of an output transform of one tile and vector of channels."""
 
+_WEIGHT_TRANSFORM_CYCLES = {4: 200, 2: 90}
+"""Cycles of transforming the filters of one input channel and a vector of output channels in the kernel."""
+
+_MOST_WEIGHT_BYTES = 16 << 20
+"""Transformed weights beyond this are made in the kernel: they take four times (F(2x2): 16/9) the memory of the filters. 512 to 512
+channels take 20 percent more time for it at 14x14 and 9 percent at 28x28 (Zen 4, one thread)."""
+
 _WEIGHT_BYTES_PER_CYCLE = 12.0
+_TAPS = 9
 _MORE_ROWS, _WORST = 3, 1.6
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """Outputs of a tile along an axis, tile rows of a task, register tile (pixel tiles x channel vectors), estimated cycles of an image."""
+    """How a convolution is cut up.
+
+    Attributes:
+        outputs: pixels of an output tile along an axis.
+        raw: whether the kernel transforms the weights, a chunk of channels at a time, instead of the plan.
+        tile_rows: rows of tiles of a task.
+        pixel_tiles, vectors: the register tile.
+        padded: tiles of a task, rounded up to register tiles.
+        cycles: estimate for an image.
+    """
 
     outputs: int
+    raw: bool
     tile_rows: int
     pixel_tiles: int
     vectors: int
@@ -59,7 +75,7 @@ class Blocking:
 @lru_cache(maxsize=4096)
 def choose_blocking(g: Geometry, target: Target) -> Blocking:
     """The blocking with the least estimated cycles whose scratch stays within the private cache where possible."""
-    return min((b for outputs in G for b in _blockings(g, target, outputs)), key=lambda b: b.cycles)
+    return min(_blockings(g, target), key=lambda b: b.cycles)
 
 
 @lru_cache(maxsize=4096)
@@ -68,7 +84,7 @@ def alternatives(g: Geometry, target: Target) -> tuple[Blocking, ...]:
     chosen = choose_blocking(g, target)
     kinds: dict[tuple[int, int], Blocking] = {}
     rows: list[Blocking] = []
-    for b in sorted((b for outputs in G for b in _blockings(g, target, outputs)), key=lambda b: b.cycles):
+    for b in sorted(_blockings(g, target), key=lambda b: b.cycles):
         kinds.setdefault((b.outputs, b.vectors), b)
         if (b.outputs, b.pixel_tiles, b.vectors) == (chosen.outputs, chosen.pixel_tiles, chosen.vectors):
             rows.append(b)
@@ -76,18 +92,26 @@ def alternatives(g: Geometry, target: Target) -> tuple[Blocking, ...]:
     return tuple(b for b in sorted(found, key=lambda b: b.cycles) if b != chosen and b.cycles < _WORST * chosen.cycles)
 
 
-def _blockings(g: Geometry, target: Target, outputs: int) -> Iterator[Blocking]:
+def _blockings(g: Geometry, target: Target) -> Iterator[Blocking]:
+    for outputs in G:
+        yield from _blockings_of(g, target, outputs)
+
+
+def _blockings_of(g: Geometry, target: Target, outputs: int) -> Iterator[Blocking]:
     width = target.width
     tiles_y, tiles_x = ceil_div(g.out[1], outputs), ceil_div(g.out[2], outputs)
     blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
     points = (outputs + 2) ** 2
     spare = 1 if target.has_fma else 2
-    weight_bytes = points * g.channels * out_blocks * width * 4
+    raw = points * g.channels * out_blocks * width * 4 > _MOST_WEIGHT_BYTES
+    weight_bytes = (_TAPS if raw else points) * g.channels * out_blocks * width * 4
     stream = weight_bytes / _WEIGHT_BYTES_PER_CYCLE if weight_bytes > target.l2 // 2 else 0
     forth, back = _TRANSFORM_CYCLES[outputs]
+    there = _WEIGHT_TRANSFORM_CYCLES[outputs] * g.channels * out_blocks if raw else 0
+    room = target.l2 * (4 if raw else 3 / 4)  # what the kernel transforms should serve all tiles
     for tile_rows in range(1, tiles_y + 1):
         count = tile_rows * tiles_x
-        if tile_rows > 1 and points * count * g.channels * 4 > target.l2 * 3 // 4:
+        if tile_rows > 1 and points * count * g.channels * 4 > room:
             break
         row_blocks = ceil_div(tiles_y, tile_rows)
         for vectors in range(1, min(4, out_blocks) + 1):
@@ -97,7 +121,16 @@ def _blockings(g: Geometry, target: Target, outputs: int) -> Iterator[Blocking]:
                 step = max(pixel_tiles * vectors / 2, (pixel_tiles + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixel_tiles + 0.5 * vectors
                 gemm = points * g.channels * ceil_div(out_blocks, vectors) * (padded // pixel_tiles) * step
                 transforms = count * (forth * blocks + back * out_blocks)
-                yield Blocking(outputs, tile_rows, pixel_tiles, vectors, padded, row_blocks * (gemm + transforms + stream))
+                cycles = row_blocks * (gemm + transforms + there + stream)
+                yield Blocking(outputs, raw, tile_rows, pixel_tiles, vectors, padded, cycles)
+
+
+def _chunk_blocks(choice: Blocking, blocks: int, target: Target) -> int:
+    """Channel blocks whose transformed weights stay within a quarter of the private cache, in chunks as equal as may be; 0 unless raw."""
+    if not choice.raw:
+        return 0
+    block_bytes = (choice.outputs + 2) ** 2 * choice.vectors * target.width**2 * 4
+    return ceil_div(blocks, ceil_div(blocks, max(1, target.l2 // 4 // block_bytes)))
 
 
 class Winograd:
@@ -110,8 +143,8 @@ class Winograd:
         {
             f.__name__: f
             for f in (
-                kernel.pack_rows, kernel.input_line, kernel.output_line, kernel.transform_input, kernel.multiply,
-                kernel.transform_output,
+                kernel.pack_rows, kernel.input_line, kernel.output_line, kernel.transform_input, kernel.weight_line,
+                kernel.transform_weights, kernel.multiply, kernel.transform_output,
             )
         },
         "Winograd convolution, F(4x4, 3x3) or F(2x2, 3x3), on blocked tensors.",
@@ -174,24 +207,30 @@ class Winograd:
         scratch_rows, scratch_width = choice.tile_rows * m + 2, tiles_x * m + 2
         v_at = blocks * scratch_rows * scratch_width * width
         m_at = v_at + points * blocks * choice.padded * width
-        scratch = m_at + points * tv * choice.padded * width
+        ready_at = m_at + points * tv * choice.padded * width
+        chunk_blocks = _chunk_blocks(choice, blocks, target)
+        scratch = ready_at + points * chunk_blocks * width * tv * width
         row_blocks = ceil_div(tiles_y, choice.tile_rows)
         numbers = {
             "channels": g.channels, "blocks": blocks, "out_blocks": out_blocks, "tiles": tiles, "height": g.size[1],
             "width": g.size[2], "rows_out": g.out[1], "cols_out": g.out[2], "tiles_y": tiles_y, "tiles_x": tiles_x,
-            "tile_weights": points * g.channels * tv * width, "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width),
+            "tile_weights": (_TAPS if choice.raw else points) * g.channels * tv * width,
+            "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width),
             "copied": max(0, min(g.size[2], scratch_width - g.pad[2])), "scratch_rows": scratch_rows,
             "scratch_width": scratch_width, "block_tile_rows": choice.tile_rows, "tiles_padded": choice.padded, "v_at": v_at,
-            "m_at": m_at, "tiles_per_group": _tiles_per_group(tiles, row_blocks),
+            "m_at": m_at, "ready_at": ready_at, "chunk_blocks": chunk_blocks,
+            "tiles_per_group": _tiles_per_group(tiles, row_blocks, raw=choice.raw),
         }  # fmt: skip
         constants = [
             ("M", m), ("P", m + 2), ("TT", choice.pixel_tiles), ("TV", tv), ("U", next(u for u in (2, 1) if g.channels % u == 0)),
             ("GUARD", int(out_blocks % tv != 0)), ("PARTIAL_X", int(g.out[2] % m != 0)), ("PARTIAL_Y", int(g.out[1] % m != 0)),
         ]  # fmt: skip
+        if choice.raw:
+            constants += [("RAW", 1), ("APART", points)]
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tv)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),
-            "w": Packed(transform_weights(weights, g, tiles, tv * width, m)),
+            "w": Packed((pack_weights if choice.raw else transform_weights)(weights, g, tiles, tv * width, m)),
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tv),
             "y": Pointer(y),
             "scratch": Scratch(scratch * 4),
@@ -203,6 +242,7 @@ class Winograd:
         arguments.update(operands)
         spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
         note = f"F({m}x{m},3x3), {choice.tile_rows} tile rows a block, {choice.pixel_tiles} tiles x {tv}x{width} channels"
+        note += ", weights transformed in the kernel" if choice.raw else ""
         return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
 
 
@@ -210,14 +250,26 @@ def _title(b: Blocking) -> str:
     return f"F({b.outputs}x{b.outputs},3x3), {b.tile_rows} tile rows a block, {b.pixel_tiles} tiles x {b.vectors} vectors"
 
 
+def _filters(w: np.ndarray, g: Geometry, channels: int) -> np.ndarray:
+    """Filters of output channels, completed to ``channels`` with zeros: ``[channel][input channel][tap]``."""
+    filters = np.zeros((channels, g.channels, _TAPS), np.float32)
+    filters[: g.out_channels] = w.reshape(g.out_channels, g.channels, _TAPS)
+    return filters
+
+
+def pack_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, _outputs: int) -> np.ndarray:
+    """Filters for kernels that transform them: ``[channel tile][channel][tap][tile channel]``."""
+    filters = _filters(w, g, tiles * tile_channels).reshape(tiles, tile_channels, g.channels, _TAPS)
+    return np.ascontiguousarray(filters.transpose(0, 2, 3, 1))
+
+
 def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, outputs: int) -> np.ndarray:
     """G g G^T of every filter, in float64, rounded once: ``[channel tile][P*P][channel][tile channel]``, P = outputs + 2.
 
     The sums are written out, because a matrix product's bits depend on the machine.
     """
-    filters = np.zeros((tiles * tile_channels, g.channels, 9), np.float32)
-    filters[: g.out_channels] = w.reshape(g.out_channels, g.channels, 9)
-    rule = G[outputs].tolist()
+    filters = _filters(w, g, tiles * tile_channels)
+    rule = G[outputs]
     out = np.empty((tiles, len(rule) ** 2, g.channels, tile_channels), np.float32)
     for tile in range(tiles):
         part = filters[tile * tile_channels : (tile + 1) * tile_channels]
@@ -229,9 +281,12 @@ def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int
     return out
 
 
-def _tiles_per_group(tiles: int, row_blocks: int) -> int:
-    """Channel tiles of a task. Groups repeat the input transform per thread, so there are no more than balance needs."""
+def _tiles_per_group(tiles: int, row_blocks: int, *, raw: bool) -> int:
+    """Channel tiles of a task. Groups repeat the input transform per thread, so there are no more than balance needs.
+
+    Raw weights go with few and large row blocks, so that channel tiles alone are what many threads share.
+    """
     for groups in range(1, tiles + 1):
-        if row_blocks * groups >= 14 or (row_blocks * groups) % 4 == 0:
+        if row_blocks * groups >= 14 or (not raw and row_blocks * groups % 4 == 0):
             return ceil_div(tiles, groups)
     return 1
