@@ -219,8 +219,8 @@ class NodeImporter:
             content = Content(value.data, value.type.dtype) if value.data is not None else None
             if quantized and numel(value.type.shape) == 1:  # a padding value or a bound, which importers ask for
                 computed = self._now(node, scope, inputs)
-                known = computed[0] if computed else None
-                content = known.content if isinstance(known, Tensor) else None
+                number = computed[0] if computed else None
+                content = number.content if isinstance(number, Tensor) else None
             tensors.append(Tensor(value.type, value, content, from_shape, depends))
         return tensors
 
