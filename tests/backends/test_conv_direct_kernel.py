@@ -1,4 +1,4 @@
-"""Direct convolution: plain images by 1x1 filters (every row is copied, however the pixels are tiled), taps far apart."""
+"""Direct convolution: plain images by 1x1 filters (every row is copied, however the pixels are tiled), taps far apart, taps on padding."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from cnngraph.ir.types import BATCH, PLAIN, Layout
 from cnngraph.kernels.template import Extent, LayoutRequest, Packed
 from cnngraph.ops import Conv
 from cnngraph_cpu.templates.conv_direct_plan import geometry, group_spans, pack_weights
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL
 from tests.backends.template_cases import Case, plan, requests, run_emulated
 
 _RNG = np.random.default_rng(3)
@@ -37,6 +38,38 @@ def test_rows_of_taps_far_apart(channels: int, stride: int, dilation: int) -> No
     case = Case("conv_direct", op, ((BATCH, channels, 13, 17), weights, _RNG.standard_normal(40).astype(np.float32)))
     for isa in ("avx512", "avx2", "sse4"):
         for request in requests(case, isa):
+            run_emulated(case, isa, request)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pads", "dilation", "size"),
+    [
+        ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), (7, 7)),  # two rows a tile, an odd number of them
+        ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), (8, 7)),
+        ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), (5, 28)),
+        ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (14, 14)),
+        ((3, 3), (2, 2), (0, 0, 1, 1), (1, 1), (9, 13)),
+        ((5, 5), (1, 1), (2, 2, 2, 2), (1, 1), (6, 6)),
+        ((5, 4), (1, 2), (3, 2, 1, 1), (1, 1), (7, 11)),
+        ((3, 3), (1, 1), (2, 2, 2, 2), (2, 2), (7, 9)),
+        ((3, 3), (1, 1), (3, 4, 3, 4), (1, 1), (4, 4)),  # whole tiles on padding
+        ((7, 7), (1, 1), (3, 3, 3, 3), (1, 1), (3, 3)),
+        ((1, 7), (1, 1), (0, 3, 0, 3), (1, 1), (9, 8)),
+        ((3,), (1,), (1, 1), (1,), (40,)),
+        ((3, 3, 3), (1, 1, 1), (1, 1, 1, 1, 1, 1), (1, 1, 1), (3, 5, 7)),
+    ],
+)
+def test_taps_on_padding_are_passed_over(
+    kernel: tuple[int, ...], stride: tuple[int, ...], pads: tuple[int, ...], dilation: tuple[int, ...], size: tuple[int, ...]
+) -> None:
+    op = Conv(kernel, stride, pads, dilation, 1, None)
+    weights = (_RNG.standard_normal((72, 18, *kernel)) / 8).astype(np.float32)
+    case = Case("conv_direct", op, ((BATCH, 18, *size), weights, _RNG.standard_normal(72).astype(np.float32)))
+    for isa in ("avx512", "avx2"):
+        for request in requests(case, isa):
+            _, call = plan(case, isa, request)
+            constants = dict(call.spec.constants)
+            assert constants["TAIL_COLS"] == ANY_TAIL or "SKIP_ROWS" in constants or "SKIP_COLUMNS" in constants
             run_emulated(case, isa, request)
 
 

@@ -9,8 +9,6 @@ With P = 2 scratch and weights are bfloat16, and a step takes two input channels
 with pairs of weights, ``[tile][channel block][row tap][column tap][pair of channels][TV*W][2]``. Where taps and channels merge, the last
 pair of a line may be a half, whose other weight is 0.
 
-Where rows of taps lie far apart (SPREAD), taps that meet only padding are passed over.
-
 Scratch is ``[channel block][row][column][CB]``. CB is W for a blocked input; for a plain input with fewer than W
 channels (an image) CB is the channel count and the column taps merge with the channels into one contiguous loop.
 """
@@ -35,10 +33,11 @@ from cnngraph_cpu.language import (
     store,
     unroll,
 )
-from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, take_rows, tile_rows  # noqa: F401  its helpers' constants
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
 
 P = 1
-W = TV = U = GROUPED = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = DEPTH = SPREAD = 0  # fixed by the plan
+W = TV = U = GROUPED = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = 0  # fixed by the plan
+DEPTH = SKIP_ROWS = SKIP_COLUMNS = 0  # likewise
 
 
 def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
@@ -91,6 +90,30 @@ def pack_plain(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None
         put(packed, scratch_rows * scratch_width * CB, 0.0)
 
 
+def products(ROWS: int, TOP: int, BOTTOM: int, FIRST: int, END: int) -> None:
+    """One tap of ``count`` steps of channels, for the pixels FIRST to END of the rows TOP to BOTTOM of a register tile."""
+    for i in range(0, count, U):
+        for u in unroll(U):
+            for v in unroll(TV):
+                if P == 2:
+                    weight[v] = load_pairs(w, at + (u * TV + v) * W * P)
+                else:
+                    weight[v] = load(w, at + (u * TV + v) * W)
+            for r in unroll(TOP, BOTTOM):
+                for c in unroll(FIRST, END):
+                    if P == 2:
+                        pair = broadcast_pair(source, line[r] + c * SX * CB + u * P)
+                        for v in unroll(TV):
+                            acc[v, r, c] = dot2(acc[v, r, c], pair, weight[v])
+                    else:
+                        value = broadcast(source, line[r] + c * SX * CB + u)
+                        for v in unroll(TV):
+                            acc[v, r, c] = fma(weight[v], value, acc[v, r, c])
+        at = at + U * TV * W * P
+        for r in unroll(ROWS):
+            line[r] = line[r] + U * P
+
+
 def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
     """One register tile: ROWS x COLS output pixels at (row, col) of the task, TV channel vectors of ``tile``."""
     for v in unroll(TV):
@@ -109,44 +132,10 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
         if GROUPED:  # only the channels of the tile's groups
             skipped = max(0, first_channel - cb * W)
             count = min(W, end_channel - cb * W) - skipped
-        for ky in range(taps):
-            base = source_at + cb * block_step + row * SY * row_step + ky * tap_step + col * SX * CB
-            if GROUPED:
-                base = base + skipped
-            for r in unroll(ROWS):
-                line[r] = base + r * SY * row_step
-            if SPREAD:
-                iy = (row0 + row) % height_out * SY + ky % taps_y * dilation_y - pad_y
-            for kx in range(taps_x):
-                if SPREAD:
-                    place = col * SX + kx * (tap_x // CB) - pad_x
-                if SPREAD and (iy < 0 or iy >= height or place + (COLS - 1) * SX < 0 or place >= width):
-                    at = at + count * TV * W * P
-                    for r in unroll(ROWS):
-                        line[r] = line[r] + tap_x
-                else:
-                    for i in range(0, count, U):
-                        for u in unroll(U):
-                            for v in unroll(TV):
-                                if P == 2:
-                                    weight[v] = load_pairs(w, at + (u * TV + v) * W * P)
-                                else:
-                                    weight[v] = load(w, at + (u * TV + v) * W)
-                            for r in unroll(ROWS):
-                                for c in unroll(COLS):
-                                    if P == 2:
-                                        pair = broadcast_pair(source, line[r] + c * SX * CB + u * P)
-                                        for v in unroll(TV):
-                                            acc[v, r, c] = dot2(acc[v, r, c], pair, weight[v])
-                                    else:
-                                        value = broadcast(source, line[r] + c * SX * CB + u)
-                                        for v in unroll(TV):
-                                            acc[v, r, c] = fma(weight[v], value, acc[v, r, c])
-                        at = at + U * TV * W * P
-                        for r in unroll(ROWS):
-                            line[r] = line[r] + U * P
-                    for r in unroll(ROWS):
-                        line[r] = line[r] + (tap_x - count * P)
+        base = source_at + cb * block_step + row * SY * row_step + col * SX * CB
+        if GROUPED:
+            base = base + skipped
+        walk_taps(ROWS, COLS, P, TV * W * P, row, col, base)
     for v in unroll(TV):
         if not GUARD or tile * TV + v < out_blocks:
             for r in unroll(ROWS):

@@ -37,12 +37,13 @@ from cnngraph_cpu.templates.common import (
     per_channel,
     refuse_epilogue,
 )
-from cnngraph_cpu.templates.tile_loops import ANY_TAIL, take_rows, tile_row, tile_rows
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, take_rows, tile_row, tile_rows, walk_taps
 
 _PIXELS_PER_FLAT_ROW = 400
 _SMALL_MACS = 50_000
 _SMALL_COLS = 4
 _FAR_ROWS = 4
+_LEAST_SKIPPED = 100
 _MANY_TILES = 16
 _NEXT_BEST, _WORST = 3, 1.6
 _BANDS = {"half the rows a block": 0.5, "twice the rows a block": 2.0}
@@ -189,9 +190,14 @@ class ConvDirect:
     step = 1
     code = Code(
         kernel.conv_direct,
-        {f.__name__: f for f in (take_rows, tile_rows, tile_row, kernel.pack_blocked, kernel.pack_plain, kernel.register_tile)},
+        {
+            f.__name__: f
+            for f in (
+                take_rows, tile_rows, tile_row, walk_taps, kernel.pack_blocked, kernel.pack_plain, kernel.products, kernel.register_tile,
+            )
+        },
         "Direct convolution, register-tiled over output pixels and channels.",
-    )
+    )  # fmt: skip
 
     def __init__(self, shape: tuple[int, int, int] | None = None, band: float = 1.0) -> None:
         """Variants for tuning have a register tile of ``shape`` rows, columns and vectors, or ``band`` times the rows a block."""
@@ -312,8 +318,8 @@ class ConvDirect:
             constants.append(("P", 2))
         if grouped:
             constants.append(("GROUPED", 1))
-        if g.spread and deep and not merged and not small:
-            constants.append(("SPREAD", 1))
+        if not (in_place or small):
+            constants += skips(g, merged)
         if not small:
             constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile.vectors)
@@ -344,6 +350,24 @@ class ConvDirect:
         spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
         note = f"tile {tile.rows}x{tile.cols} pixels x {tile.vectors}x{width} channels, {block_rows} rows a block"
         return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
+
+
+def skips(g: Geometry, merged: bool) -> list[tuple[str, int]]:
+    """The constants SKIP_ROWS and SKIP_COLUMNS of :mod:`cnngraph_cpu.templates.tile_loops`, where they pay.
+
+    Columns do where of the taps of a row of pixels at least a hundredth lie on padding, since they take more code.
+    """
+    on_padding = sum(min(g.out[2], ceil_div(outside, g.stride[2])) for outside in _outside(g))
+    columns = not merged and on_padding * _LEAST_SKIPPED >= g.kernel[2] * g.out[2]
+    return [(name, 1) for name, pays in (("SKIP_ROWS", any(g.pad[:2] + g.pad_end[:2])), ("SKIP_COLUMNS", columns)) if pays]
+
+
+def _outside(g: Geometry) -> Iterator[int]:
+    """How far left and right of the image each tap of a line reaches."""
+    for tap in range(g.kernel[2]):
+        at = tap * g.dilation[2] - g.pad[2]
+        yield max(0, -at)
+        yield max(0, at + (g.out[2] - 1) * g.stride[2] - (g.size[2] - 1))
 
 
 def group_spans(g: Geometry, tile_channels: int) -> list[tuple[int, int]]:

@@ -6,8 +6,8 @@ packed ``[tile][channel block][row tap][column tap][group of 4 channels][TV*W][4
 
 Activations count as unsigned; signed ones have 128 added (FLIP), while being packed or after the broadcast. The zero point of the
 input enters through the weights' sums: sum((x - z) * w) = sum(x * w) - z * sum(w). Padding is the zero point, so that it adds
-nothing. With SUMS the packed weights hold one more vector of ones: the sums of the input itself, by which weights are corrected whose
-zero point does not leave them in a signed byte.
+nothing; taps on it are passed over where it is 0. With SUMS the packed weights hold one more vector of ones: the sums of the input
+itself, by which weights are corrected whose zero point does not leave them in a signed byte.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ from cnngraph_cpu.language import (
     unroll,
     xor_int,
 )
-from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, take_rows, tile_rows  # noqa: F401  its helpers' constants
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 FOUR_FLIPS = 0x80808080
 
 W = TV = U = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = OUT = FLIP = SUMS = ZERO_GIVEN = PACK4 = 0  # fixed by the plan
+DEPTH = SKIP_ROWS = SKIP_COLUMNS = 0  # likewise
 
 
 def pack_blocked(x: BytePointer, packed: BytePointer, image: int, row0: int) -> None:
@@ -126,6 +127,24 @@ def packed_columns(COLS: int) -> None:
             store_bytes(y, image * y_batch + inner + (COLS // 4 * 4 + c) * W, result)
 
 
+def products(ROWS: int, TOP: int, BOTTOM: int, FIRST: int, END: int) -> None:
+    """One tap of ``count`` steps of four channels, for the pixels FIRST to END of the rows TOP to BOTTOM of a register tile."""
+    for i in range(0, count, U):
+        for u in unroll(U):
+            for v in unroll(TV + SUMS):
+                weight[v] = load_words(w, at + (u * (TV + SUMS) + v) * W)
+            for r in unroll(TOP, BOTTOM):
+                for c in unroll(FIRST, END):
+                    value = broadcast_word(source, line[r] + c * SX * CB + u * 4)
+                    if FLIP and SOURCE == IN_PLACE:
+                        value = xor_int(value, splat_int(FOUR_FLIPS))
+                    for v in unroll(TV + SUMS):
+                        acc[v, r, c] = dot4(acc[v, r, c], value, weight[v])
+        at = at + U * (TV + SUMS) * W
+        for r in unroll(ROWS):
+            line[r] = line[r] + U * 4
+
+
 def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
     """One register tile: ROWS x COLS output pixels at (row, col) of the task, TV channel vectors of ``tile``."""
     for v in unroll(TV):
@@ -145,27 +164,7 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
             count = inner_count
         else:
             count = min(W // 4, groups_in - cb * (W // 4))
-        for ky in range(taps_y):
-            base = source_at + cb * block_step + row * SY * row_step + ky * tap_step + col * SX * CB
-            for r in unroll(ROWS):
-                line[r] = base + r * SY * row_step
-            for kx in range(taps_x):
-                for i in range(0, count, U):
-                    for u in unroll(U):
-                        for v in unroll(TV + SUMS):
-                            weight[v] = load_words(w, at + (u * (TV + SUMS) + v) * W)
-                        for r in unroll(ROWS):
-                            for c in unroll(COLS):
-                                value = broadcast_word(source, line[r] + c * SX * CB + u * 4)
-                                if FLIP and SOURCE == IN_PLACE:
-                                    value = xor_int(value, splat_int(FOUR_FLIPS))
-                                for v in unroll(TV + SUMS):
-                                    acc[v, r, c] = dot4(acc[v, r, c], value, weight[v])
-                    at = at + U * (TV + SUMS) * W
-                    for r in unroll(ROWS):
-                        line[r] = line[r] + U * 4
-                for r in unroll(ROWS):
-                    line[r] = line[r] + (tap_x - count * 4)
+        walk_taps(ROWS, COLS, 4, (TV + SUMS) * W, row, col, source_at + cb * block_step + row * SY * row_step + col * SX * CB)
     for v in unroll(TV):
         if not GUARD or tile * TV + v < out_blocks:
             channel = (tile * TV + v) * W
@@ -200,8 +199,9 @@ def qconv(
     zero_at: BytePointer, y: BytePointer, y_floats: F32Pointer, y_words: I32Pointer, block_table: I64Pointer, packed: BytePointer,
     images: int, x_batch: int, y_batch: int, channels: int, groups_in: int, blocks: int, used_blocks: int, out_blocks: int, tiles: int,
     height: int, width: int, rows_out: int, row_out: int, full_cols: int, grid_cols: int,
-    taps_y: int, taps_x: int, tap_x: int, tap_step: int, inner_count: int, tile_weights: int, pad_y: int, pad_x: int, copied: int,
-    row_step: int, block_step: int, scratch_rows: int, scratch_width: int, block_rows: int, tiles_per_group: int,
+    taps: int, taps_x: int, tap_x: int, tap_step: int, dilation_y: int, inner_count: int, tile_weights: int,
+    pad_y: int, pad_x: int, copied: int, row_step: int, block_step: int, scratch_rows: int, scratch_width: int, block_rows: int,
+    tiles_per_group: int,
     x_zero: int, y_zero: int, low_int: int, high_int: int, SX: int, SY: int, CB: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``x_zero`` is of the unsigned input; with ZERO_GIVEN it stands in memory at ``zero_at`` instead.

@@ -36,8 +36,9 @@ from cnngraph_cpu.templates.quantized import (
     packs,
     refuse_layer,
     signed_weights,
+    unsigned_zero,
 )
-from cnngraph_cpu.templates.tile_loops import take_rows, tile_row, tile_rows
+from cnngraph_cpu.templates.tile_loops import take_rows, tile_row, tile_rows, walk_taps
 
 _SHARE = 4
 """Blocks of rows are as many as of float32, though bytes would fit fewer: threads need tasks."""
@@ -82,10 +83,13 @@ class QConv:
         kernel.qconv,
         {
             f.__name__: f
-            for f in (take_rows, tile_rows, tile_row, kernel.pack_blocked, kernel.pack_plain, kernel.packed_columns, kernel.register_tile)
+            for f in (
+                take_rows, tile_rows, tile_row, walk_taps, kernel.pack_blocked, kernel.pack_plain, kernel.packed_columns, kernel.products,
+                kernel.register_tile,
+            )
         },
         "Convolution of 8-bit tensors, register-tiled over output pixels and channels.",
-    )
+    )  # fmt: skip
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses parameters that are computed at run time, three spatial axes, and grouped weights that fit no signed byte."""
@@ -177,6 +181,8 @@ class QConv:
             ("SUMS", int(deltas is not None)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))),
             ("PACK4", int(packs(layer, y.type.dtype))),
         ]  # fmt: skip
+        if not (in_place or small) and isinstance(layer.x_zero, int) and unsigned_zero(layer) == 0:
+            constants += shared.skips(g, merged)
         if not small:
             constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
         epilogue = op.epilogue if isinstance(op, ConvInteger) else None
@@ -192,8 +198,8 @@ class QConv:
         numbers = {
             "channels": g.channels, "groups_in": groups_in, "blocks": blocks, "used_blocks": used, "out_blocks": out_blocks,
             "tiles": tiles, "height": g.size[1], "width": g.size[2], "rows_out": tile.grid_rows, "row_out": tile.grid_cols * width,
-            "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols, "taps_y": g.kernel[1],
-            "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "inner_count": inner,
+            "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols, "taps": g.kernel[1],
+            "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "dilation_y": g.dilation[1], "inner_count": inner,
             "tile_weights": packed[0].size, "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": copied,
             "row_step": row_step, "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width,
             "block_rows": block_rows, "tiles_per_group": tiles_per_group_of(tiles, row_blocks),

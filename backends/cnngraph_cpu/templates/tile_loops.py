@@ -1,6 +1,10 @@
-"""The loops around the register tiles of direct convolutions, of floats and of bytes.
+"""The loops around and inside the register tiles of direct convolutions, of floats and of bytes.
 
-Helpers, inlined into kernels that bring their own ``register_tile``, ``pack_blocked`` and ``pack_plain``.
+Helpers, inlined into kernels that bring their own ``register_tile``, ``products``, ``pack_blocked`` and ``pack_plain``.
+
+Taps that meet only padding are passed over: lines of taps above and below the image (SKIP_ROWS), and for the first and the last pixel of a
+register tile those left and right of it (SKIP_COLUMNS), by more versions of the inner loop that leave out a column or a row of the tile.
+Padding that is copied to scratch all the same serves the taps of which no version leaves out enough.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ IN_PLACE, PACK_BLOCKED, PACK_PLAIN = 0, 1, 2
 ANY_TAIL = -1
 """TAIL_COLS: the columns behind the last whole tile are counted at run time."""
 
-SOURCE = TR = TC = TAIL_COLS = SY = 0  # fixed by the plan
+SOURCE = TR = TC = TAIL_COLS = SX = SY = CB = DEPTH = SKIP_ROWS = SKIP_COLUMNS = 0  # fixed by the plan
 
 
 def tile_row(ROWS: int, row: int) -> None:
@@ -53,3 +57,44 @@ def take_rows(task: int) -> None:
                 pack_blocked(x, packed, image, row0)
             else:
                 pack_plain(x, packed, image, row0)
+
+
+def walk_taps(ROWS: int, COLS: int, STEP: int, LANES: int, row: int, col: int, base: int) -> None:
+    """All taps of one block of channels, each by ``count`` steps of STEP elements of the source and LANES of the weights from ``at`` on.
+
+    ``base`` is where the source's first tap of the register tile at (row, col) lies.
+    """
+    for ky in range(taps):
+        for r in unroll(ROWS):
+            line[r] = base + ky * tap_step + r * SY * row_step
+        if SKIP_ROWS:
+            if DEPTH:
+                iy = (row0 + row) % height_out * SY + ky % taps_y * dilation_y - pad_y
+                z = (row0 + row) // height_out * stride_d + ky // taps_y * dilation_d - pad_d
+                if z < 0 or z >= depth:
+                    iy = height
+            else:
+                iy = (row0 + row) * SY + ky * dilation_y - pad_y
+        if SKIP_ROWS and (iy + (ROWS - 1) * SY < 0 or iy >= height):
+            at = at + taps_x * count * LANES
+        else:
+            for kx in range(taps_x):
+                if SKIP_COLUMNS:
+                    place = col * SX + kx * (tap_x // CB) - pad_x
+                if SKIP_COLUMNS and (place + (COLS - 1) * SX < 0 or place >= width):
+                    at = at + count * LANES
+                    for r in unroll(ROWS):
+                        line[r] = line[r] + tap_x
+                else:
+                    if SKIP_ROWS and ROWS > 1 and iy < 0:
+                        products(ROWS, 1, ROWS, 0, COLS)
+                    elif SKIP_ROWS and ROWS > 1 and iy + (ROWS - 1) * SY >= height:
+                        products(ROWS, 0, ROWS - 1, 0, COLS)
+                    elif SKIP_COLUMNS and COLS > 1 and place < 0:
+                        products(ROWS, 0, ROWS, 1, COLS)
+                    elif SKIP_COLUMNS and COLS > 1 and place + (COLS - 1) * SX >= width:
+                        products(ROWS, 0, ROWS, 0, COLS - 1)
+                    else:
+                        products(ROWS, 0, ROWS, 0, COLS)
+                    for r in unroll(ROWS):
+                        line[r] = line[r] + (tap_x - count * STEP)
