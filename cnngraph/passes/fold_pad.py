@@ -1,9 +1,9 @@
 """A constant zero Pad of the spatial axes => the pads of the convolution or pooling that reads it.
 
 Exact for a convolution, whose own padding is zero too (on integers the zero point, so that is what the Pad must add). For average
-pooling only with count_include_pad, where padding counts the same; never for max pooling, which pads with minus infinity, unless its
-input is known to be non-negative: then the zeros may be left to minus infinity only if every window still holds a real element, which
-is checked.
+pooling only with count_include_pad, where padding counts the same; not for max pooling, which pads with minus infinity, unless the Pad
+does so too or the input is known to be non-negative: then the zeros may be left to minus infinity if every window still holds a real
+element, which is checked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ops import Conv, Elementwise, Pad, Pool, QLinearConv
@@ -42,7 +44,7 @@ class FoldPad(Pass):
     def _fold(self, graph: Graph, node: Node) -> str | None:
         pad, rank = node.op, node.output.type.rank
         assert isinstance(pad, Pad)
-        if pad.mode != "constant" or pad.value != _zero_of_reader(node):
+        if pad.mode != "constant" or pad.value not in (_zero_of_reader(node), -np.inf):
             return f"it pads with {pad.mode} {pad.value}, not with zeros"
         if rank < 3 or any(pad.pads[:2]) or any(pad.pads[rank : rank + 2]) or any(p < 0 for p in pad.pads):
             return "it pads other axes than the spatial ones, or crops"
@@ -55,8 +57,10 @@ class FoldPad(Pass):
         begins, ends = pad.pads[2:rank], pad.pads[rank + 2 :]
         old = reader.op.pads
         pads = tuple(a + b for a, b in zip(old, begins + ends, strict=True))
+        if np.isinf(pad.value) and (not isinstance(reader.op, Pool) or reader.op.kind != "max"):
+            return "it pads with minus infinity, and its reader is not max pooling"
         if isinstance(reader.op, Pool):
-            reason = _pool_refusal(reader, reader.op, node.input(0), pads, spatial)
+            reason = _pool_refusal(reader.op, node.input(0), pads, spatial, exact=bool(np.isinf(pad.value)))
             if reason is not None:
                 return reason
         replace(
@@ -75,7 +79,8 @@ def _zero_of_reader(node: Node) -> float:
     return float(zero.data.reshape(-1)[0]) if zero.data is not None and zero.data.size == 1 else float("nan")
 
 
-def _pool_refusal(reader: Node, pool: Pool, source: Value, pads: tuple[int, ...], spatial: int) -> str | None:
+def _pool_refusal(pool: Pool, source: Value, pads: tuple[int, ...], spatial: int, *, exact: bool) -> str | None:
+    """``exact``: the Pad adds minus infinity, as max pooling does."""
     if pool.indices:
         return "the indices of the maxima would change"
     if pool.kind == "average":
@@ -83,7 +88,7 @@ def _pool_refusal(reader: Node, pool: Pool, source: Value, pads: tuple[int, ...]
             return "the average would count padding differently"
         return None if pool.count_include_pad else "the average counts the zeros of the Pad, but not the padding of the pool"
     producer = source.producer
-    safe = producer is not None and _is_non_negative(producer)
+    safe = exact or (producer is not None and _is_non_negative(producer))
     if not safe:
         return "max pooling pads with minus infinity and its input may be negative"
     if pool.ceil_mode or any(d != 1 for d in pool.dilations):

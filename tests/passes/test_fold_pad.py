@@ -37,6 +37,13 @@ def test_max_pooling_of_values_that_may_be_negative_is_refused() -> None:
     assert changes == 0 and "negative" in context.rejections[0].reason
 
 
+@pytest.mark.parametrize(("reader", "folds"), [("max", True), ("average", False)])
+def test_minus_infinity_is_what_max_pooling_pads_with(reader: str, folds: bool) -> None:
+    net = Net(3, 7, 7)
+    changes, context = apply(net, FoldPad(), outputs=[net.node(pool(reader, True), net.node(Pad(PADS, "constant", -np.inf), net.x))])
+    assert changes == folds and (folds or "minus infinity" in context.rejections[0].reason)
+
+
 def test_max_pooling_behind_a_relu_and_average_pooling() -> None:
     net = Net(3, 7, 7)
     padded = net.node(Pad(PADS, "constant", 0.0), net.relu(net.x))
