@@ -3,9 +3,10 @@
     python -m cnngraph_cuda.gpu_check --json result.json
 
 Sections, in order: kernels are compiled on all cores; ``conformance`` runs every problem of :mod:`cnngraph_cuda.problems` in every
-precision and several batches on fresh random inputs and memory poisoned with NaN, against float64; ``networks`` does so with whole
-networks; ``speed`` times them and their steps over graph replays; ``torch`` times PyTorch with cuDNN beside them where it is
-installed; ``tiles`` (only if asked for) every tile on every matrix product.
+precision and several batches on fresh random inputs and memory poisoned with NaN, against float64, and some by Winograd's method once
+more; ``networks`` does so with whole networks; ``speed`` times them and their steps over graph replays; ``torch`` times PyTorch with
+cuDNN beside them where it is installed; ``tiles`` (only if asked for) times every tile on every matrix product, and in f32 Winograd's
+method on every convolution that it can compute.
 
 No case ends the check: each runs in a process of its own kind, which is ended and replaced when it faults, hangs, or loses the
 GPU; each section stops at its time limit. The file of results is written after every case; ``--resume`` goes on from it.
@@ -34,12 +35,13 @@ from typing import Any
 import cnngraph
 from cnngraph_cuda import gpu_tasks
 from cnngraph_cuda.driver import CudaDevice, CudaError
-from cnngraph_cuda.problems import PROBLEMS
-from cnngraph_cuda.target import COPIES
+from cnngraph_cuda.problems import PROBLEMS, WINOGRAD
+from cnngraph_cuda.target import COPIES, resolve
+from cnngraph_cuda.templates.winograd_plan import blocks_of
 
 BATCHES = (128, 1, 8, 64)
 PRECISIONS = ("f16", "tf32", "f32", "bf16")
-DISTINCT = ("name", "arch", "copies", "precision", "batch", "variant")
+DISTINCT = ("name", "arch", "copies", "precision", "batch", "tile", "variant")
 """What tells tasks of a section apart; ``copies`` is there where it is not the usual way."""
 
 SECTIONS = ("conformance", "networks", "speed", "torch", "tiles")
@@ -130,6 +132,10 @@ def tasks_of(section: str, given: argparse.Namespace, arch: str, seed: int) -> I
                 for name in PROBLEMS:
                     for batch in (2,) if given.sanitize else (3, 1, 16):
                         yield {**common, **code, "kind": section, "name": name, "precision": precision, "batch": batch}
+                for tile in [f"winograd{b.outputs}" for b in blocks_of(resolve(code["arch"], precision))] if "copies" not in code else []:
+                    for name in (n for n in WINOGRAD if n in PROBLEMS):
+                        batch = 2 if given.sanitize else 3
+                        yield {**common, **code, "kind": section, "name": name, "precision": precision, "batch": batch, "tile": tile}
     elif section == "networks":
         for precision in precisions:
             for name in names:
@@ -278,7 +284,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--section-seconds", type=float, default=600, help="time limit of a section")
     out.add_argument("--case-seconds", type=float, default=120, help="time limit of a case; four times that where PyTorch compiles")
     out.add_argument("--sanitize", action="store_true", help="every problem once in this process, no timing")
-    out.add_argument("--tiles", action="store_true", help="also time every tile on every matrix product of the networks")
+    out.add_argument("--tiles", action="store_true", help="also time every tile, and Winograd, on every layer of the networks")
     out.add_argument("--no-steps", action="store_true", help="no times of single steps")
     out.add_argument("--no-torch", action="store_true", help="no comparison with PyTorch")
     return out
@@ -369,7 +375,7 @@ def report(results: Results) -> int:
     """Print the tables; 0 if every check passed and none failed to run."""
     checked = [*results.rows("conformance"), *results.rows("networks")]
     bad = [row for row in checked if row["status"] != "passed"]
-    print(table(bad, ("status", "name", "arch", "copies", "precision", "batch", "error")))  # noqa: T201
+    print(table(bad, ("status", "name", "arch", "copies", "precision", "batch", "tile", "error")))  # noqa: T201
     speed = [{**row, "variant": row.get("variant", "cnngraph")} for s in ("speed", "torch") for row in results.rows(s)]
     print(table(speed, ("name", "precision", "batch", "variant", "arch", "copies", "seconds", "images_per_second", "status")))  # noqa: T201
     left = results.data.get("left_out", [])

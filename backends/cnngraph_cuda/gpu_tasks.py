@@ -32,6 +32,7 @@ from cnngraph_cuda.executor import CudaExecutor, plan_launch
 from cnngraph_cuda.problems import PROBLEMS, network
 from cnngraph_cuda.target import resolve
 from cnngraph_cuda.templates.conv_plan import tiles_of
+from cnngraph_cuda.templates.winograd_plan import blocks_of
 
 TOLERANCE = {"f32": 1e-5, "tf32": 4e-3, "f16": 6e-3, "bf16": 5e-2}
 """Largest difference relative to the largest element, against float64."""
@@ -65,7 +66,7 @@ def compile_network(name: str, arch: str, precision: str, batch: int, *more: str
 
 def file_of(task: Mapping[str, Any]) -> str:
     """File name of the artifact of a task."""
-    words = [re.sub("[^a-z0-9]+", "_", task["name"].lower()), task["arch"], *filter(None, [task.get("copies")])]
+    words = [re.sub("[^a-z0-9]+", "_", task["name"].lower()), task["arch"], *filter(None, [task.get("copies"), task.get("tile")])]
     return "-".join([*words, task["precision"], str(task.get("compiled_for", 0))]) + ".cnng"
 
 
@@ -74,12 +75,12 @@ def program_of(task: Mapping[str, Any]) -> ProgramData:
     name, arch, precision, batch = task["name"], task["arch"], task["precision"], task.get("compiled_for", 0)
     if task.get("artifacts"):
         return read(Path(task["artifacts"]) / file_of(task))
-    return _compiled(name, arch, precision, batch, task["seed"], task.get("copies", "")).data
+    return _compiled(name, arch, precision, batch, task["seed"], task.get("copies", ""), task.get("tile", "")).data
 
 
 @lru_cache(2)
-def _compiled(name: str, arch: str, precision: str, batch: int, seed: int, copies: str) -> Program:
-    return compile_network(name, arch, precision, batch, copies) if batch else compile_problem(name, arch, precision, seed, copies)
+def _compiled(name: str, arch: str, precision: str, batch: int, seed: int, *more: str) -> Program:
+    return compile_network(name, arch, precision, batch, *more) if batch else compile_problem(name, arch, precision, seed, *more)
 
 
 def store(task: Mapping[str, Any], folder: Path) -> None:
@@ -196,17 +197,23 @@ def time_torch(name: str, precision: str, batch: int, repeat: int, variant: str)
 
 
 def compare_tiles(name: str, arch: str, precision: str, batch: int, device: CudaDevice, repeat: int) -> list[dict[str, Any]]:
-    """Seconds of every matrix product of a network with every tile, beside the tile that is chosen without being told."""
+    """Seconds of every matrix product of a network with every tile, beside what is chosen without being told.
+
+    In precision f32 also those of every convolution that Winograd's method can compute, by each of its kinds of blocks.
+    """
     chosen = {}
     for step in compile_network(name, arch, precision, batch).data.report["selection"]:
         chosen[step["node"]] = step["notes"][0] if step["notes"] else ""
+    target = resolve(arch, precision)
+    variants = [("conv_gemm", f"{bm}x{bn}") for bm, bn in sorted({(t.bm, t.bn) for t in tiles_of(target)})]
+    variants += [("winograd", f"winograd{block.outputs}") for block in blocks_of(target)]
     rows: dict[str, dict[str, Any]] = {}
-    for tile in sorted({(t.bm, t.bn) for t in tiles_of(resolve(arch, precision))}):
-        data = compile_network(name, arch, precision, batch, f"{tile[0]}x{tile[1]}").data
+    for family, variant in variants:
+        data = compile_network(name, arch, precision, batch, variant).data
         for step in time_network(data, batch, device, repeat, True)["steps"]:
-            if step["kernel"].startswith("conv_gemm"):
+            if step["kernel"].startswith(family):
                 row = rows.setdefault(step["nodes"], {"nodes": step["nodes"], "chosen": chosen.get(step["nodes"], "")})
-                row[f"{tile[0]}x{tile[1]}"] = step["seconds"]
+                row[variant] = step["seconds"]
     return list(rows.values())
 
 

@@ -244,6 +244,16 @@ class Lanes:
         out[self._mask] = pointer.memory[at[:, None] + np.arange(4)].view(np.int32)[:, 0]
         return out
 
+    def load_four_if(self, pointer: Pointer, index: Any, pitch: Any, wanted: Any) -> tuple[np.ndarray, ...]:
+        """Four float32 from global memory, ``pitch`` bytes apart, or 0 where the bit of ``wanted`` is 0."""
+        out = np.zeros((4, self.count), np.float32)
+        apart, bits = self._array(pitch), self._array(wanted)
+        for i in range(4):
+            mask = self._mask & (bits >> i & 1 != 0)
+            at = self._at(pointer, self._array(index) + i * (apart // 4), 4, mask)
+            out[i, mask] = pointer.memory[at[:, None] + np.arange(4)].view(np.float32)[:, 0]
+        return tuple(out)
+
     def store_int(self, pointer: Pointer, index: Any, value: Any) -> None:
         """One int32 to global memory."""
         at = self._at(pointer, index, 4, self._mask)
@@ -450,6 +460,10 @@ def _dot4(total: Any, *parts: Any) -> np.ndarray:
     return np.asarray(total)
 
 
+def _fma4(*values: Any) -> tuple[np.ndarray, ...]:
+    return tuple(_fma(values[4], b, total) for total, b in zip(values[:4], values[5:], strict=True))
+
+
 def _truncate(x: Any) -> np.ndarray:
     """float32 to int64, towards zero; out of range the nearest int64, NaN 0."""
     wide = np.trunc(np.nan_to_num(np.asarray(x, np.float64), nan=0.0, posinf=1e30, neginf=-1e30))
@@ -505,7 +519,8 @@ def pure_functions() -> dict[str, Any]:
         table[VECTOR_NAMES.get(name, name)] = _scalar(function.reference, function.arity)
     table.update(
         i32=as_i32, f32=_f32, udiv=_divide, umod=_modulo, below=_below, both=lambda a, b: np.logical_and(a, b), select=_select,
-        to_float=lambda x: np.asarray(x, np.float32), fma=_fma, dot4=_dot4, round_tf32=_round_tf32,
+        to_float=lambda x: np.asarray(x, np.float32), fma=_fma, dot4=_dot4, fma4=_fma4, round_tf32=_round_tf32,
+        opaque=lambda x: x,
         as_float=lambda x: np.asarray(as_i32(x), np.int32).view(np.float32),
         as_bits=lambda x: np.asarray(x, np.float32).view(np.int32),
     )  # fmt: skip
@@ -520,7 +535,7 @@ def _lane_functions() -> dict[str, Callable[..., Any]]:
         "ldcg4": lambda lanes, p, i: lanes.load(p, i, 4),
         "shared_address": lambda lanes, array: 0, "cp_async16": Lanes.cp_async16, "cp_commit": Lanes.cp_commit,
         "ldmatrix": Lanes.ldmatrix, "ldmatrix_transposed": lambda lanes, at: lanes.ldmatrix(at, True),
-        "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int, "store_int": Lanes.store_int,
+        "shuffle_xor": Lanes.shuffle_xor, "load_int": Lanes.load_int, "load_four_if": Lanes.load_four_if, "store_int": Lanes.store_int,
         "count_up": Lanes.count_up, "fence": lambda lanes: None,
         "lds1": lambda lanes, at: lanes.shared_load(at, 1), "lds4": lambda lanes, at: lanes.shared_load(at, 4),
         "sts1": Lanes.shared_store, "sts2": Lanes.shared_store, "sts4": Lanes.shared_store,

@@ -108,6 +108,14 @@ def _store(kind: str, count: int) -> Primitive:
     return Primitive(f"{{ .reg .b32 {names}; {pack} st.global{vector}.b32 [$0], {source}; }}", "", "p" + "f" * count, memory=True)
 
 
+def _load_four_if() -> Primitive:
+    text = "{ .reg .pred p; .reg .b32 m; .reg .b64 a, s; mov.b64 a, $4; cvt.s64.s32 s, $5; "
+    for i in range(4):
+        text += f"and.b32 m, $6, {1 << i}; setp.ne.s32 p, m, 0; mov.f32 ${i}, 0f00000000; @p ld.global.f32 ${i}, [a]; "
+        text += "add.s64 a, a, s; " if i < 3 else "}"
+    return Primitive(text, "ffff", "prr", memory=True)
+
+
 _MMA = "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$0, $1, $2, $3};"
 
 
@@ -144,6 +152,8 @@ PRIMITIVES: dict[str, Primitive] = {
     "grid_x": Primitive("mov.u32 $0, %nctaid.x;", "r", volatile=False),
     "grid_y": Primitive("mov.u32 $0, %nctaid.y;", "r", volatile=False),
     "grid_z": Primitive("mov.u32 $0, %nctaid.z;", "r", volatile=False),
+    # the operand; what follows from it is computed again, instead of being kept in registers since it was computed first
+    "opaque": Primitive("mov.b32 $0, $1;", "r", "r"),
     # tensor cores: D += A B; A row-major 16xk, B column-major kx8
     "mma_f16": _mma("m16n8k16", "f16"),
     "mma_bf16": _mma("m16n8k16", "bf16"),
@@ -194,12 +204,22 @@ PRIMITIVES: dict[str, Primitive] = {
         "f",
         volatile=False,
     ),
+    # four sums, a factor, and what it is multiplied with for each
+    "fma4": Primitive(
+        "fma.rn.f32 $0, $4, $5, $0; fma.rn.f32 $1, $4, $6, $1; fma.rn.f32 $2, $4, $7, $2; fma.rn.f32 $3, $4, $8, $3;",
+        "",
+        "fffff",
+        "ffff",
+        volatile=False,
+    ),
     "fma": Primitive("fma.rn.f32 $0, $1, $2, $3;", "f", "fff", volatile=False),
     "maximum": Primitive("max.NaN.f32 $0, $1, $2;", "f", "ff", volatile=False),
     "minimum": Primitive("min.NaN.f32 $0, $1, $2;", "f", "ff", volatile=False),
     "floor": Primitive("cvt.rmi.f32.f32 $0, $1;", "f", "f", volatile=False),
     "ceil": Primitive("cvt.rpi.f32.f32 $0, $1;", "f", "f", volatile=False),
     "round_even": Primitive("cvt.rni.f32.f32 $0, $1;", "f", "f", volatile=False),
+    # four numbers from global memory, so many bytes apart; 0, without a read, where the bit of the last operand is 0
+    "load_four_if": _load_four_if(),
     "load_int": Primitive("ld.global.b32 $0, [$1];", "r", "p", memory=True),
     "store_int": Primitive("st.global.b32 [$0], $1;", "", "pr", memory=True),
     # counters in global memory, for blocks that share one result

@@ -70,6 +70,12 @@ def _product(net: Network, outputs: int, **options: Any) -> Value:
     return net.conv(net.x, outputs, **options)
 
 
+def _uneven(net: Network, outputs: int) -> Value:
+    channels = net.x.type.shape[1]
+    assert isinstance(channels, int)
+    return net.node(Conv((3, 3), (1, 1), (0, 1, 2, 0), (1, 1), 1, RELU), net.x, net.weights(outputs, channels, 3, 3), net.weights(outputs))
+
+
 def _residual(net: Network, outputs: int) -> Value:
     short = net.conv(net.x, outputs, 1, epilogue=None)
     return net.conv(net.x, outputs, epilogue=RESIDUAL, operands=(short,))
@@ -89,6 +95,7 @@ def _join(net: Network) -> Value:
 PROBLEMS: Mapping[str, tuple[tuple[int, ...], Callable[[Network], Value]]] = {
     "conv 3x3 64->64": ((64, 14, 14), lambda n: _product(n, 64)),
     "conv 3x3 ragged 5->19": ((5, 9, 7), lambda n: _product(n, 19)),
+    "conv 3x3 padded unevenly 20->70": ((20, 8, 11), lambda n: _uneven(n, 70)),
     "conv 3x3 stride 2": ((24, 15, 15), lambda n: _product(n, 40, stride=2)),
     "conv 3x3 dilated": ((16, 13, 13), lambda n: _product(n, 16, dilation=2)),
     "conv 1x1 256->128": ((256, 14, 14), lambda n: _product(n, 128, kernel=1)),
@@ -132,6 +139,9 @@ PROBLEMS: Mapping[str, tuple[tuple[int, ...], Callable[[Network], Value]]] = {
     ),
 }  # fmt: skip
 """Input shape without the batch, and what computes the output."""
+
+WINOGRAD = ("conv 3x3 64->64", "conv 3x3 ragged 5->19", "conv 3x3 padded unevenly 20->70", "conv with residual", "concatenation and slice")
+"""Problems that are also computed by Winograd's method in f32, whatever the estimates say."""
 
 
 def network(name: str, seed: int = 0) -> Network:

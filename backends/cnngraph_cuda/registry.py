@@ -29,12 +29,13 @@ from cnngraph_cuda.templates.relayout import Relayout
 from cnngraph_cuda.templates.resize import ResizeLast
 from cnngraph_cuda.templates.search import Search
 from cnngraph_cuda.templates.softmax import SoftmaxPlain
+from cnngraph_cuda.templates.winograd_plan import Winograd
 
 TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
-        ConvGemm(), Depthwise(), ConvDirect(), ConvTransposeGemm(), ConvTransposeGather(), PoolLast(), ResizeLast(), Channels(), Join(),
-        CopyNd(),
+        ConvGemm(), Winograd(), Depthwise(), ConvDirect(), ConvTransposeGemm(), ConvTransposeGather(), PoolLast(), ResizeLast(),
+        Channels(), Join(), CopyNd(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulGemm(), MatMulPlain(), Search(),
         GatherPlain(), EltwiseLast(),
         EltwisePlain(), EltwiseStrided(), EltwiseIntegers(), WhereStrided(), PredicateStrided(), BitsStrided(), CastStrided(),

@@ -322,7 +322,7 @@ def _star_counts(name: str, plain: int, stars: int) -> list[int]:
     """How many registers each starred argument stands for."""
     if name.startswith("mma_"):
         return [4, 4, 2]
-    if name == "dot4":
+    if name in ("dot4", "fma4"):
         return [4, 4]
     if name.startswith("wgmma_tf32"):
         return [4]

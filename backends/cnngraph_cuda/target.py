@@ -34,6 +34,7 @@ class CudaTarget(Target):
         multiprocessors: assumed by the choice of tiles; a constant of the target, not of the machine that compiles.
         batch: images in flight that the choice of tiles assumes where the batch is symbolic.
         tile: pixels and outputs of the tile of every matrix product, for measurements; None: the choice of each.
+        winograd: outputs of a block of every convolution that Winograd's method can compute, for measurements; None: by estimate.
         copies: how tiles of warpgroups (sm_90a) come to shared memory: by "tma" where it can, or for comparison by "cp_async" only.
     """
 
@@ -43,6 +44,7 @@ class CudaTarget(Target):
     multiprocessors: int = 132
     batch: int = 8
     tile: tuple[int, int] | None = None
+    winograd: int | None = None
     copies: str = COPIES[0]
 
     @property
@@ -65,7 +67,8 @@ class CudaTarget(Target):
 def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTarget:
     """The target for ``arch`` (None: ``sm_90``), written as ``sm_90``, ``sm_90:f16``, ``sm_90:f16:128`` or ``sm_90:f16:128:64x32``.
 
-    Words after the batch size are a tile or a way to copy (:data:`COPIES`).
+    Words after the batch size are a tile, a kind of Winograd convolution (``winograd64``: by the outputs of a block) or a way to copy
+    (:data:`COPIES`).
 
     Raises:
         UsageError: no such architecture, precision, batch size, tile or way to copy.
@@ -78,13 +81,15 @@ def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTar
         if not parts[2].isascii() or not parts[2].isdigit() or int(parts[2]) < 1:
             raise UsageError(f"{parts[2]!r} is no batch size")
         batch = int(parts[2])
-    tile, copies = None, COPIES[0]
+    tile, winograd, copies = None, None, COPIES[0]
     for word in parts[3:]:
-        found = re.fullmatch("([0-9]{2,3})x([0-9]{2,3})", word, re.ASCII)
+        found = re.fullmatch("([0-9]{2,3})x([0-9]{2,3})|winograd([0-9]{2})", word, re.ASCII)
         if found is None and word not in COPIES:
             raise UsageError(f"{arch!r} is no architecture; write sm_90, sm_90:f16, sm_90:f16:128 or sm_90:f16:128:64x32")
         if found is None:
             copies = word
+        elif found.group(3):
+            winograd = int(found.group(3))
         else:
             tile = int(found.group(1)), int(found.group(2))
     if name not in SHARED_LIMITS:
@@ -103,5 +108,6 @@ def resolve(arch: str | None, precision: str = "f32", batch: int = 8) -> CudaTar
         shared=SHARED_LIMITS[name] * 1024,
         batch=batch,
         tile=tile,
+        winograd=winograd,
         copies=copies,
     )

@@ -59,7 +59,9 @@ def network(c, k, hw, kernel=(3, 3), pad=1, stride=1, dilation=1, group=1, epilo
 @pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
 @pytest.mark.parametrize("case", CASES)
 def test_conv(case, precision):
-    used = compare(network(**CASES[case]), isa=f"sm_90:{precision}", orders=("lockstep", "backward") if case in SEVERAL else ("lockstep",))
+    used = compare(
+        network(**CASES[case]), isa=f"sm_90:{precision}:8:64x32", orders=("lockstep", "backward") if case in SEVERAL else ("lockstep",)
+    )
     assert "conv_gemm" in used
 
 

@@ -15,6 +15,7 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = {
     "conv_gemm_f16_residual": ("conv with residual", "sm_90:f16:1", "conv_gemm"),
     "conv_gemm_f32": ("conv 1x1 256->128", "sm_80:f32:1", "conv_gemm"),
+    "winograd_f32_residual": ("conv with residual", "sm_90:f32:1:winograd32", "winograd"),
     "depthwise_f16": ("depthwise 3x3", "sm_90:f16:1", "depthwise"),
     "max_pool_f32": ("max pool", "sm_80:f32:1", "pool"),
     "reduce_f16": ("global pool, dense, softmax", "sm_90:f16:1", "reduce_spatial"),

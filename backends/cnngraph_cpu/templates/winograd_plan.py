@@ -23,6 +23,7 @@ from cnngraph.kernels.template import (
     Target,
     Template,
 )
+from cnngraph.kernels.winograd import transform_filters
 from cnngraph.ops.conv import Conv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import winograd as kernel
@@ -264,20 +265,14 @@ def pack_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, _ou
 
 
 def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, outputs: int) -> np.ndarray:
-    """G g G^T of every filter, in float64, rounded once: ``[channel tile][P*P][channel][tile channel]``, P = outputs + 2.
-
-    The sums are written out, because a matrix product's bits depend on the machine.
-    """
+    """G g G^T of every filter, in float64, rounded once: ``[channel tile][P*P][channel][tile channel]``, P = outputs + 2."""
     filters = _filters(w, g, tiles * tile_channels)
-    rule = G[outputs]
-    out = np.empty((tiles, len(rule) ** 2, g.channels, tile_channels), np.float32)
+    out = np.empty((tiles, (outputs + 2) ** 2, g.channels, tile_channels), np.float32)
     for tile in range(tiles):
         part = filters[tile * tile_channels : (tile + 1) * tile_channels]
-        taps = np.ascontiguousarray(part.transpose(2, 1, 0)).astype(np.float64).reshape(3, 3, g.channels, tile_channels)
-        rows = [sum(factor * taps[i] for i, factor in enumerate(line) if factor) for line in rule]
-        for a, row in enumerate(rows):
-            for b, line in enumerate(rule):
-                out[tile, len(rule) * a + b] = sum(factor * row[j] for j, factor in enumerate(line) if factor)
+        taps = np.ascontiguousarray(part.transpose(2, 1, 0)).reshape(3, 3, g.channels, tile_channels)
+        for point, weights in enumerate(transform_filters(taps, G[outputs])):
+            out[tile, point] = weights
     return out
 
 
