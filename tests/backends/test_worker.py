@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cnngraph_cpu.worker import _LEFT_OUT, _pipeline, single_assignments
+from cnngraph_cpu.worker import _LEFT_OUT, _pipeline, remember_signatures, single_assignments
 
 SOURCES = {
     "straight": "a = n\nb = a + 1\na = b * 2\nb = a + b\nout.append(a + b)",
@@ -64,3 +64,27 @@ def test_the_passes_left_out_exist() -> None:
 
     assert all(hasattr(untyped_passes, name) or hasattr(typed_passes, name) for name in _LEFT_OUT)
     assert _pipeline() is _pipeline()
+
+
+def test_types_of_calls_are_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each combination of operand types, with the answer that Numba gives; a failure is not kept."""
+    from numba import types
+    from numba.core.types.functions import BaseFunction
+
+    asked: list[tuple[object, ...]] = []
+
+    def resolve(self: BaseFunction, context: object, args: tuple[object, ...], kws: dict[str, object]) -> object:
+        asked.append(args)
+        if types.float32 in args:
+            raise TypeError("no match")
+        return args[0], kws.get("n")
+
+    monkeypatch.setattr(BaseFunction, "get_call_type", resolve)
+    remember_signatures()
+    function = BaseFunction.__new__(BaseFunction)
+    for args, kws in (((types.int64, types.int32), {}), ((types.int32,), {}), ((types.int32,), {"n": types.int8})) * 3:
+        assert function.get_call_type(None, args, kws) == (args[0], kws.get("n"))
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            function.get_call_type(None, (types.float32,), {})
+    assert len(asked) == 3 + 2
