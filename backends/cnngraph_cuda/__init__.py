@@ -42,10 +42,18 @@ class CudaBackend:
 
     def adapt(self, graph: Graph, target: Target) -> None:
         """Give the graph the target's element type, and concatenations no more parts than a kernel takes."""
+        from cnngraph.ir.types import DType
+        from cnngraph.passes.base import PassContext
+        from cnngraph.passes.fuse_elementwise import FuseElementwise
+        from cnngraph.passes.merge_common import MergeCommon
         from cnngraph_cuda.precision import lower_precision, lower_products, split_concatenations
+        from cnngraph_cuda.quantised import lower_quantised
         from cnngraph_cuda.templates.channels import MOST_PARTS
         from cnngraph_cuda.templates.common import cuda
 
+        if cuda(target).dtype is DType.F32 and lower_quantised(graph):
+            FuseElementwise().run(graph, PassContext())
+            MergeCommon().run(graph, PassContext())
         split_concatenations(graph, MOST_PARTS)
         lower_products(graph)
         lower_precision(graph, cuda(target).dtype)

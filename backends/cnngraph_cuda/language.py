@@ -36,9 +36,9 @@ grid_x = grid_y = grid_z = ldcg4 = ldmatrix = lds1 = lds4 = load_float = load_fl
 load_source = load_source_vector = load_vector = log = maximum = minimum = mma = mul = power = registers = _only_specialised
 relu = round_tf32 = select = shared_base = shuffle_xor = sqrt = store_float = store_floats = store_one = _only_specialised
 store_quad = store_vector = sts1 = sts2 = sts4 = sub = sync = thread = to_float = unroll = _only_specialised
-float_of_long = load_operand = long_add = long_max = long_min = long_mul = _only_specialised
+float_of_long = load_operand = store_operand = long_add = long_max = long_min = long_mul = _only_specialised
 long_and = long_expression = long_fmod = long_mod = long_not = long_or = _only_specialised
-long_shift_left = long_shift_right = long_xor = order_unsigned = truncate = _only_specialised
+long_shift_left = long_shift_right = long_xor = long_sub = order_unsigned = round_even = truncate = _only_specialised
 finish_epilogue = fma4 = ldmatrix_transposed = load_epilogue = load_four_if = load_one = opaque = store_int = store_pair = _only_specialised
 mbarrier_expect = mbarrier_fence = mbarrier_init = mbarrier_wait = tma_load = _only_specialised
 proxy_fence = wgmma = wgmma_commit = wgmma_fence = wgmma_wait = wgmma_zeros = _only_specialised

@@ -10,7 +10,7 @@ from cnngraph.errors import CnngraphError, UnsupportedError, printable
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import DType, Sym, numel
 from cnngraph.ops import Cast, Concat, Dense, MatMul, Reshape
-from cnngraph.ops.quantized import DequantizeLinear
+from cnngraph.ops.quantized import DequantizeLinear, QuantizeLinear
 from cnngraph.passes.choose_layout import ALIASES, LayoutChoice
 
 _NAMING = (Cast, DequantizeLinear)
@@ -40,8 +40,9 @@ def lower_precision(graph: Graph, dtype: DType) -> None:
         if node in casts:
             continue
         inputs: list[Value | None] = []
-        for operand in node.inputs:
-            if operand is not None and operand.is_constant and operand.type.dtype is DType.F32:
+        for place, operand in enumerate(node.inputs):
+            exact = place == 1 and isinstance(node.op, (QuantizeLinear, DequantizeLinear))  # a rounded scale would move whole steps
+            if operand is not None and operand.is_constant and operand.type.dtype is DType.F32 and not exact:
                 if operand not in narrow:
                     narrow[operand] = graph.constant(_narrowed(operand, dtype, node.label), operand.names)
                 inputs.append(narrow[operand])

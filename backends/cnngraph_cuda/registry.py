@@ -23,6 +23,8 @@ from cnngraph_cuda.templates.matmul import MatMulPlain
 from cnngraph_cuda.templates.matmul_gemm import MatMulGemm
 from cnngraph_cuda.templates.nothing import Nothing
 from cnngraph_cuda.templates.pool import PoolLast
+from cnngraph_cuda.templates.quantise import DequantizeStrided, QBinaryStrided, QuantizeStrided
+from cnngraph_cuda.templates.range import RangeOfPartsKernel, RangeParametersKernel
 from cnngraph_cuda.templates.reduce import ReduceSpatial
 from cnngraph_cuda.templates.reduce_plain import ReducePlain
 from cnngraph_cuda.templates.relayout import Relayout
@@ -35,11 +37,10 @@ TEMPLATES: dict[str, Any] = {
     template.name: template
     for template in (
         ConvGemm(), Winograd(), Depthwise(), ConvDirect(), ConvTransposeGemm(), ConvTransposeGather(), PoolLast(), ResizeLast(),
-        Channels(), Join(), CopyNd(),
-        ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulGemm(), MatMulPlain(), Search(),
-        GatherPlain(), EltwiseLast(),
-        EltwisePlain(), EltwiseStrided(), EltwiseIntegers(), WhereStrided(), PredicateStrided(), BitsStrided(), CastStrided(),
-        BitCastStrided(),
-        GatherComputed(), GatherElementsComputed(), GatherNDComputed(), ScatterElementsLines(), Relayout(), Nothing(),
+        Channels(), Join(), CopyNd(), ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), GroupNormLast(), MatMulGemm(),
+        MatMulPlain(), Search(), GatherPlain(), EltwiseLast(), EltwisePlain(), EltwiseStrided(), EltwiseIntegers(), WhereStrided(),
+        PredicateStrided(), BitsStrided(), CastStrided(), BitCastStrided(), GatherComputed(), GatherElementsComputed(),
+        GatherNDComputed(), ScatterElementsLines(), QuantizeStrided(), DequantizeStrided(), QBinaryStrided(), RangeOfPartsKernel(),
+        RangeParametersKernel(), Relayout(), Nothing(),
     )
 }  # fmt: skip

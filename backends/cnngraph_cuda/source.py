@@ -235,8 +235,11 @@ class _Lowering:
     def _call(self, node: ast.Call, name: str) -> ast.expr:
         name = self._names.get(name, name)
         name = f"u{name}" if self._unsigned and f"u{name}" in PRIMITIVES else name
-        if name == "load_operand":
-            return _call(f"ld1_{self._operands[_number(node.args[0])]}", *(self._value(a) for a in node.args[1:]))
+        if name in ("load_operand", "store_operand"):
+            return _call(
+                f"{'ld' if name == 'load_operand' else 'st'}1_{self._operands[_number(node.args[0])]}",
+                *(self._value(a) for a in node.args[1:]),
+            )
         if name == "shared_base":
             self.shared = True
             return _call("shared_address", ast.Name("shared", ast.Load()))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import PLAIN, Dim, DType, numel, strides_of
-from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Pointer, Target
+from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops.expression import Expression
 from cnngraph_cuda.language import (
     DataPointer,
@@ -25,7 +27,7 @@ from cnngraph_cuda.language import (
     store_one,
     thread,
 )
-from cnngraph_cuda.source import Code
+from cnngraph_cuda.source import F32, Code
 from cnngraph_cuda.templates.common import Family, data_type, kernel_call, launch, refuse_empty
 
 OPERANDS = THREADS = 0
@@ -76,9 +78,14 @@ def strided_code(compute: Callable[[], None], summary: str, **helpers: Callable[
 
 def refuse_shapes(node: Node) -> str | None:
     """A refusal of more than six operands or axes, and of empty tensors."""
-    if sum(v is not None for v in node.inputs) > MOST or node.output.type.rank > AXES:
-        return f"more than {MOST} operands or {AXES} axes"
-    return refuse_empty(node)
+    if sum(v is not None for v in node.inputs) > MOST:
+        return f"more than {MOST} operands"
+    return refuse_axes(node)
+
+
+def refuse_axes(node: Node) -> str | None:
+    """A refusal of more than six axes, and of empty tensors."""
+    return f"more than {AXES} axes" if node.output.type.rank > AXES else refuse_empty(node)
 
 
 def plain_layouts(node: Node) -> Sequence[LayoutRequest]:
@@ -96,21 +103,27 @@ def broadcast_strides(shape: tuple[Dim, ...], rank: int) -> list[Dim]:
 def strided_call(
     family: Family, target: Target, values: Sequence[Value], y: Value, constants: Sequence[tuple[str, int]] = (),
     expression: Expression | None = None, strides: Sequence[Sequence[Dim]] | None = None, types: Sequence[DType] | None = None,
-    data: DType | None = None,
+    data: DType | None = None, numbers: Sequence[float] = (),
 ) -> KernelCall:  # fmt: skip
-    """The call for these operands; ``strides``, ``types`` and ``data`` replace what their shapes and types and that of ``y`` give."""
+    """The call for these operands; ``strides``, ``types`` and ``data`` replace what their shapes and types and that of ``y`` give.
+
+    ``numbers`` are float32 operands behind the others, the same for all elements.
+    """
     shape = y.type.shape
     units, threads = numel(shape), 256
     dims: list[Dim] = [*[1] * (AXES - len(shape)), *shape]
-    filled = [min(i, len(values) - 1) for i in range(MOST)]
+    count = len(values) + len(numbers)
+    filled = [min(i, count - 1) for i in range(MOST)]
     steps = strides or [broadcast_strides(v.type.shape, len(shape)) for v in values]
-    kinds = [data_type(t) for t in types or [v.type.dtype for v in values]]
+    steps = [*steps, *([0] * len(shape) for _ in numbers)]
+    kinds = [*(data_type(t) for t in types or [v.type.dtype for v in values]), *(F32 for _ in numbers)]
+    pointers: list[Argument] = [*map(Pointer, values), *(Packed(np.array([n], np.float32)) for n in numbers)]
     arguments: dict[str, Argument] = {
-        **launch(units, threads, threads, values=(y, *values)), **{f"x{i}": Pointer(values[k]) for i, k in enumerate(filled)},
+        **launch(units, threads, threads, values=(y, *values)), **{f"x{i}": pointers[k] for i, k in enumerate(filled)},
         "y": Pointer(y), "elements": Extent(units), **{f"d{i}": Extent(dims[i]) for i in range(1, AXES)},
     }  # fmt: skip
     for letter, k in zip(_LETTERS, filled, strict=True):
         padded = [*[0] * (AXES - len(shape)), *steps[k]]
         arguments |= {f"{letter}{axis}": Extent(padded[axis]) for axis in range(AXES)}
-    every = (*constants, ("OPERANDS", len(values)), *((f"T{i}", kinds[k]) for i, k in enumerate(filled)))
+    every = (*constants, ("OPERANDS", count), *((f"T{i}", kinds[k]) for i, k in enumerate(filled)))
     return kernel_call(family, target, arguments, y, threads, every, expression=expression, data=data)
