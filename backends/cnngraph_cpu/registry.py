@@ -23,6 +23,7 @@ from cnngraph_cpu.templates.lrn import LocalResponse
 from cnngraph_cpu.templates.matmul import MatMulPlain
 from cnngraph_cpu.templates.pool import PoolBlocked
 from cnngraph_cpu.templates.pool_indices import MaxUnpoolPlaces, PoolIndices
+from cnngraph_cpu.templates.pool_plain import PoolPlain
 from cnngraph_cpu.templates.qbroadcast import QBinaryChannel, QBinaryRows
 from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.qconv_tiles_plan import QConvTiles
@@ -44,7 +45,7 @@ TEMPLATES = {
     template.name: template
     for template in (
         ConvDirect(), ConvPairs(), ConvRows(), ConvTiles(), ConvTilesPlain(), Winograd(), ConvTransposeDirect(), Depthwise(), DenseLayer(),
-        DensePairs(), MatMulPlain(), PoolBlocked(),
+        DensePairs(), MatMulPlain(), PoolBlocked(), PoolPlain(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),

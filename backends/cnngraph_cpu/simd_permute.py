@@ -1,4 +1,4 @@
-"""Lanes of a vector in an order that is known only at run time, and bytes by a table."""
+"""Lanes of vectors in another order, and bytes by a table."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _X86 = {16: "llvm.x86.avx512.permvar.sf.512", 8: "llvm.x86.avx2.permps"}
 
 
 def permutations(lanes: int) -> dict[str, Any]:
-    """``permute(v, order)``: lane i of the result is lane ``order[i]`` of ``v``; every order[i] is a lane.
+    """``permute(v, order)``: lane i of the result is lane ``order[i]`` of ``v``; every order[i] is a lane known at run time.
 
     Vectors of 8 and of 16 lanes exist on x86 only, where this is one instruction; those of 4 lanes go lane by lane.
+    ``even_lanes(a, b)`` and ``odd_lanes(a, b)``: every second lane of ``a`` and then of ``b``.
     """
     vector, orders = ir.VectorType(ir.FloatType(), lanes), ir.VectorType(ir.IntType(32), lanes)
 
@@ -39,7 +40,19 @@ def permutations(lanes: int) -> dict[str, Any]:
 
         return VectorType(lanes)(VectorType(lanes), IntVectorType(lanes)), codegen
 
-    return {"permute": permute, **({"translate": _translate} if lanes == _TRANSLATED else {})}
+    def every_second(first: int) -> Any:
+        @intrinsic
+        def call(typingctx: Any, a: Any, b: Any) -> Any:
+            def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                chosen = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, 2 * lanes, 2)))
+                return builder.shuffle_vector(*values, chosen)
+
+            return VectorType(lanes)(VectorType(lanes), VectorType(lanes)), codegen
+
+        return call
+
+    table = {"permute": permute, "even_lanes": every_second(0), "odd_lanes": every_second(1)}
+    return {**table, **({"translate": _translate} if lanes == _TRANSLATED else {})}
 
 
 @intrinsic

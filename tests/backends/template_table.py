@@ -75,6 +75,7 @@ def pool_cases() -> list[Case]:
         ((BATCH, 3, 5, 6, 7), (2, 3, 2), (2, 1, 2), (1, 1, 0, 0, 1, 1), (1, 1, 2), False),
         ((BATCH, 3, 5, 8, 9), (3, 5, 5), (1, 1, 1), (1, 2, 2, 1, 2, 2), (1, 1, 1), False),
         ((BATCH, 3, 2, 2), (3, 3), (1, 1), (2, 2, 2, 2), (1, 1), False),
+        ((BATCH, 3, 6, 9), (2, 2), (2, 2), (0, 0, 0, 0), (1, 1), False),
     ]
     out = []
     for (shape, kernel, strides, pads, dilations, ceil), (kind, count) in itertools.product(
@@ -82,6 +83,25 @@ def pool_cases() -> list[Case]:
     ):
         out.append(Case("pool", Pool(kind, kernel, strides, pads, dilations, ceil, count), (shape,)))
     return out
+
+
+def pool_plain_cases() -> list[Case]:
+    shapes: list[tuple[Any, ...]] = [
+        ((BATCH, 3, 8, 28), (2, 2), (2, 2), (0, 0, 0, 0), (1, 1), False),
+        ((BATCH, 2, 7, 65), (2, 2), (2, 2), (0, 0, 0, 0), (1, 1), False),
+        ((BATCH, 3, 9, 40), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), True),
+        ((BATCH, 1, 6, 21), (3, 5), (1, 1), (1, 2, 1, 2), (1, 1), False),
+        ((1, 2, 6, 38), (2, 4), (1, 2), (0, 0, 1, 0), (2, 1), False),
+        ((BATCH, 3, 33), (3,), (1,), (0, 0), (1,), False),
+        ((BATCH, 3, 7), (4,), (2,), (3, 2), (1,), True),
+        ((BATCH, 2, 4, 5, 36), (2, 3, 2), (2, 1, 2), (1, 0, 0, 0, 1, 0), (1, 1, 1), False),
+        ((BATCH, 3, 2, 2), (3, 3), (1, 1), (2, 2, 2, 2), (1, 1), False),
+    ]
+    return [
+        Case("pool_plain", Pool(kind, kernel, strides, pads, dilations, ceil, count), (shape,))
+        for shape, kernel, strides, pads, dilations, ceil in shapes
+        for kind, count in (("max", False), ("average", False), ("average", True))
+    ]
 
 
 def depthwise_cases() -> list[Case]:
@@ -181,6 +201,7 @@ def reduce_cases() -> list[Case]:
         out.append(Case("softmax", Softmax(1, log), ((BATCH, 37),), scale=5.0))
         out.append(Case("softmax", Softmax(1, log), ((BATCH, 5, 3, 7),), scale=5.0))
         out.append(Case("softmax", Softmax(2, log), ((BATCH, 3, 2, 1),), scale=50.0))
+        out.extend(Case("softmax", Softmax(2, log), ((BATCH, rows, columns),), scale=20.0) for rows, columns in ((37, 2), (9, 8), (700, 4)))
     return out
 
 
@@ -223,6 +244,7 @@ def movement_cases() -> list[Case]:
         Case("concat", Concat(1), ((BATCH, 3, 4), (BATCH, 5, 4))),
         Case("concat", Concat(3), ((BATCH, 3, 4, 5), (BATCH, 3, 4, 90), (BATCH, 3, 4, 1))),
         Case("concat", Concat(0), ((4, 3), (1, 3))),
+        Case("concat", Concat(2), ((BATCH, 70, 2), (BATCH, 70, 3), (BATCH, 70, 1))),
         Case("concat", Concat(1), tuple((BATCH, 1 + i % 3, 7) for i in range(9))),
     ]  # fmt: skip
 
@@ -240,6 +262,7 @@ ALL = {
     for i, case in enumerate(
         elementwise_cases()
         + pool_cases()
+        + pool_plain_cases()
         + depthwise_cases()
         + conv_rows_cases()
         + dense_cases()

@@ -10,7 +10,8 @@ import pytest
 
 from cnngraph.ir.types import BATCH, PLAIN, Layout
 from cnngraph.kernels.template import LayoutRequest
-from cnngraph.ops import Conv
+from cnngraph.ops import Conv, Expression, Instr
+from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
 from cnngraph_cpu.target import ISAS
 from tests.backends.template_cases import Case, build, plan, requests, run_emulated
@@ -69,3 +70,15 @@ def test_blocked_input_is_offered_where_its_channels_fill_vectors() -> None:
     assert inputs == [PLAIN, Layout(16)]
     assert [request.inputs[0] for request in requests(_case(15, (9, 9), 2, 3), "avx512")] == [PLAIN]
     assert [request.inputs[0] for request in requests(_case(16, (9, 9), 2, 3, 2), "avx512")] == [PLAIN]
+
+
+@pytest.mark.parametrize(("function", "told"), [("tanh", True), ("elu", True), ("relu", False), ("sigmoid", False)])
+def test_long_epilogues_are_computed_one_after_another(function: str, told: bool) -> None:
+    """Otherwise the compiler computes those of a whole register tile side by side, out of memory."""
+    case = _case(3, (20, 20), 4, 3)
+    assert isinstance(case.op, Conv)
+    op = dataclasses.replace(case.op, epilogue=Expression(1, (Instr(function, (0,), (1.0,) if function == "elu" else ()),)))
+    _, call = plan(dataclasses.replace(case, op=op), "avx512", LayoutRequest((PLAIN, None, None), (PLAIN,)))
+    text = backend.source(call.spec).text
+    rows, tail, outputs = (call.spec.constant(name) for name in ("TR", "TAIL_ROWS", "OT"))
+    assert text.count("in_order(") == (told and (rows + tail) * outputs)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import ceil_div, per_image
+from cnngraph.ir.types import TensorType, ceil_div, per_image, product, static
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Scratch, Target
 from cnngraph.ops import Pool
-from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, registers, splat, store, to_float, unroll
+from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, mul, registers, splat, store, to_float, unroll
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_floats
 
-W = AVERAGE = COUNT_PAD = SEPARABLE = SX = KX = 0
+W = AVERAGE = COUNT_PAD = SEPARABLE = SX = KX = SCALE = 0
 _MOST_UNROLLED_TAPS = 3
 
 
@@ -69,7 +69,10 @@ def output_columns(COLS: int, ox: int, from_x: int, to_x: int) -> None:
             for ky in range(first_y, last_y):
                 row_at = image * x_batch + (((cb * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + x0) * W
                 taps_of_row(COLS, from_x, to_x)
-    if AVERAGE:
+    if SCALE:
+        for c in unroll(COLS):
+            acc[c] = mul(acc[c], splat(1.0 / SCALE))
+    elif AVERAGE:
         if COUNT_PAD:
             counted = counted_rows * min(kernel_x, (limit_x - pad_x - x0 + DX - 1) // DX)
         else:
@@ -224,13 +227,22 @@ class PoolBlocked:
                 else tuple(prefix + axis for axis in "dyx")
             )
             arguments.update({name: Extent(v) for name, v in zip(names, values, strict=True)})
-        near = dilation == [1, 1, 1]
+        near, taps = dilation == [1, 1, 1], product(op.kernel)  # by a power of two the product is the quotient
         constants = (
             ("AVERAGE", int(op.kind == "average")), ("COUNT_PAD", int(op.kind == "average" and op.count_include_pad)),
             ("SEPARABLE", int(separable)), ("SX", stride[2]), ("KX", kernel[2] if near and kernel[2] <= _MOST_UNROLLED_TAPS else 0),
             *((("DZ", 1), ("DY", 1), ("DX", 1)) if near else ()),
+            *((("SCALE", taps),) if op.kind == "average" and taps & (taps - 1) == 0 and whole_windows(op, x.type, y.type) else ()),
         )  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+
+
+def whole_windows(op: Pool, x: TensorType, y: TensorType) -> bool:
+    """Whether every window lies within the input, and an average therefore always divides by the same number."""
+    if any(op.pads):
+        return False
+    windows = zip(static(x.shape[2:]), static(y.shape[2:]), op.kernel, op.strides, op.dilations, strict=True)
+    return all((out - 1) * stride + (kernel - 1) * dilation < size for size, out, kernel, stride, dilation in windows)
 
 
 def inner_columns(size: int, out: int, kernel: int, stride: int, dilation: int, pad: int) -> tuple[int, int]:

@@ -1,0 +1,237 @@
+"""Max and average pooling on plain tensors of few channels: the lanes of a vector are columns.
+
+A task is an output row of a channel. The rows of its windows are combined vector by vector, then the columns; with a stride of 2 the even
+and the odd columns are taken apart in registers. Rows with padding are combined into a line of scratch first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import PLAIN, ceil_div, numel, per_image, product, round_up
+from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Scratch, Target
+from cnngraph.ops import Pool
+from cnngraph_cpu.language import (
+    F32Pointer,
+    add,
+    div,
+    even_lanes,
+    load,
+    load_partial,
+    maximum,
+    mul,
+    odd_lanes,
+    registers,
+    splat,
+    store,
+    store_partial,
+    to_float,
+    unroll,
+)
+from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates.common import only_floats
+from cnngraph_cpu.templates.pool import whole_windows
+
+W = AVERAGE = PADDED = SX = KX = SCALE = COUNT_PAD = 0
+_MOST_TAPS = 8
+
+
+def pad_row() -> None:
+    """Combine the window's rows, with padding on both sides, into scratch."""
+    for c in range(0, line_width, W):
+        store(scratch, c, splat(0.0) if AVERAGE else splat(-1e400))
+    for c in range(0, width, W):
+        low[0] = splat(0.0) if AVERAGE else splat(-1e400)
+        for kz in range(first_d, last_d):
+            for ky in range(first_y, last_y):
+                value = load_partial(x, source_at + (kz * DZ * height + ky * DY) * width + c, width - c)
+                low[0] = add(low[0], value) if AVERAGE else maximum(low[0], value)
+        if width - c >= W:
+            store(scratch, pad_x + c, low[0])
+        else:
+            store_partial(scratch, pad_x + c, low[0], width - c)
+
+
+def pool_columns(WHOLE: int, column: int) -> None:
+    """W output columns from ``column`` on; not WHOLE: as many as there are, from no further than the end of the row."""
+    for p in unroll(KX if SX == 1 else (KX + 1) // 2):
+        low[p] = splat(0.0) if AVERAGE else splat(-1e400)
+        high[p] = low[p]
+        for kz in range(from_d, to_d):
+            for ky in range(from_y, to_y):
+                place = row_at + (kz * DZ * height + ky * DY) * width + (column + p) * SX
+                if WHOLE:
+                    value = load(source, place)
+                else:
+                    value = load_partial(source, place, line_width - (column + p) * SX)
+                low[p] = add(low[p], value) if AVERAGE else maximum(low[p], value)
+                if SX == 2:
+                    if WHOLE:
+                        value = load(source, place + W)
+                    else:
+                        value = load_partial(source, place + W, line_width - (column + p) * SX - W)
+                    high[p] = add(high[p], value) if AVERAGE else maximum(high[p], value)
+    result = even_lanes(low[0], high[0]) if SX == 2 else low[0]
+    for k in unroll(1, KX):
+        if SX == 1:
+            value = low[k]
+        elif k % 2 == 1:
+            value = odd_lanes(low[k // 2], high[k // 2])
+        else:
+            value = even_lanes(low[k // 2], high[k // 2])
+        result = add(result, value) if AVERAGE else maximum(result, value)
+    if SCALE:
+        result = mul(result, splat(1.0 / SCALE))
+    elif AVERAGE:
+        result = div(result, mul(load(counts, column), splat(to_float(max(counted_rows, 1)))))
+    to = image * y_batch + (channel * rows + row) * out_x + column
+    if out_x - column >= W:
+        store(y, to, result)
+    else:
+        store_partial(y, to, result, out_x - column)
+
+
+def pool_plain(
+    x: F32Pointer, y: F32Pointer, scratch: F32Pointer, counts: F32Pointer, images: int, x_batch: int, y_batch: int, channels: int,
+    depth: int, height: int, width: int, out_d: int, out_y: int, out_x: int, kernel_d: int, kernel_y: int, stride_d: int, stride_y: int,
+    DZ: int, DY: int, pad_d: int, pad_y: int, pad_x: int, limit_d: int, limit_y: int, line_width: int, whole: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """``limit_*`` is the padded extent: taps beyond it never count. ``counts`` are the columns that count of each window, never 0.
+
+    Output columns before ``whole`` read no further than the line of ``line_width`` elements that the windows lie in.
+    """
+    low = registers(KX)
+    high = registers(KX)
+    rows = out_d * out_y
+    tasks = images * channels * rows
+    first_task = tasks * tid // threads
+    image = first_task // (channels * rows)
+    channel = first_task // rows % channels
+    oz = first_task % rows // out_y
+    oy = first_task % out_y
+    for _ in range(first_task, tasks * (tid + 1) // threads):
+        row = oz * out_y + oy
+        z0 = oz * stride_d - pad_d
+        y0 = oy * stride_y - pad_y
+        first_d = max(0, (DZ - 1 - z0) // DZ)
+        last_d = max(first_d, min(kernel_d, (depth - z0 + DZ - 1) // DZ))
+        first_y = max(0, (DY - 1 - y0) // DY)
+        last_y = max(first_y, min(kernel_y, (height - y0 + DY - 1) // DY))
+        if COUNT_PAD:
+            counted_rows = min(kernel_d, (limit_d - pad_d - z0 + DZ - 1) // DZ) * min(kernel_y, (limit_y - pad_y - y0 + DY - 1) // DY)
+        else:
+            counted_rows = (last_d - first_d) * (last_y - first_y)
+        source_at = image * x_batch + ((channel * depth + z0) * height + y0) * width
+        if PADDED:
+            pad_row()
+            source = scratch
+            row_at = 0
+            from_d = 0
+            to_d = 1
+            from_y = 0
+            to_y = 1
+        else:
+            source = x
+            row_at = source_at
+            from_d = first_d
+            to_d = last_d
+            from_y = first_y
+            to_y = last_y
+        for column in range(0, whole, W):
+            pool_columns(1, column)
+        for column in range(whole, out_x, W):
+            pool_columns(0, column)
+        oy = oy + 1
+        if oy == out_y:
+            oy = 0
+            oz = oz + 1
+            if oz == out_d:
+                oz = 0
+                channel = channel + 1
+                if channel == channels:
+                    channel = 0
+                    image = image + 1
+
+
+class PoolPlain:
+    """Pooling with columns in the lanes, for tensors that are plain and have fewer channels than a vector has lanes."""
+
+    name = "pool_plain"
+    reorders_arithmetic = False
+    code = Code(pool_plain, {"pad_row": pad_row, "pool_columns": pool_columns}, "Max or average pooling over a plain tensor.")
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses indices, blocked tensors, as many channels as lanes, and windows that are wide, dilated or far apart in a row."""
+        op = node.op
+        if not isinstance(op, Pool):
+            return "not pooling"
+        if len(node.outputs) != 1 or op.indices:
+            return "the indices of the maxima are wanted"
+        refusal = only_floats(node)
+        if refusal:
+            return refusal
+        x = node.input(0).type
+        if not all(isinstance(d, int) and d > 0 for d in (*x.shape[1:], *node.output.type.shape[1:])):
+            return "an extent is zero or depends on the batch"
+        channels = x.shape[1]
+        assert isinstance(channels, int)
+        if channels >= target.width or not x.layout.plain:
+            return f"the tensor is blocked, or its {channels} channels fill a vector"
+        if op.kernel[-1] > _MOST_TAPS or op.strides[-1] > 2 or op.dilations[-1] > 1:
+            return "the windows of a row are wide, dilated or far apart"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Plain in and out."""
+        return [LayoutRequest((PLAIN,), (PLAIN,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Vectors read; less than reordering the tensor would cost."""
+        op, columns = node.op, node.output.type.shape[-1]
+        assert isinstance(op, Pool)
+        assert isinstance(columns, int)
+        rows = per_image(numel(node.output.type.shape)) // columns
+        return 0.5 * rows * ceil_div(columns, target.width) * product(op.kernel)
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """One task an output row of a channel."""
+        op = node.op
+        assert isinstance(op, Pool)
+        x, y, lanes, n = node.input(0), node.output, target.width, len(op.kernel)
+
+        def three(values: Sequence[object], fill: int) -> list[int]:
+            return [fill] * (3 - n) + [int(v) for v in values]  # type: ignore[call-overload]
+
+        size, out, begins, ends = three(x.type.shape[2:], 1), three(y.type.shape[2:], 1), three(op.pads[:n], 0), three(op.pads[n:], 0)
+        kernel, stride, dilation = three(op.kernel, 1), three(op.strides, 1), three(op.dilations, 1)
+        limit = [s + a + b for s, a, b in zip(size, begins, ends, strict=True)]
+        reach = (out[2] - 1) * stride[2] + kernel[2]
+        padded = begins[2] > 0 or reach > size[2]
+        line_width = round_up(max(reach, begins[2] + size[2]) + 2 * lanes, lanes) if padded else size[2]
+        furthest = (kernel[2] - 1) // stride[2] * stride[2] + stride[2] * lanes  # elements from a chunk's first on that are read
+        whole = out[2] if padded else min(out[2], max(0, (line_width - furthest) // (stride[2] * lanes) + 1) * lanes)
+        starts = np.arange(out[2]) * stride[2] - begins[2]
+        low, high = (-begins[2], limit[2] - begins[2]) if op.count_include_pad else (0, size[2])
+        counts = np.ones(round_up(out[2], lanes), np.float32)
+        counts[: out[2]] = np.maximum(np.minimum(starts + kernel[2], high) - np.maximum(starts, low), 1)
+        scale = product(op.kernel) if op.kind == "average" and whole_windows(op, x.type, y.type) else 0
+        channels = x.type.shape[1]
+        arguments: dict[str, Argument] = {
+            "x": Pointer(x), "y": Pointer(y), "scratch": Scratch(line_width * 4 if padded else 4), "counts": Packed(counts),
+            "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y), "channels": Extent(channels),
+        }  # fmt: skip
+        names = ("depth", "height", "width", "out_d", "out_y", "out_x", "kernel_d", "kernel_y", "stride_d", "stride_y", "DZ", "DY")
+        values = (*size, *out, *kernel[:2], *stride[:2], *dilation[:2])
+        arguments.update({name: Extent(value) for name, value in zip(names, values, strict=True)})
+        rest = {"pad_d": begins[0], "pad_y": begins[1], "pad_x": begins[2], "limit_d": limit[0], "limit_y": limit[1]}
+        arguments.update({name: Extent(value) for name, value in rest.items()})
+        arguments.update({"line_width": Extent(line_width), "whole": Extent(whole)})
+        constants = (
+            ("AVERAGE", int(op.kind == "average")), ("COUNT_PAD", int(op.kind == "average" and op.count_include_pad)),
+            ("PADDED", int(padded)), ("SX", stride[2]), ("KX", kernel[2]), ("SCALE", scale if scale & (scale - 1) == 0 else 0),
+            *((("DZ", 1), ("DY", 1)) if dilation[:2] == [1, 1] else ()),
+        )  # fmt: skip
+        return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
