@@ -247,6 +247,7 @@ def movement_cases() -> list[IntCase]:
         IntCase("concat_bytes", Concat(1), tuple(Computed(DType.I8, (BATCH, c, 4)) for c in (3, 5))),
         IntCase("concat_bytes", Concat(3), tuple(Computed(u8, (BATCH, 3, 4, c)) for c in (5, 90, 1))),
         IntCase("concat_bytes", Concat(0), (Computed(u8, (4, 3)), Computed(u8, (1, 3)))),
+        IntCase("concat_bytes", Concat(2), tuple(Computed(u8, (BATCH, 70, c)) for c in (2, 3, 1))),
         IntCase("strided_bytes", Transpose((0, 2, 3, 1)), (Computed(u8, (BATCH, 19, 5, 7)),)),
         IntCase("strided_bytes", Transpose((1, 0, 2)), (Computed(u8, (BATCH, 3, 21)),)),
         IntCase("strided_bytes", Slice((0, 1, 0, 2), (1, 1, 1, 2), (BATCH, 2, 5, 3)), (Computed(u8, (BATCH, 4, 5, 7)),)),

@@ -27,9 +27,11 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_floats
 
-W = TO_BLOCKED = 0
+W = TO_BLOCKED = RUN = 0
 _PIXELS = 1024
 _SLICES = 4
+_RUN = 64
+"""Images a task of a concatenation of short pieces; axes in front of the axis count as images."""
 
 
 def reorder(
@@ -123,24 +125,31 @@ class ReorderKernel:
 def concat(y: F32Pointer, images: int, y_batch: int, parts: int, slices: int, args: F32Pointer, tid: int, threads: int) -> None:
     """Copy every part's images one after another, each in ``slices`` tasks.
 
-    Part p stands at arguments 5+4p: pointer, batch stride, elements an image, place within an image of the result.
+    Part p stands at arguments 5+4p: pointer, batch stride, elements an image, place within an image of the result. With RUN > 1 no part has
+    more than a vector of elements an image, and a task is RUN images.
     """
-    tasks = images * parts * slices
+    tasks = (images + RUN - 1) // RUN * parts * slices
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
         image = task // (parts * slices)
         p = task // slices % parts
         x = pointer_argument(args, 5 + 4 * p)
-        source = image * int_argument(args, 6 + 4 * p)
+        x_batch = int_argument(args, 6 + 4 * p)
         count = int_argument(args, 7 + 4 * p)
-        at = image * y_batch + int_argument(args, 8 + 4 * p)
-        step = (count // slices + W) // W * W
-        first = min(count, task % slices * step)
-        stop = min(count, first + step)
-        whole = first + (stop - first) // W * W
-        for i in range(first, whole, W):
-            store(y, at + i, load(x, source + i))
-        if whole < stop:
-            store_partial(y, at + whole, load_partial(x, source + whole, stop - whole), stop - whole)
+        at = int_argument(args, 8 + 4 * p)
+        if RUN > 1:
+            for i in range(image * RUN, min(image * RUN + RUN, images)):
+                store_partial(y, i * y_batch + at, load_partial(x, i * x_batch, count), count)
+        else:
+            source = image * x_batch
+            to = image * y_batch + at
+            step = (count // slices + W) // W * W
+            first = min(count, task % slices * step)
+            stop = min(count, first + step)
+            whole = first + (stop - first) // W * W
+            for i in range(first, whole, W):
+                store(y, to + i, load(x, source + i))
+            if whole < stop:
+                store_partial(y, to + whole, load_partial(x, source + whole, stop - whole), stop - whole)
 
 
 class ConcatCopy:
@@ -188,17 +197,18 @@ class ConcatCopy:
             "y_batch": BatchStride(y) if axis == 1 else Extent(numel(y.type.shape[axis:])), "parts": Extent(len(node.inputs)),
             "slices": Extent(_SLICES),
         }  # fmt: skip
-        place = 0
-        for i, value in enumerate(node.inputs):
+        place, sizes = 0, [per_image(numel(v.type.physical_shape[axis:])) for v in node.inputs if v is not None]
+        run = _RUN if max(sizes) <= target.width else 1
+        if run > 1:
+            arguments["slices"] = Extent(1)
+        for i, (value, size) in enumerate(zip(node.inputs, sizes, strict=True)):
             assert value is not None
-            size = numel(value.type.physical_shape[axis:])
-            assert isinstance(size, int)
             arguments[f"x{i}"] = Pointer(value)
             arguments[f"x{i}_batch"] = BatchStride(value) if axis == 1 else Extent(size)
             arguments[f"x{i}_size"] = Extent(size)
             arguments[f"x{i}_at"] = Extent(place)
             place += size
-        return KernelCall(KernelSpec(self.name, target.isa, ()), arguments)
+        return KernelCall(KernelSpec(self.name, target.isa, (("RUN", run),)), arguments)
 
 
 def gather(

@@ -21,7 +21,7 @@ from cnngraph_cpu.templates.copy_strided import CopyStrided
 from cnngraph_cpu.templates.quantized import EIGHT
 
 CONTIGUOUS, REPEATED, STRIDED, TRANSPOSED = range(4)
-W = TO_BLOCKED = MODE = 0
+W = TO_BLOCKED = MODE = RUN = 0
 BYTES = (*EIGHT, DType.BOOL)
 """Types whose elements are a byte."""
 
@@ -62,22 +62,29 @@ class ReorderBytes(ReorderKernel):
 
 def concat_bytes(y: BytePointer, images: int, y_batch: int, parts: int, slices: int, args: BytePointer, tid: int, threads: int) -> None:
     """As ``concat`` of the module ``copy``: part p stands at arguments 5+4p."""
-    tasks = images * parts * slices
+    tasks = (images + RUN - 1) // RUN * parts * slices
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
         image = task // (parts * slices)
         p = task // slices % parts
         x = byte_pointer_argument(args, 5 + 4 * p)
-        source = image * int_argument(args, 6 + 4 * p)
+        x_batch = int_argument(args, 6 + 4 * p)
         count = int_argument(args, 7 + 4 * p)
-        at = image * y_batch + int_argument(args, 8 + 4 * p)
-        step = (count // slices + W) // W * W
-        first = min(count, task % slices * step)
-        stop = min(count, first + step)
-        whole = first + (stop - first) // W * W
-        for i in range(first, whole, W):
-            store_bytes(y, at + i, load_bytes(x, source + i))
-        for i in range(whole, stop):
-            put_byte(y, at + i, get_byte(x, source + i))
+        at = int_argument(args, 8 + 4 * p)
+        if RUN > 1:
+            for i in range(image * RUN, min(image * RUN + RUN, images)):
+                for j in range(count):
+                    put_byte(y, i * y_batch + at + j, get_byte(x, i * x_batch + j))
+        else:
+            source = image * x_batch
+            to = image * y_batch + at
+            step = (count // slices + W) // W * W
+            first = min(count, task % slices * step)
+            stop = min(count, first + step)
+            whole = first + (stop - first) // W * W
+            for i in range(first, whole, W):
+                store_bytes(y, to + i, load_bytes(x, source + i))
+            for i in range(whole, stop):
+                put_byte(y, to + i, get_byte(x, source + i))
 
 
 class ConcatBytes(ConcatCopy):
