@@ -35,8 +35,8 @@ from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import only_floats
 from cnngraph_cpu.templates.pool import whole_windows
 
-W = AVERAGE = PADDED = SX = KX = SCALE = COUNT_PAD = 0
-_MOST_TAPS = 8
+W = AVERAGE = PADDED = SX = KX = SCALE = COUNT_PAD = ROWS = 0
+_MOST_TAPS, _MOST_ROWS = 8, 4
 
 
 def pad_row() -> None:
@@ -55,25 +55,33 @@ def pad_row() -> None:
             store_partial(scratch, pad_x + c, low[0], width - c)
 
 
+def row_of_window(WHOLE: int, place: int, p: int) -> None:
+    """Add one row to what is combined of columns ``p``, and with a stride of 2 ``p + 1``."""
+    if WHOLE:
+        value = load(source, place)
+    else:
+        value = load_partial(source, place, line_width - (column + p) * SX)
+    low[p] = add(low[p], value) if AVERAGE else maximum(low[p], value)
+    if SX == 2:
+        if WHOLE:
+            value = load(source, place + W)
+        else:
+            value = load_partial(source, place + W, line_width - (column + p) * SX - W)
+        high[p] = add(high[p], value) if AVERAGE else maximum(high[p], value)
+
+
 def pool_columns(WHOLE: int, column: int) -> None:
     """W output columns from ``column`` on; not WHOLE: as many as there are, from no further than the end of the row."""
     for p in unroll(KX if SX == 1 else (KX + 1) // 2):
         low[p] = splat(0.0) if AVERAGE else splat(-1e400)
         high[p] = low[p]
-        for kz in range(from_d, to_d):
-            for ky in range(from_y, to_y):
-                place = row_at + (kz * DZ * height + ky * DY) * width + (column + p) * SX
-                if WHOLE:
-                    value = load(source, place)
-                else:
-                    value = load_partial(source, place, line_width - (column + p) * SX)
-                low[p] = add(low[p], value) if AVERAGE else maximum(low[p], value)
-                if SX == 2:
-                    if WHOLE:
-                        value = load(source, place + W)
-                    else:
-                        value = load_partial(source, place + W, line_width - (column + p) * SX - W)
-                    high[p] = add(high[p], value) if AVERAGE else maximum(high[p], value)
+        if ROWS:
+            for ky in unroll(ROWS):
+                row_of_window(WHOLE, row_at + ky * DY * width + (column + p) * SX, p)
+        else:
+            for kz in range(from_d, to_d):
+                for ky in range(from_y, to_y):
+                    row_of_window(WHOLE, row_at + (kz * DZ * height + ky * DY) * width + (column + p) * SX, p)
     result = even_lanes(low[0], high[0]) if SX == 2 else low[0]
     for k in unroll(1, KX):
         if SX == 1:
@@ -97,11 +105,12 @@ def pool_columns(WHOLE: int, column: int) -> None:
 def pool_plain(
     x: F32Pointer, y: F32Pointer, scratch: F32Pointer, counts: F32Pointer, images: int, x_batch: int, y_batch: int, channels: int,
     depth: int, height: int, width: int, out_d: int, out_y: int, out_x: int, kernel_d: int, kernel_y: int, stride_d: int, stride_y: int,
-    DZ: int, DY: int, pad_d: int, pad_y: int, pad_x: int, limit_d: int, limit_y: int, line_width: int, whole: int, tid: int, threads: int,
+    DZ: int, DY: int, pad_d: int, pad_y: int, pad_x: int, limit_d: int, limit_y: int, line_width: int, whole: int, span: int,
+    tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``limit_*`` is the padded extent: taps beyond it never count. ``counts`` are the columns that count of each window, never 0.
 
-    Output columns before ``whole`` read no further than the line of ``line_width`` elements that the windows lie in.
+    Output columns before ``whole`` read no further than the line of ``line_width`` elements that the windows lie in, all of them ``span``.
     """
     low = registers(KX)
     high = registers(KX)
@@ -140,9 +149,14 @@ def pool_plain(
             to_d = last_d
             from_y = first_y
             to_y = last_y
-        for column in range(0, whole, W):
+        certain = whole
+        if not PADDED:
+            last_row = ((channel * depth + z0 + (last_d - 1) * DZ) * height + y0 + (last_y - 1) * DY) * width
+            if last_row + span <= channels * depth * height * width:  # what is read behind the row belongs to the image
+                certain = out_x
+        for column in range(0, certain, W):
             pool_columns(1, column)
-        for column in range(whole, out_x, W):
+        for column in range(certain, out_x, W):
             pool_columns(0, column)
         oy = oy + 1
         if oy == out_y:
@@ -161,7 +175,7 @@ class PoolPlain:
 
     name = "pool_plain"
     reorders_arithmetic = False
-    code = Code(pool_plain, {"pad_row": pad_row, "pool_columns": pool_columns}, "Max or average pooling over a plain tensor.")
+    code = Code(pool_plain, {f.__name__: f for f in (pad_row, row_of_window, pool_columns)}, "Max or average pooling over a plain tensor.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses indices, blocked tensors, as many channels as lanes, and windows that are wide, dilated or far apart in a row."""
@@ -218,6 +232,8 @@ class PoolPlain:
         counts = np.ones(round_up(out[2], lanes), np.float32)
         counts[: out[2]] = np.maximum(np.minimum(starts + kernel[2], high) - np.maximum(starts, low), 1)
         scale = product(op.kernel) if op.kind == "average" and whole_windows(op, x.type, y.type) else 0
+        clipped = padded or begins[1] > 0 or (out[1] - 1) * stride[1] + (kernel[1] - 1) * dilation[1] >= size[1]
+        rows = 0 if clipped or size[0] > 1 or kernel[1] > _MOST_ROWS else kernel[1]
         channels = x.type.shape[1]
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "y": Pointer(y), "scratch": Scratch(line_width * 4 if padded else 4), "counts": Packed(counts),
@@ -228,10 +244,12 @@ class PoolPlain:
         arguments.update({name: Extent(value) for name, value in zip(names, values, strict=True)})
         rest = {"pad_d": begins[0], "pad_y": begins[1], "pad_x": begins[2], "limit_d": limit[0], "limit_y": limit[1]}
         arguments.update({name: Extent(value) for name, value in rest.items()})
-        arguments.update({"line_width": Extent(line_width), "whole": Extent(whole)})
+        span = (ceil_div(out[2], lanes) - 1) * lanes * stride[2] + furthest
+        arguments.update({"line_width": Extent(line_width), "whole": Extent(whole), "span": Extent(span)})
         constants = (
             ("AVERAGE", int(op.kind == "average")), ("COUNT_PAD", int(op.kind == "average" and op.count_include_pad)),
-            ("PADDED", int(padded)), ("SX", stride[2]), ("KX", kernel[2]), ("SCALE", scale if scale & (scale - 1) == 0 else 0),
+            ("PADDED", int(padded)), ("ROWS", rows), ("SX", stride[2]), ("KX", kernel[2]),
+            ("SCALE", scale if scale & (scale - 1) == 0 else 0),
             *((("DZ", 1), ("DY", 1)) if dilation[:2] == [1, 1] else ()),
         )  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
