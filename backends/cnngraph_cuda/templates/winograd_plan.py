@@ -57,8 +57,7 @@ BLOCKS = (Block(64, 0.7, 1), Block(32, 0.64, 2))
 Of the instructions of a step (SASS of sm_90) 0.76 and 0.68 are multiply-adds; the rest reads shared memory and brings and transforms
 pixels. A little is taken off for what eight or sixteen warps cannot hide. F(4x4, 3x3) has no block: 36 points of 32 tiles and 32 outputs
 are 128 sums a thread on 9 warps, of which one quarter of a multiprocessor has three, which leaves 168 registers (tried: it spills beside
-36 pixels); on more warps, or with fewer outputs, shared memory is read too often for what is multiplied; and it asks more of the
-second-level cache (25 to 30 bytes a clock) than that gives.
+36 pixels); on more warps, or with fewer outputs, shared memory is read too often for what is multiplied.
 """
 
 PRODUCT_RATE = 0.76
