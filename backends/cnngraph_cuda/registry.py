@@ -23,12 +23,14 @@ from cnngraph_cuda.templates.matmul import MatMulPlain
 from cnngraph_cuda.templates.matmul_gemm import MatMulGemm
 from cnngraph_cuda.templates.nothing import Nothing
 from cnngraph_cuda.templates.pool import PoolLast
+from cnngraph_cuda.templates.pool_plain import MaxUnpoolPlain, PoolPlain
 from cnngraph_cuda.templates.quantise import DequantizeStrided, QBinaryStrided, QuantizeStrided
 from cnngraph_cuda.templates.range import RangeOfPartsKernel, RangeParametersKernel
 from cnngraph_cuda.templates.reduce import ReduceSpatial
 from cnngraph_cuda.templates.reduce_plain import ReducePlain
 from cnngraph_cuda.templates.relayout import Relayout
 from cnngraph_cuda.templates.resize import ResizeLast
+from cnngraph_cuda.templates.roi_align import RoiAlignPlain
 from cnngraph_cuda.templates.search import Search
 from cnngraph_cuda.templates.softmax import SoftmaxPlain
 from cnngraph_cuda.templates.winograd_plan import Winograd
@@ -42,5 +44,6 @@ TEMPLATES: dict[str, Any] = {
         PredicateStrided(), BitsStrided(), CastStrided(), BitCastStrided(), GatherComputed(), GatherElementsComputed(),
         GatherNDComputed(), ScatterElementsLines(), QuantizeStrided(), DequantizeStrided(), QBinaryStrided(), RangeOfPartsKernel(),
         RangeParametersKernel(), Relayout(), Nothing(),
+        PoolPlain(), MaxUnpoolPlain(), RoiAlignPlain(),
     )
 }  # fmt: skip

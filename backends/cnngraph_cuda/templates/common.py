@@ -263,17 +263,19 @@ class Family(Protocol):
 
 
 def layer_call(
-    family: Family, node: Node, target: Target, epilogue: Expression | None, work: Work, weights: np.ndarray, padded: int,
+    family: Family, node: Node, target: Target, epilogue: Expression | None, work: Work, weights: np.ndarray | Value, padded: int,
     numbers: Mapping[str, Dim], constants: Sequence[tuple[str, int]] = (), notes: tuple[str, ...] = (),
 ) -> KernelCall:  # fmt: skip
-    """The call of a layer with constant weights, one thread a unit; ``padded`` is the length of the bias."""
+    """The call of a layer, one thread a unit; ``weights`` packed, or a value as it is; ``padded`` is the length of the bias."""
     x, y, bias = node.input(0), node.output, node.inputs[2]
     kinds, operands = epilogue_arguments(epilogue, node.inputs[3:], y.type)
     outputs = y.type.shape[1]
     assert isinstance(outputs, int)
     arguments: dict[str, Argument] = {
-        **launch(work.units, work.threads, work.threads, values=(x, y, *node.inputs[3:])), **tensors(x, y), "w": Packed(weights),
-        "b": floats(None if bias is None else bias.data, outputs, padded), **extents({work.counted: work.units, **numbers}), **operands,
+        **launch(work.units, work.threads, work.threads, values=(x, y, *node.inputs[3:])), **tensors(x, y),
+        "w": Pointer(weights) if isinstance(weights, Value) else Packed(weights),
+        "b": floats(None if bias is None else bias.data, outputs, padded) if bias is None or bias.is_constant else Pointer(bias),
+        **extents({work.counted: work.units, **numbers}), **operands,
     }  # fmt: skip
     return kernel_call(family, target, arguments, y, work.threads, (*constants, ("VL", work.lanes)), kinds, epilogue, notes)
 

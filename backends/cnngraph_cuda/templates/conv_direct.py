@@ -1,4 +1,4 @@
-"""Convolutions no other kernel takes (odd groups, three spatial axes): one thread has one output element."""
+"""Convolutions no other kernel takes (odd groups, three spatial axes, computed weights): one thread has one output element."""
 
 from __future__ import annotations
 
@@ -6,43 +6,45 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnngraph.ir.graph import Node
-from cnngraph.ir.types import numel, product, static
+from cnngraph.ir.graph import Node, Value
+from cnngraph.ir.types import PLAIN, numel, product, static
 from cnngraph.kernels.template import KernelCall, LayoutRequest, Target
 from cnngraph.ops import Conv
 from cnngraph_cuda.language import (
     DataPointer,
-    F32Pointer,
+    Operand0,
+    Operand1,
     apply_epilogue,
     below,
     block_x,
     both,
     fma,
-    load_float,
     load_one,
+    load_operand,
     registers,
     store_one,
     thread,
 )
-from cnngraph_cuda.source import Code
+from cnngraph_cuda.source import F32, Code
 from cnngraph_cuda.templates.common import (
     Work,
+    data_type,
     layer_call,
     layer_layouts,
+    refuse_epilogue,
     refuse_types,
-    refuse_weights,
 )
 
 VL = THREADS = 0
 
 
 def conv_direct(
-    x: DataPointer, w: F32Pointer, b: F32Pointer, y: DataPointer, elements: int, outputs: int, group_outputs: int, group_channels: int,
+    x: DataPointer, w: Operand0, b: Operand1, y: DataPointer, elements: int, outputs: int, group_outputs: int, group_channels: int,
     plane: int, out_area: int, out_width: int, frames: int, height: int, width: int, taps_d: int, taps_h: int, taps_w: int,
     stride_d: int, stride_h: int, stride_w: int, pad_d: int, pad_h: int, pad_w: int, dilation_d: int, dilation_h: int, dilation_w: int,
-    x_batch: int, x_pixel: int, y_batch: int, y_pixel: int,
+    w_tap: int, w_channel: int, w_output: int, x_batch: int, x_pixel: int, y_batch: int, y_pixel: int,
 ) -> None:  # fmt: skip
-    """Weights lie ``[tap][input channel of the group][output]``."""
+    """``w_tap``, ``w_channel`` and ``w_output`` are the steps from weight to weight."""
     v = registers(1)
     at = block_x() * THREADS + thread()
     if at < elements:
@@ -54,7 +56,7 @@ def conv_direct(
         row = (pixel - frame * out_area) // out_width
         column = pixel - frame * out_area - row * out_width
         source = channel // group_outputs * group_channels
-        v[0] = load_float(b, channel)
+        v[0] = load_operand(1, b, channel)
         for t in range(taps_d):
             d = frame * stride_d - pad_d + t * dilation_d
             for r in range(taps_h):
@@ -63,9 +65,9 @@ def conv_direct(
                     g = column * stride_w - pad_w + s * dilation_w
                     if both(below(d, frames), both(below(h, height), below(g, width))):
                         here = image * x_batch + ((d * height + h) * width + g) * x_pixel + source
-                        there = ((t * taps_h + r) * taps_w + s) * group_channels * outputs + channel
+                        there = ((t * taps_h + r) * taps_w + s) * w_tap + channel * w_output
                         for c in range(group_channels):
-                            v[0] = fma(load_one(x, here + c), load_float(w, there + c * outputs), v[0])
+                            v[0] = fma(load_one(x, here + c), load_operand(0, w, there + c * w_channel), v[0])
         apply_epilogue(v, image, pixel, channel)
         store_one(y, image * y_batch + pixel * y_pixel + channel, v[0])
 
@@ -77,24 +79,26 @@ def triple(values: Sequence[int], lead: int) -> tuple[int, int, int]:
 
 
 class ConvDirect:
-    """Any convolution with constant weights."""
+    """Any convolution."""
 
     name = "conv_direct"
     reorders_arithmetic = False
     code = Code(conv_direct, {}, "Convolution, one output element a thread.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses run-time weights."""
+        """Refuses epilogue operands that no kernel loads."""
         if not isinstance(node.op, Conv):
             return "not a convolution"
         refusal = refuse_types(node, target)
         if refusal:
             return refusal
-        return refuse_weights(node)
+        return refuse_epilogue(node.inputs[3:], node.output.type)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """Channels last."""
-        return layer_layouts(node)
+        """Channels last; computed weights row-major."""
+        (request,) = layer_layouts(node)
+        weights = tuple(PLAIN if v is not None and not v.is_constant else None for v in node.inputs[1:3])
+        return [LayoutRequest((request.inputs[0], *weights, *request.inputs[3:]), request.outputs)]
 
     def cost(self, node: Node, target: Target) -> float:
         """Above that of every other kernel."""
@@ -104,21 +108,28 @@ class ConvDirect:
         """One thread an element."""
         op, x, y = node.op, node.input(0), node.output
         assert isinstance(op, Conv)
-        data = node.input(1).data
-        assert data is not None
-        outputs, group_channels = data.shape[:2]
-        packed = np.ascontiguousarray(data.reshape(outputs, group_channels, -1).transpose(2, 1, 0).astype(np.float32))
+        weights, bias = node.input(1), node.inputs[2]
+        outputs, group_channels = static(weights.type.shape[:2])
+        data: np.ndarray | Value = weights
+        steps = {"w_tap": 1, "w_channel": product(op.kernel), "w_output": group_channels * product(op.kernel)}
+        if weights.data is not None:
+            data = np.ascontiguousarray(weights.data.reshape(outputs, group_channels, -1).transpose(2, 1, 0).astype(np.float32))
+            steps = {"w_tap": group_channels * outputs, "w_channel": outputs, "w_output": 1}
         plane = triple(static(y.type.shape[2:]), 1)
         image = triple(static(x.type.shape[2:]), 1)
         spatial = len(op.kernel)
         units, threads = numel((y.type.shape[0], product(plane), outputs)), 128
         numbers: dict[str, int] = {
             "outputs": outputs, "group_outputs": outputs // op.group, "group_channels": group_channels, "plane": product(plane),
-            "out_area": plane[1] * plane[2], "out_width": plane[2], "frames": image[0], "height": image[1], "width": image[2],
+            "out_area": plane[1] * plane[2], "out_width": plane[2], "frames": image[0], "height": image[1], "width": image[2], **steps,
         }  # fmt: skip
         for name, values, lead in (
             ("taps", op.kernel, 1), ("stride", op.strides, 1), ("pad", op.pads[:spatial], 0), ("dilation", op.dilations, 1),
         ):  # fmt: skip
             numbers |= {f"{name}_{axis}": v for axis, v in zip("dhw", triple(values, lead), strict=True)}
         work = Work(units, "elements", threads, 1)
-        return layer_call(self, node, target, op.epilogue, work, packed, outputs, numbers)
+        kinds = (
+            ("T0", F32 if weights.is_constant else data_type(weights.type.dtype)),
+            ("T1", F32 if bias is None or bias.is_constant else data_type(bias.type.dtype)),
+        )  # fmt: skip
+        return layer_call(self, node, target, op.epilogue, work, data, outputs, numbers, kinds)
