@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnngraph_cuda.tensor_maps import ITEM_BYTES, SWIZZLE_128, TensorMap
+from cnngraph_cuda.tensor_maps import ITEM_BYTES, MOST_OFFSET, SWIZZLE_128, TensorMap
 from cnngraph_cuda.warpgroups import EmulationError
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def wait(lanes: Lanes, address: Any, parity: Any) -> bool:
 def _tile(tensor: MappedTensor, corner: tuple[int, ...]) -> np.ndarray:
     """Bytes ``[row, byte]`` of the box of a map of two axes at ``corner``, innermost coordinate first."""
     given, item = tensor.map, ITEM_BYTES[tensor.map.dtype]
+    if given.window is not None:
+        raise EmulationError("a copy of a box by an im2col map")
     (columns, rows), (pitch,) = given.sizes, given.strides
     if tensor.offset + (rows - 1) * pitch + columns * item > tensor.memory.size:
         raise EmulationError(f"a tensor map of {rows} rows goes beyond its memory of {tensor.memory.size - tensor.offset} bytes")
@@ -123,6 +125,28 @@ def _tile(tensor: MappedTensor, corner: tuple[int, ...]) -> np.ndarray:
     byte = corner[0] * item + np.arange(given.row_bytes)
     inside = (row >= 0) & (row < rows) & (byte >= 0) & (byte < columns * item)
     return np.where(inside, tensor.memory[np.where(inside, tensor.offset + row * pitch + byte, 0)], 0)
+
+
+def _window(tensor: MappedTensor, corner: tuple[int, ...], offset: tuple[int, int]) -> np.ndarray:
+    """Bytes ``[pixel, byte]`` of successive places of a window from ``corner`` (channel, column, row, image) on, ``offset`` further."""
+    given, item, window = tensor.map, ITEM_BYTES[tensor.map.dtype], tensor.map.window
+    if window is None or not all(0 <= o <= MOST_OFFSET for o in offset):
+        raise EmulationError(f"an im2col copy by a tiled map, or with offsets {offset} beyond {MOST_OFFSET}")
+    reach = sum((size - 1) * stride for size, stride in zip(given.sizes[1:], given.strides, strict=True)) + given.sizes[0] * item
+    if tensor.offset + reach > tensor.memory.size:
+        raise EmulationError(f"a tensor map of {given.sizes} goes beyond its memory of {tensor.memory.size - tensor.offset} bytes")
+    columns, rows = (window.places(given.sizes[1 + axis], axis) for axis in range(2))
+    (column, off_column), (row, off_row) = (divmod(corner[1 + i] - window.lower[i], window.steps[i]) for i in range(2))
+    if off_column or off_row or not (0 <= column < columns and 0 <= row < rows):
+        raise EmulationError(f"an im2col copy that begins at no place of its window: {corner}")
+    place = ((corner[3] * rows + row) * columns + column + np.arange(given.box[1]))[:, None]
+    at = [window.lower[0] + place % columns * window.steps[0] + offset[0]]
+    at += [window.lower[1] + place // columns % rows * window.steps[1] + offset[1], place // (columns * rows)]
+    byte = corner[0] * item + np.arange(given.row_bytes)
+    inside, source = (byte >= 0) & (byte < given.sizes[0] * item), tensor.offset + byte
+    for where, size, stride in zip(at, given.sizes[1:], given.strides, strict=True):
+        inside, source = inside & (where >= 0) & (where < size), source + where * stride
+    return np.where(inside, tensor.memory[np.where(inside, source, 0)], 0)
 
 
 def _copy(lanes: Lanes, thread: int, tensor: Any, to: int, data: np.ndarray, barrier: Barrier) -> None:
@@ -148,9 +172,15 @@ def load(lanes: Lanes, address: Any, tensor: Any, column: Any, row: Any, barrier
         _copy(lanes, thread, tensor, to, _tile(tensor, (x, y)), _barrier(lanes, thread, at))
 
 
+def load_window(lanes: Lanes, address: Any, tensor: Any, *operands: Any) -> None:
+    """Begin a copy by an im2col map: channel, column, row and image of the first place, the barrier, columns and rows beyond."""
+    for thread, to, channel, column, row, image, at, wide, high in _threads(lanes, address, *operands):
+        _copy(lanes, thread, tensor, to, _window(tensor, (channel, column, row, image), (wide, high)), _barrier(lanes, thread, at))
+
+
 def functions() -> dict[str, Callable[..., Any]]:
     """The operations of this module by the names of their primitives; their first argument is the group of threads."""
     return {
         "mbarrier_init": init, "mbarrier_fence": lambda lanes: lanes.fence_barriers("init"), "mbarrier_expect": expect,
-        "mbarrier_wait": wait, "tma_load": load,
+        "mbarrier_wait": wait, "tma_load": load, "tma_im2col": load_window,
     }  # fmt: skip

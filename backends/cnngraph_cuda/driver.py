@@ -213,15 +213,17 @@ class CudaDevice:
         """The bytes of a tensor map; zeros are read beyond the array, and nothing is interleaved."""
         room = ctypes.create_string_buffer(2 * _MAP_BYTES)
         out = (ctypes.c_uint8 * _MAP_BYTES).from_buffer(room, -ctypes.addressof(room) % _MAP_BYTES)
-        rank = len(tensor.sizes)
+        rank, window = len(tensor.sizes), tensor.window
         sizes, strides = (ctypes.c_uint64 * rank)(*tensor.sizes), (ctypes.c_uint64 * (rank - 1))(*tensor.strides)
-        box = (ctypes.c_uint32 * rank)(*tensor.box, *[1] * (rank - 2))
-        steps = (ctypes.c_uint32 * rank)(*[1] * rank)
+        array = [ctypes.c_int(_MAP_TYPES[tensor.dtype]), ctypes.c_uint32(rank), ctypes.c_void_p(tensor.address), sizes, strides]
+        steps = (ctypes.c_uint32 * rank)(*([1] * rank if window is None else [1, *window.steps, 1]))
         settings = [ctypes.c_int(v) for v in (0, tensor.swizzle, _L2_PROMOTION_128, 0)]
-        self.call(
-            "cuTensorMapEncodeTiled", out, ctypes.c_int(_MAP_TYPES[tensor.dtype]), ctypes.c_uint32(rank), ctypes.c_void_p(tensor.address),
-            sizes, strides, box, steps, *settings,
-        )  # fmt: skip
+        if window is None:
+            box = (ctypes.c_uint32 * rank)(*tensor.box, *[1] * (rank - 2))
+            self.call("cuTensorMapEncodeTiled", out, *array, box, steps, *settings)
+        else:
+            corners = [(ctypes.c_int * 2)(*corner) for corner in (window.lower, window.upper)]
+            self.call("cuTensorMapEncodeIm2col", out, *array, *corners, *map(ctypes.c_uint32, tensor.box), steps, *settings)
         return out
 
     def record(self, launches: Sequence[Launch], kernels: Sequence[Any]) -> Any:

@@ -40,5 +40,5 @@ float_of_long = load_operand = store_operand = long_add = long_max = long_min = 
 long_and = long_expression = long_fmod = long_mod = long_not = long_or = _only_specialised
 long_shift_left = long_shift_right = long_xor = long_sub = order_unsigned = round_even = truncate = _only_specialised
 finish_epilogue = fma4 = ldmatrix_transposed = load_epilogue = load_four_if = load_one = opaque = store_int = store_pair = _only_specialised
-mbarrier_expect = mbarrier_fence = mbarrier_init = mbarrier_wait = tma_load = _only_specialised
+mbarrier_expect = mbarrier_fence = mbarrier_init = mbarrier_wait = tma_im2col = tma_load = _only_specialised
 proxy_fence = wgmma = wgmma_commit = wgmma_fence = wgmma_wait = wgmma_zeros = _only_specialised

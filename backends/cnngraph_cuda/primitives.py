@@ -189,6 +189,14 @@ PRIMITIVES: dict[str, Primitive] = {
         "rlrrr",
         memory=True,
     ),
+    # pixels of an im2col map: channel, column, row and image of the first place, the barrier, columns and rows beyond
+    "tma_im2col": Primitive(
+        "{ .reg .b16 x, y; cvt.u16.u32 x, $7; cvt.u16.u32 y, $8; cp.async.bulk.tensor.4d.shared::cluster.global.im2col"
+        ".mbarrier::complete_tx::bytes [$0], [$1, {$2, $3, $4, $5}], [$6], {x, y}; }",
+        "",
+        "rlrrrrrrr",
+        memory=True,
+    ),
     # shared memory by byte address
     "lds1": Primitive("ld.shared.f32 $0, [$1];", "f", "r", memory=True),
     "lds4": Primitive("ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];", "ffff", "r", memory=True),

@@ -35,8 +35,9 @@ KINDS = ("f32", "f16", "bf16", "u8", "i8", "u16", "i16", "u32", "i32", "i64", "u
 FMA, TF32, HALF = 0, 1, 2
 """Values of the constant ``MATH``: float32 multiply-adds, tensor cores in tf32, tensor cores in the data's 16-bit type."""
 
-CP_ASYNC, WEIGHT_BOXES, ROW_BOXES = 0, 1, 2
-"""Values of the constant ``TMA``: what the tensor memory accelerator copies: nothing, the weights, the pixels of a plain product too."""
+CP_ASYNC, WEIGHT_BOXES, ROW_BOXES, WINDOW_BOXES = 0, 1, 2, 3
+"""Values of the constant ``TMA``: what the tensor memory accelerator copies: nothing, the weights, the pixels too: where they follow each
+other in memory, or as the convolution's window moves over them (im2col)."""
 
 _OPERANDS = 6
 _POINTERS = {"F32Pointer": "f32", "I32Pointer": "i32", "FlagPointer": "i32", "int": "int"}

@@ -49,20 +49,43 @@ int cuFuncSetAttribute(void *function, int what, int value) {
     return value > 232448 ? 1 : 0;
 }
 /* The requirements of the driver's documentation; the map's first 8 bytes are the address. */
-int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, const uint64_t *sizes, const uint64_t *strides,
-                           const unsigned *box, const unsigned *steps, int interleave, int swizzle, int promotion, int fill) {
+static int encode(void *map, int type, unsigned rank, void *address, const uint64_t *sizes, const uint64_t *strides, unsigned columns,
+                  const unsigned *steps, int interleave, int swizzle, int fill) {
     unsigned item = type == 7 ? 4 : 2;
-    if ((uintptr_t)map % 64 || (uintptr_t)address % 16 || !rank || rank > 5 || interleave || fill) return 1;
-    if (type != 6 && type != 7 && type != 9) return 1;
+    if ((uintptr_t)map % 64 || (uintptr_t)address % 16 || rank > 5 || interleave || fill) return 1;
+    if ((type != 6 && type != 7 && type != 9) || !columns || columns > 256) return 1;
     for (unsigned i = 0; i < rank; i++) {
-        if (!sizes[i] || sizes[i] > 1ull << 32 || !box[i] || box[i] > 256 || !steps[i] || steps[i] > 8) return 1;
+        if (!sizes[i] || sizes[i] > 1ull << 32 || !steps[i] || steps[i] > 8) return 1;
         if (i && (strides[i - 1] % 16 || strides[i - 1] >= 1ull << 40 || strides[i - 1] < sizes[0] * item)) return 1;
     }
-    if (box[0] * item % 16 || (swizzle == 3 && box[0] * item > 128)) return 1;
+    if (columns * item % 16 || (swizzle == 3 && columns * item > 128)) return 1;
     memset(map, 0, 128);
     memcpy(map, &address, sizeof address);
-    fprintf(out, "map %llx %d %u %llu %llu %llu %u %u %d %d\n", (unsigned long long)(uintptr_t)address, type, rank,
-            (unsigned long long)sizes[0], (unsigned long long)sizes[1], (unsigned long long)strides[0], box[0], box[1], swizzle, promotion);
+    fprintf(out, "map %llx %d %u", (unsigned long long)(uintptr_t)address, type, rank);
+    for (unsigned i = 0; i < rank; i++) fprintf(out, " %llu", (unsigned long long)sizes[i]);
+    for (unsigned i = 1; i < rank; i++) fprintf(out, " %llu", (unsigned long long)strides[i - 1]);
+    return 0;
+}
+int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, const uint64_t *sizes, const uint64_t *strides,
+                           const unsigned *box, const unsigned *steps, int interleave, int swizzle, int promotion, int fill) {
+    if (!rank || encode(map, type, rank, address, sizes, strides, box[0], steps, interleave, swizzle, fill)) return 1;
+    for (unsigned i = 1; i < rank; i++)
+        if (!box[i] || box[i] > 256) return 1;
+    fprintf(out, " %u %u %d %d\n", box[0], box[1], swizzle, promotion);
+    fflush(out);
+    return 0;
+}
+int cuTensorMapEncodeIm2col(void *map, int type, unsigned rank, void *address, const uint64_t *sizes, const uint64_t *strides,
+                            const int *lower, const int *upper, unsigned channels, unsigned pixels, const unsigned *steps,
+                            int interleave, int swizzle, int promotion, int fill) {
+    if (rank != 4 || encode(map, type, rank, address, sizes, strides, channels, steps, interleave, swizzle, fill)) return 1;
+    if (!pixels || pixels > 1024) return 1;
+    for (int i = 0; i < 2; i++) {
+        if (lower[i] < -128 || lower[i] > 127 || upper[i] < -128 || upper[i] > 127) return 1;
+        if (lower[i] > (int64_t)sizes[1 + i] - 1 + upper[i]) return 1;
+    }
+    fprintf(out, " %u %u %d %d %d %d %d %d %u %u\n", channels, pixels, swizzle, promotion, lower[0], lower[1], upper[0], upper[1], steps[1],
+            steps[2]);
     fflush(out);
     return 0;
 }

@@ -9,27 +9,30 @@ import numpy as np
 import pytest
 
 from cnngraph.errors import InternalError, UsageError
+from cnngraph.ir.types import BATCH
 from cnngraph_cuda import emulate
 from cnngraph_cuda.bulk_copies import MappedTensor
 from cnngraph_cuda.executor import LAUNCH_WORDS, plan_launch
 from cnngraph_cuda.lanes import Pointer
 from cnngraph_cuda.problems import PROBLEMS
 from cnngraph_cuda.problems import network as problem
+from cnngraph_cuda.source import WEIGHT_BOXES, WINDOW_BOXES
 from cnngraph_cuda.target import resolve
-from cnngraph_cuda.templates.conv_plan import GROUP_TILES
-from cnngraph_cuda.tensor_maps import MAP_WORDS, SWIZZLE_NONE, TensorMap, map_of
+from cnngraph_cuda.templates.conv_plan import GROUP_TILES, Problem, choose_copies, window_of
+from cnngraph_cuda.tensor_maps import MAP_WORDS, SWIZZLE_NONE, TensorMap, Window, map_of
 from cnngraph_cuda.warpgroups import EmulationError
 
-from .support import ORDERS, build, run_product, single_product
+from .support import ORDERS, build, compare, run_product, single_product
+from .test_conv import network as conv_network
 from .test_emulator import WRONG, without
 
-PRODUCTS = {"f16 3x3": ("f16", 3), "f16 1x1": ("f16", 1), "tf32 1x1": ("tf32", 1)}
+PRODUCTS = {"weights": ("f16", 80, 3), "rows": ("f16", 400, 1), "rows in tf32": ("tf32", 400, 1), "windows": ("f16", 128, 3)}
 
 
 @pytest.fixture(scope="module", params=PRODUCTS)
 def product(request):
-    precision, kernel = PRODUCTS[request.param]
-    return single_product(f"sm_90a:{precision}:1:128x64", 80 if kernel == 3 else 400, 72, kernel)
+    precision, channels, kernel = PRODUCTS[request.param]
+    return single_product(f"sm_90a:{precision}:1:128x64", channels, 72, kernel)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -81,13 +84,73 @@ def test_spoilt_kernels_are_caught(product, mutation):
     assert is_caught(product, MUTATIONS[mutation]), "no order of warps shows it"
 
 
+WINDOWS = {
+    "taps not stepped": replaced(r"tap_column = i32\(i32\(tap_column \+ step_column.*", "pass"),
+    "offsets in the wrong order": replaced(
+        r"i32\(tap_column \* dilation_w\), i32\(tap_row \* dilation_h\)\)", "i32(tap_row * dilation_h), i32(tap_column * dilation_w))"
+    ),
+    "another first pixel": without(", left, top, image,", ", i32(left + 1), top, image,"),
+    "no padding": without("stride_w) - pad_w)", "stride_w))"),
+    "a box of another matrix": replaced(r"tma_im2col\((.*), x, \w+, left, top, image, (\w+), .*", r"tma_load(\1, x, 0, 0, \2)"),
+    "offsets beyond the limit": without("i32(tap_row * dilation_h))", "i32(i32(tap_row * dilation_h) + 256))"),
+}
+
+
+@pytest.fixture(scope="module")
+def windows():
+    return single_product("sm_90a:f16:1:128x64", 128, 72, 3)
+
+
+@pytest.mark.parametrize("mutation", WINDOWS)
+def test_spoilt_windows_are_caught(windows, mutation):
+    assert is_caught(windows, WINDOWS[mutation]), "no order of warps shows it"
+
+
 MAPS = {
     "no swizzle": lambda m: {"swizzle": SWIZZLE_NONE},
     "half a box": lambda m: {"box": (m.box[0], m.box[1] // 2)},
-    "a longer pitch": lambda m: {"strides": (m.strides[0] + 16,)},
-    "fewer rows": lambda m: {"sizes": (m.sizes[0], m.sizes[1] // 2)},
-    "fewer columns": lambda m: {"sizes": (m.sizes[0] // 2, m.sizes[1])},
+    "a longer pitch": lambda m: {"strides": (m.strides[0] + 16, *m.strides[1:])},
+    "fewer rows": lambda m: {"sizes": (m.sizes[0], m.sizes[1] // 2, *m.sizes[2:])},
+    "fewer columns": lambda m: {"sizes": (m.sizes[0] // 2, *m.sizes[1:])},
 }
+CORNERS = {
+    "lower corner": Window((0, -1), (-1, -1), (1, 1)),
+    "upper corner": Window((-1, -1), (0, -1), (1, 1)),
+    "steps": Window((-1, -1), (-1, -1), (1, 2)),
+}
+
+
+@pytest.mark.parametrize("change", CORNERS)
+def test_spoilt_corners_are_caught(windows, change):
+    kernel, launch, (x, *arguments), result, expected = windows
+    assert x.map.window == Window((-1, -1), (-1, -1), (1, 1)) and not is_caught(windows)
+    wrong = dataclasses.replace(x, map=dataclasses.replace(x.map, window=CORNERS[change]))
+    assert is_caught((kernel, launch, [wrong, *arguments], result, expected))
+
+
+SHAPES = {
+    "3x3": {},
+    "stride 2": {"stride": 2},
+    "dilated": {"dilation": 2, "pad": 2, "hw": (9, 8)},
+    "5x3": {"kernel": (5, 3), "pad": 2},
+    "1x1, stride 2": {"kernel": (1, 1), "pad": 0, "stride": 2},
+    "1x1, padded": {"kernel": (1, 1), "pad": 1},
+    "no padding, three tiles a tap": {"pad": 0, "c": 96},
+    "groups": {"group": 2, "c": 64},
+    "channels that end within a piece": {"c": 63},
+}
+
+
+@pytest.mark.parametrize("precision", [pytest.param("f16", marks=pytest.mark.slow), "tf32"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_windows_of_convolutions(shape, precision):
+    """Boxes go over the ends of lines and images, and over the last image."""
+    given = {"c": 32, "k": 32, "hw": (6, 5)} | SHAPES[shape]
+    given["c"] *= 1 if precision == "tf32" else 2
+    isa = f"sm_90a:{precision}:8:64x64"
+    program, _ = build(conv_network(**given), isa=isa)
+    assert any("_tma3_" in kernel.name for kernel in program.data.kernels)
+    compare(conv_network(**given), isa=isa, batch=3, orders=("lockstep", "backward") if shape == "3x3" else ("lockstep",))
 
 
 @pytest.mark.parametrize("change", MAPS)
@@ -182,7 +245,7 @@ def mapped_steps(program):
 @pytest.mark.parametrize("precision", ["f16", "tf32"])
 def test_maps_of_a_program(precision):
     """Pixels lie one behind the other, weights fill whole boxes, and words say what the launch holds."""
-    found = {1: 0, 2: 0}
+    found = {1: 0, 2: 0, 3: 0}
     for name in PROBLEMS:
         program, _ = build(problem(name, 7), isa=f"sm_90a:{precision}:8:64x64")
         for step, launch in mapped_steps(program):
@@ -197,12 +260,20 @@ def test_maps_of_a_program(precision):
             found[1] += 1
             if isinstance(given["x"], TensorMap):
                 groups = 1 if "SPLIT=1" in source else launch.grid[2]
-                assert given["x"].sizes == (given["x_group"][1] * groups, given["rows"][1])
-                assert given["x_batch"][1] * item == given["plane"][1] * given["x"].strides[0]
-                found[2] += 1
+                channels, *others = given["x"].sizes
+                assert channels == given["x_group"][1] * groups
+                if given["x"].window is None:
+                    assert others == [given["rows"][1]]
+                    assert given["x_batch"][1] * item == given["plane"][1] * given["x"].strides[0]
+                else:
+                    assert others == [given["width"][1], given["height"][1], 3]
+                    assert given["x_batch"][1] * item == given["x"].strides[2]
+                    places = [given["x"].window.places(given[what][1], axis) for axis, what in enumerate(("width", "height"))]
+                    assert places[0] == given["out_width"][1] and places[0] * places[1] == given["plane"][1]
+                found[2 if given["x"].window is None else 3] += 1
             words = [b for _, _, b in step.arguments[LAUNCH_WORDS : LAUNCH_WORDS + len(MAP_WORDS)]]
             assert words[0] in (0, 1)
-    assert found[1] > 5 and found[2] > 1
+    assert found[1] > 5 and found[2] > 1 and found[3] > 1
 
 
 def test_words_of_a_map():
@@ -210,6 +281,36 @@ def test_words_of_a_map():
     made = map_of(256, [words.get(name, 1) for name in MAP_WORDS])
     assert made == TensorMap(256, 2, (40, 9), (96,), (64, 16))
     assert (made.row_bytes, made.nbytes) == (128, 2048)
+
+
+def test_words_of_a_window():
+    words = {"argument": 0, "type": 1, "rank": 4, "size_0": 64, "size_1": 9, "size_2": 8, "pitch_1": 64, "pitch_2": 576, "pitch_3": 4608}
+    words |= {"box_0": 64, "box_1": 16, "low_0": -1, "low_1": -2, "high_0": -1, "high_1": 0, "step_1": 2}
+    made = map_of(256, [words.get(name, 1) for name in MAP_WORDS])
+    window = Window((-1, -2), (-1, 0), (1, 2))
+    assert made == TensorMap(256, 1, (64, 9, 8, 1), (128, 1152, 9216), (64, 16), window=window)
+    assert (window.places(9, 0), window.places(8, 1)) == (9, 5)
+
+
+@pytest.mark.parametrize(
+    "corners", [((-129, 0), (0, 0), (1, 1)), ((0, 0), (0, 128), (1, 1)), ((0, 0), (0, 0), (9, 1)), ((2, 0), (-8, 0), (1, 1))]
+)
+def test_windows_that_the_driver_would_refuse(corners):
+    with pytest.raises(InternalError, match="window"):
+        TensorMap(0, 1, (64, 9, 8, 1), (128, 1152, 9216), (64, 16), window=Window(*corners))
+
+
+@pytest.mark.parametrize(
+    "change", [{"strides": (9, 1)}, {"dilations": (1, 128)}, {"pads": (200, 0, 0, 0)}, {"image": (400, 12)}, {"phases": (2, 2)}]
+)
+def test_windows_that_no_map_describes(change):
+    """The pixels of these are copied thread by thread."""
+    fits = Problem(BATCH, (12, 12), (12, 12), 64, 64, 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
+    tile, target = GROUP_TILES[-1], resolve("sm_90a:f16")
+    assert window_of(fits) == Window((-1, -1), (-1, -1), (1, 1)) and choose_copies(fits, tile, target) == WINDOW_BOXES
+    other = dataclasses.replace(fits, **change)
+    assert window_of(other) is None and choose_copies(other, tile, target) == WEIGHT_BOXES
+    assert choose_copies(dataclasses.replace(fits, channels=72), tile, target) == WEIGHT_BOXES  # tiles of several taps
 
 
 def test_barriers_lie_behind_buffers_and_results():

@@ -87,6 +87,7 @@ def test_tensor_maps_are_encoded(library, log):
     bases = executor.bind(3).bases
     lines = [line.split() for line in log.read_text().splitlines()]
     found, mapped = iter([words for words in lines if words[0] == "map"]), 0
+    windows = 0
     for step, words in zip(data.steps, [words for words in lines if words[0] == "launch"], strict=True):
         planned = plan_launch(step, 3, bases)
         for argument in planned.arguments:
@@ -94,10 +95,14 @@ def test_tensor_maps_are_encoded(library, log):
                 mapped += 1
                 address, *rest = next(found)[1:]
                 assert int(address, 16) == argument.address
-                assert tuple(map(int, rest)) == (6, 2, *argument.sizes, *argument.strides, *argument.box, 3, 2)
+                window = argument.window
+                more = () if window is None else (*window.lower, *window.upper, *window.steps)
+                wanted = (6, len(argument.sizes), *argument.sizes, *argument.strides, *argument.box, 3, 2, *more)
+                assert tuple(map(int, rest)) == wanted
+                windows += window is not None
         first = planned.arguments[0]
         assert int(words[7], 16) == (first.address if isinstance(first, TensorMap) else first[1])
-    assert mapped == 3 and next(found, None) is None
+    assert (mapped, windows) == (4, 1) and next(found, None) is None
 
 
 @needs_compiler

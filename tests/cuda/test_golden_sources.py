@@ -27,6 +27,7 @@ CASES = {
     "matmul_gemm_bf16": ("computed matrices, tiled", "sm_90:bf16:1", "matmul_gemm"),
     "conv_gemm_warpgroups_tf32": ("conv with residual", "sm_90a:tf32:1:128x64:cp_async", "conv_gemm"),
     "conv_gemm_tma_weights_f16": ("conv 3x3 stride 2", "sm_90a:f16:1:64x64", "conv_gemm"),
+    "conv_gemm_tma_windows_f16": ("conv 3x3 64->64", "sm_90a:f16:1:64x64", "conv_gemm"),
     "conv_gemm_tma_rows_f16": ("conv 1x1 256->128", "sm_90a:f16:1:64x64", "conv_gemm"),
 }
 

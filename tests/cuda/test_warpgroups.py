@@ -93,22 +93,23 @@ def test_spoilt_kernels_are_caught(product, mutation):
     assert any(caught), "no order of warps shows it"
 
 
+WAYS = {"cp_async": (128, 3, 0), "weights": (88, 3, 1), "rows": (128, 1, 2), "windows": (128, 3, 3)}
+"""Channels and size of a kernel, and the constant TMA that follows."""
+
+
 @pytest.mark.skipif(missing_packages() is not None, reason=str(missing_packages()))
 @pytest.mark.parametrize(
-    ("precision", "tile", "kernel", "copies"),
+    ("precision", "tile", "way"),
     [
-        ("f16", "128x64", 3, "cp_async"),
-        ("f16", "128x64", 1, "tma"),
-        *(
-            pytest.param(p, t, k, c, marks=pytest.mark.slow)
-            for p in ("f16", "tf32") for t in TILES for k, c in ((3, "cp_async"), (3, "tma"), (1, "tma"))
-            if (p, t, c) != ("f16", "128x64", "cp_async") and (p, t, k) != ("f16", "128x64", 1)
-        ),
+        pytest.param(p, t, way, marks=() if (p, t) == ("f16", "128x64") and way != "weights" else pytest.mark.slow)
+        for p in ("f16", "tf32") for t in TILES for way in WAYS
     ],
 )  # fmt: skip
-def test_compiled(precision, tile, kernel, copies):
+def test_compiled(precision, tile, way):
+    channels, kernel, how = WAYS[way]
+    copies = "tma" if how else "cp_async"
     isa = f"sm_90a:{precision}:4096:{tile}:{copies}"
-    kernels = [k for k in build(conv_net(128, 128, kernel), isa=isa)[0].data.kernels if "_group1_" in k.name]
+    kernels = [k for k in build(conv_net(channels, channels, kernel), isa=isa)[0].data.kernels if "_group1_" in k.name]
     ((name, ptx, report),) = assemble_kernels(kernels, isa)
     columns = re.search(r"_wn(\d+)_", name).group(1)
     # short loops are unrolled
@@ -116,14 +117,14 @@ def test_compiled(precision, tile, kernel, copies):
     assert len(re.findall(rf"wgmma\.mma_async\.sync\.aligned\.m64n{columns}{re.escape(step)}", ptx)) in (4, 8, 12)
     assert all(f"{what}.sync.aligned" in ptx for what in ("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group"))
     assert "fence.proxy.async.shared::cta" in ptx
-    how = dict(k.split("=") for k in re.search(r"template .*", kernels[0].source)[0].split(", ") if "=" in k).get("TMA", "0")
-    assert how == ("0" if copies == "cp_async" else "2" if kernel == 1 else "1")
+    assert ("TMA=" in kernels[0].source) == (how > 0) and (not how or f"TMA={how}," in kernels[0].source)
     stages = int(re.search(r"_st(\d+)_", name).group(1))
-    boxes, pieces = ptx.count("cp.async.bulk.tensor.2d"), ptx.count("cp.async.cg.shared.global")
-    assert boxes == int(how) * ptx.count("mbarrier.arrive.expect_tx") and (boxes >= stages * int(how)) and (pieces == 0) == (how == "2")
-    assert ptx.count("mbarrier.init") == (stages if boxes else 0)
-    assert ("mbarrier.try_wait.parity" in ptx) == ("fence.mbarrier_init.release.cluster" in ptx) == (boxes > 0)
-    assert ptx.count("[128]") == ptx.count("cvta.param.u64") == int(how)
+    boxes, windows, pieces = (ptx.count(f"cp.async.{what}") for what in ("bulk.tensor.2d", "bulk.tensor.4d", "cg.shared.global"))
+    asked = ptx.count("mbarrier.arrive.expect_tx")
+    assert (boxes, windows) == (asked * (2 if how == 2 else 1), asked * (how == 3)) and (pieces == 0) == (how > 1)
+    assert (asked >= stages if how else asked == 0) and ptx.count("mbarrier.init") == (stages if how else 0)
+    assert ("mbarrier.try_wait.parity" in ptx) == ("fence.mbarrier_init.release.cluster" in ptx) == (how > 0)
+    assert ptx.count(".b8 " + name) == ptx.count("cvta.param.u64") == min(how, 2)
     assert ".extern .shared .align 1024" in ptx
     assert ".local" not in ptx
     assert (report.spill_stores, report.spill_loads, report.stack) == (0, 0, 0)

@@ -17,7 +17,7 @@ from cnngraph.ops import Concat
 from cnngraph.ops.expression import Expression
 from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, KINDS, TF32, Code, signature
 from cnngraph_cuda.target import CudaTarget
-from cnngraph_cuda.tensor_maps import MAP_WORDS
+from cnngraph_cuda.tensor_maps import MAP_WORDS, Window
 
 LAUNCH = (
     "launch_units", "launch_per", "launch_y", "launch_z", "launch_threads", "launch_shared", "launch_span", "launch_split", "launch_slots",
@@ -213,12 +213,19 @@ def tensors(x: Value, y: Value) -> dict[str, Argument]:
     }  # fmt: skip
 
 
-def tiled_map(name: str, argument: int, dtype: DType, sizes: Sequence[Dim], pitches: Sequence[int], box: tuple[int, int]) -> dict[str, Dim]:
+def tensor_map(
+    name: str, argument: int, dtype: DType, sizes: Sequence[Dim], pitches: Sequence[int], box: tuple[int, int], window: Window | None = None
+) -> dict[str, Dim]:
     """The words of the tensor map of the pointer argument ``name``, which is number ``argument`` of the kernel's parameters.
 
     ``sizes`` are elements along each axis, innermost first, ``pitches`` elements from one to the next along the others.
     """
-    words: dict[str, Dim] = {"argument": argument, "type": data_type(dtype), "rank": len(sizes), "box_0": box[0], "box_1": box[1]}
+    words: dict[str, Dim] = {"argument": argument, "type": data_type(dtype), "rank": len(sizes)}
+    for i in range(2):
+        words[f"box_{i}"] = box[i]
+        words[f"low_{i}"], words[f"high_{i}"], words[f"step_{i}"] = (
+            (0, 0, 1) if window is None else (window.lower[i], window.upper[i], window.steps[i])
+        )
     for i in range(4):
         words[f"size_{i}"] = sizes[i] if i < len(sizes) else 1
         if i:

@@ -11,9 +11,10 @@ WM/4 pixels times WN/8 outputs, four pixels and eight outputs apart, so that sha
 is what a warpgroup of 128 threads computes by wgmma, straight from shared memory, whose swizzle is that of the hardware; in tf32 the
 pixels pass through registers, where they are rounded. Products run on while the next tile's copies are issued.
 
-TMA says what the tensor memory accelerator copies (only with GROUP): the weights, or both matrices where the pixels of a tile are rows
-of memory that follow each other. One thread asks for whole boxes, of which a barrier for each buffer counts the bytes; parity
-tells its phases apart. What lies beyond the map's array arrives as zeros and counts as well.
+TMA says what the tensor memory accelerator copies (only with GROUP): the weights, or both matrices, where the pixels of a tile are rows
+of memory that follow each other, or where each tile belongs to one tap (an im2col map). One thread asks for whole boxes, of which a
+barrier for each buffer counts the bytes; parity tells its phases apart. What lies beyond the map's array arrives as zeros and counts
+as well.
 
 Blocks that follow each other compute the same pixels, for as many blocks as the outputs need: pixels are read from memory once.
 
@@ -76,6 +77,7 @@ from cnngraph_cuda.language import (
     sts4,
     sync,
     thread,
+    tma_im2col,
     tma_load,
     unroll,
     wgmma,
@@ -100,9 +102,29 @@ def load_boxes(slot: int, landed: int) -> None:
             mbarrier_expect(landed, BN * 128)
         else:
             mbarrier_expect(landed, (BM + BN) * 128)
-            tma_load(base + slot, x, group * x_group + depth_at, first_m, landed)
+            if TMA == 2:
+                tma_load(base + slot, x, group * x_group + depth_at, first_m, landed)
+            else:
+                channel = group * x_group + chunk * (16 // (4 if DT == 0 else 2))
+                tma_im2col(
+                    base + slot, x, channel, left, top, image, landed, tap_column * dilation_w, tap_row * dilation_h,
+                )  # fmt: skip
         tma_load(base + slot + BM * 128, w, depth_at, weight_row, landed)
     depth_at = depth_at + 128 // (4 if DT == 0 else 2)
+    if TMA == 3:
+        next_tile()
+
+
+def next_tile() -> None:
+    """Step the counters of channels and taps."""
+    chunk = chunk + step_chunk
+    if POINT == 0:
+        over = select(chunk >= chunks, 1, 0)
+        chunk = chunk - over * chunks
+        tap_column = tap_column + step_column + over
+        beyond = select(tap_column >= taps_w, 1, 0)
+        tap_column = tap_column - beyond * taps_w
+        tap_row = tap_row + step_row + beyond
 
 
 def copy_tile(slot: int) -> None:
@@ -122,14 +144,7 @@ def copy_tile(slot: int) -> None:
         for i in unroll(BN * 8 // THREADS):
             cp_async16(to + slot + BM * 128 + THREADS * 16 * i, w, weight + THREADS // 8 * i * depth, 16)
         weight = weight + 128 // (4 if DT == 0 else 2)
-    chunk = chunk + step_chunk
-    if POINT == 0:
-        over = select(chunk >= chunks, 1, 0)
-        chunk = chunk - over * chunks
-        tap_column = tap_column + step_column + over
-        beyond = select(tap_column >= taps_w, 1, 0)
-        tap_column = tap_column - beyond * taps_w
-        tap_row = tap_row + step_row + beyond
+    next_tile()
 
 
 def multiply_groups() -> None:
@@ -259,14 +274,21 @@ def conv_gemm(
                 high[i] = select(m < rows, top, -1000000)
                 wide[i] = left
         first_chunk = first_tile * 8 + (tid & 7)
-        if POINT:
-            chunk = first_chunk
-            tap_row = 0
-        else:
-            chunk = first_chunk % chunks
-            tap_column = first_chunk // chunks
-            tap_row = tap_column // taps_w
-            tap_column = tap_column - tap_row * taps_w
+    if TMA == 3:
+        first_chunk = first_tile * 8
+        image = first_m // plane
+        pixel = first_m - image * plane
+        top = pixel // out_width
+        left = (pixel - top * out_width) * stride_w - pad_w
+        top = top * stride_h - pad_h
+    if POINT and TMA < 2:
+        chunk = first_chunk
+        tap_row = 0
+    elif TMA != 2:
+        chunk = first_chunk % chunks
+        tap_column = first_chunk // chunks
+        tap_row = tap_column // taps_w
+        tap_column = tap_column - tap_row * taps_w
     if TMA:
         depth_at = first_tile * (128 // (4 if DT == 0 else 2))
         weight_row = part_of_weights * group_rows + first_n

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnngraph.errors import UsageError
-from cnngraph.ir.graph import Node
+from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import Dim, bind_dim, ceil_div, numel, per_image, product, round_up, static
 from cnngraph.kernels.template import Argument, KernelCall, LayoutRequest, Packed, Scratch, Target
 from cnngraph.ops import Conv, Dense
 from cnngraph.ops.expression import Expression
-from cnngraph_cuda.source import CP_ASYNC, FMA, ROW_BOXES, TF32, WEIGHT_BOXES, Code
+from cnngraph_cuda.source import CP_ASYNC, FMA, ROW_BOXES, TF32, WEIGHT_BOXES, WINDOW_BOXES, Code
 from cnngraph_cuda.target import CudaTarget
 from cnngraph_cuda.templates.common import (
     cuda,
@@ -29,11 +29,11 @@ from cnngraph_cuda.templates.common import (
     refuse_types,
     refuse_weights,
     round_tf32,
+    tensor_map,
     tensors,
-    tiled_map,
 )
-from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, load_boxes, multiply_groups, share_result
-from cnngraph_cuda.tensor_maps import MAP_WORDS
+from cnngraph_cuda.templates.conv_gemm import conv_gemm, copy_tile, load_boxes, multiply_groups, next_tile, share_result
+from cnngraph_cuda.tensor_maps import CORNERS, MAP_WORDS, MOST_OFFSET, MOST_STEPS, Window
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,48 @@ class Problem:
         )
 
 
+def window_of(problem: Problem) -> Window | None:
+    """Where the convolution's first tap begins on an image; None if no im2col map can say so."""
+    sides = range(1, -1, -1)  # columns before rows
+    lower, steps = tuple(-problem.pads[i] for i in sides), tuple(problem.strides[i] for i in sides)
+    upper = tuple(-problem.pads[i] + (problem.plane[i] - 1) * problem.strides[i] - (problem.image[i] - 1) for i in sides)
+    offsets = [(taps - 1) * dilation for taps, dilation in zip(problem.kernel, problem.dilations, strict=True)]
+    fits = all(corner in CORNERS for corner in (*lower, *upper)) and max(steps) <= MOST_STEPS and max(offsets) <= MOST_OFFSET
+    if not fits or problem.copies > problem.groups:
+        return None
+    return Window((lower[0], lower[1]), (upper[0], upper[1]), (steps[0], steps[1]))
+
+
 def choose_copies(problem: Problem, tile: Tile, target: CudaTarget) -> int:
     """The constant TMA.
 
-    Boxes of pixels must not reach into another group's channels: zeros among the weights do not blot out infinities there.
+    Boxes of pixels must not reach into another group's channels: zeros among the weights do not blot out infinities there. With a
+    window, a box of one tap is a whole tile.
     """
     if not tile.group or target.copies == "cp_async":
         return CP_ASYNC
-    whole = problem.groups == 1 or problem.channels % (8 * target.lanes) == 0
-    return ROW_BOXES if problem.pointwise and whole else WEIGHT_BOXES
+    if problem.groups == 1 or problem.channels % (8 * target.lanes) == 0:
+        if problem.pointwise:
+            return ROW_BOXES
+        if ceil_div(problem.channels, target.lanes) % 8 == 0 and window_of(problem) is not None:
+            return WINDOW_BOXES
+    return WEIGHT_BOXES
+
+
+def maps_of(copies: int, problem: Problem, tile: Tile, target: CudaTarget, x: Value, weights: np.ndarray) -> dict[str, Dim]:
+    """The words of the tensor maps that the constant TMA asks for."""
+    inner, step = 8 * target.lanes, pitch(x.type)
+    channels, maps = problem.groups * problem.channels, dict[str, Dim]()
+    if copies == ROW_BOXES:
+        maps |= tensor_map("x", 0, target.dtype, (channels, problem.rows), (step,), (inner, tile.bm))
+    elif copies == WINDOW_BOXES:
+        height, width = problem.image
+        sizes = (channels, width, height, x.type.shape[0])
+        pitches = (step, width * step, height * width * step)
+        maps |= tensor_map("x", 0, target.dtype, sizes, pitches, (inner, tile.bm), window_of(problem))
+    if copies != CP_ASYNC:
+        maps |= tensor_map("w", 1, target.dtype, weights.shape[::-1], (weights.shape[1],), (inner, tile.bn))
+    return maps
 
 
 def problem_of(node: Node) -> Problem:
@@ -191,7 +224,13 @@ def pack_weights(weights: np.ndarray, groups: int, lanes: int, padded_rows: int,
 
 CODE = Code(
     conv_gemm,
-    {"load_boxes": load_boxes, "copy_tile": copy_tile, "multiply_groups": multiply_groups, "share_result": share_result},
+    {
+        "load_boxes": load_boxes,
+        "copy_tile": copy_tile,
+        "next_tile": next_tile,
+        "multiply_groups": multiply_groups,
+        "share_result": share_result,
+    },
     "Convolution as a matrix product of pixels x (taps, channels) and weights.",
 )
 
@@ -274,12 +313,8 @@ def plan_product(
         "depth": packed.shape[1], "tiles": tiles, "group_rows": group_rows, "phase_h": problem.phases[0], "phase_w": problem.phases[1],
         "lead_h": problem.leads[0], "lead_w": problem.leads[1], "full_height": full[0], "full_width": full[1],
     }  # fmt: skip
-    copies, maps = choose_copies(problem, tile, gpu), dict[str, Dim]()
-    if copies >= ROW_BOXES:
-        sizes = (problem.groups * problem.channels, problem.rows)
-        maps |= tiled_map("x", 0, gpu.dtype, sizes, (pitch(x.type),), (8 * lanes, tile.bm))
-    if copies != CP_ASYNC:
-        maps |= tiled_map("w", 1, gpu.dtype, packed.shape[::-1], (packed.shape[1],), (8 * lanes, tile.bn))
+    copies = choose_copies(problem, tile, gpu)
+    maps = maps_of(copies, problem, tile, gpu, x, packed)
     arguments: dict[str, Argument] = {
         **launch(
             problem.rows, tile.bm, tile.threads, y=ceil_div(problem.outputs, tile.bn), z=problem.copies, shared=tile.shared,
