@@ -6,7 +6,8 @@ channel at one tap of the depth.
 
 Unless the input can be read in place, a task first copies the rows it needs into scratch ``[plane][row][remainder][place]``, zero
 padding included: padded column c lies at remainder c % SX, place c // SX, so that vectors are contiguous whatever the stride.
-Lanes behind the last column compute on whatever lies there and are not stored.
+The last vector of a row is one of whole W columns too, some of which are computed twice (OVERLAP). Rows of fewer columns, and those
+whose epilogue reads what lies where the result goes, end in a vector some lanes of which are not stored (PARTIAL).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from cnngraph_cpu.language import (
 IN_PLACE, PACK_BLOCKED, PACK_PLAIN = 0, 1, 2
 """SOURCE: where the input is read; copied into scratch from a blocked or a plain tensor."""
 
-W = TR = TAIL_ROWS = OT = KY = SX = SY = DX = DY = SOURCE = GUARD = PARTIAL = 0  # fixed by the plan
+W = TR = TAIL_ROWS = OT = KY = SX = SY = DX = DY = SOURCE = GUARD = PARTIAL = OVERLAP = 0  # fixed by the plan
 
 
 def zero_line(to: int) -> None:
@@ -112,8 +113,8 @@ def rows_tile(ROWS: int, row: int, col: int) -> None:
         for ky in range(0, taps_y, KY):
             base = source_at + p * plane_step + (row * SY + ky * DY) * row_step + col
             for kx in range(taps_x):
-                column = kx * DX
-                place = base + column % SX * remainder_step + column // SX
+                tap = kx * DX
+                place = base + tap % SX * remainder_step + tap // SX
                 for k in unroll(KY):
                     for r in unroll(ROWS):
                         line[r] = load(source, place + (r * SY + k * DY) * row_step)
@@ -173,7 +174,8 @@ def conv_rows(
                 have = part
                 pack_rows()
         full_rows = rows // TR * TR
-        for col in range(0, row_out, W):
+        for column in range(0, row_out, W):
+            col = min(column, row_out - W) if OVERLAP else column
             for row in range(0, full_rows, TR):
                 rows_tile(TR, row, col)
             if TAIL_ROWS and full_rows < rows:

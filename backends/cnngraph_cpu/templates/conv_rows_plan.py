@@ -9,6 +9,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, ceil_div, product, round_up
+from cnngraph.kernels.operands import FULL
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Scratch, Target
 from cnngraph.ops.conv import Conv
 from cnngraph_cpu.source import Code
@@ -135,7 +136,10 @@ class ConvRows:
         tile = choose_rows(g, target)
         groups = ceil_div(g.out_channels, tile.outputs)
         packed = pack_weights(weights, g, tile)
-        in_place = plain and stride_x == 1 and not any(g.pad + g.pad_end) and g.kernel[0] == 1 and g.out[2] % width == 0
+        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, 1, tile.outputs)
+        ragged = g.out[2] % width != 0
+        overlap = ragged and g.out[2] >= width and all(kind != FULL for _, kind in kinds)
+        in_place = plain and stride_x == 1 and not any(g.pad + g.pad_end) and g.kernel[0] == 1 and (overlap or not ragged)
         pixels = g.size[1] * g.size[2]
         if in_place:
             scratch_rows = scratch_width = copied = remainder = scratch = 0
@@ -154,12 +158,12 @@ class ConvRows:
             channel_step = plane_step * g.kernel[0]
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
             scratch = planes * plane_step
-        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, 1, tile.outputs)
         constants = [
             ("TR", tile.rows), ("TAIL_ROWS", g.out[1] % tile.rows), ("OT", tile.outputs), ("KY", tile.taps), ("SX", stride_x),
             ("SY", g.stride[1]), ("DX", g.dilation[2]), ("DY", g.dilation[1]),
             ("SOURCE", kernel.IN_PLACE if in_place else kernel.PACK_PLAIN if plain else kernel.PACK_BLOCKED),
-            ("GUARD", int(g.out_channels % tile.outputs != 0)), ("PARTIAL", int(g.out[2] % width != 0)), ("CHANNEL_SCALAR", 1), *kinds,
+            ("GUARD", int(g.out_channels % tile.outputs != 0)), ("PARTIAL", int(ragged and not overlap)),
+            ("OVERLAP", int(overlap)), ("CHANNEL_SCALAR", 1), *kinds,
         ]  # fmt: skip
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "w": Packed(packed), "b": per_channel(None if bias is None else bias.data, g.out_channels, 1, tile.outputs),
