@@ -41,7 +41,7 @@ from cnngraph_cpu.templates.common import (
 
 P = 1
 W = TV = MT = U = 0
-_BLOCK_ROWS = 60
+_BLOCK_ROWS, _MOST_VECTORS = 60, 4
 
 
 def dense_tile(ROWS: int, row: int, tile: int) -> None:
@@ -151,7 +151,8 @@ class DenseLayer:
         assert weights is not None
         depth, outputs = weights.shape
         width = target.width
-        tv = min(4, ceil_div(outputs, width))
+        vectors = ceil_div(outputs, width)
+        tv = ceil_div(vectors, ceil_div(vectors, _MOST_VECTORS))  # as few vectors without outputs as possible
         mt = max(1, min((target.registers - tv - 2) // tv, 6))
         tiles = ceil_div(outputs, tv * width)
         padded = np.zeros((depth, tiles * tv * width), np.float32)
