@@ -46,7 +46,7 @@ class CudaBackend:
         from cnngraph.passes.base import PassContext
         from cnngraph.passes.fuse_elementwise import FuseElementwise
         from cnngraph.passes.merge_common import MergeCommon
-        from cnngraph_cuda.precision import lower_precision, lower_products, split_concatenations
+        from cnngraph_cuda.precision import lower_precision, lower_products, split_concatenations, split_reductions
         from cnngraph_cuda.quantised import lower_quantised
         from cnngraph_cuda.templates.channels import MOST_PARTS
         from cnngraph_cuda.templates.common import cuda
@@ -55,6 +55,7 @@ class CudaBackend:
             FuseElementwise().run(graph, PassContext())
             MergeCommon().run(graph, PassContext())
         split_concatenations(graph, MOST_PARTS)
+        split_reductions(graph)
         lower_products(graph)
         lower_precision(graph, cuda(target).dtype)
 

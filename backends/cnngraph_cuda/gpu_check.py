@@ -61,7 +61,7 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*roots, *filter(None, [os.environ.get("PYTHONPATH")])])}
         self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "cnngraph_cuda.gpu_tasks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-W", "ignore", "-m", "cnngraph_cuda.gpu_tasks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._errors, env=environment, text=True,
         )  # fmt: skip
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()

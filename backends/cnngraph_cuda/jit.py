@@ -47,7 +47,7 @@ class _Worker:
         environment.pop("NUMBA_DISABLE_JIT", None)
         environment.pop("NUMBA_ENABLE_CUDASIM", None)
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "cnngraph_cuda.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-W", "ignore", "-m", "cnngraph_cuda.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=environment, text=True,
         )  # fmt: skip
 

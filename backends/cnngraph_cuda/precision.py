@@ -9,7 +9,7 @@ import numpy as np
 from cnngraph.errors import CnngraphError, UnsupportedError, printable
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import DType, Sym, numel
-from cnngraph.ops import Cast, Concat, Dense, MatMul, Reshape
+from cnngraph.ops import Cast, Concat, Dense, MatMul, Reduce, Reshape
 from cnngraph.ops.quantized import DequantizeLinear, QuantizeLinear
 from cnngraph.passes.choose_layout import ALIASES, LayoutChoice
 
@@ -107,6 +107,30 @@ def lower_products(graph: Graph) -> None:
         if len(shape) > 2:
             (whole,) = graph.add(Reshape(node.output.type.shape), [whole], origin=node.origin, before=node)
         graph.replace_uses(node.output, whole)
+        graph.erase(node)
+
+
+def split_reductions(graph: Graph) -> None:
+    """Reductions over axes with others between them become several, where the parts of the result combine as its elements do."""
+    for node in graph.nodes:
+        op = node.op
+        if not isinstance(op, Reduce) or not node.output.type.dtype.is_float or op.kind not in ("sum", "mean", "max", "min", "prod"):
+            continue
+        shape = node.input(0).type.shape
+        runs: list[list[int]] = []
+        for axis in sorted(op.axes):
+            if runs and all(shape[between] == 1 for between in range(runs[-1][-1] + 1, axis)):
+                runs[-1].append(axis)
+            else:
+                runs.append([axis])
+        if len(runs) < 2:
+            continue
+        value = node.input(0)
+        for run in reversed(runs):
+            (value,) = graph.add(Reduce(op.kind, tuple(run), True), [value], origin=node.origin, before=node)
+        if not op.keepdims:
+            (value,) = graph.add(Reshape(node.output.type.shape), [value], origin=node.origin, before=node)
+        graph.replace_uses(node.output, value)
         graph.erase(node)
 
 

@@ -21,7 +21,9 @@ from cnngraph_cuda.templates.logic import BitCastStrided, BitsStrided, CastStrid
 from cnngraph_cuda.templates.lrn import LocalResponse
 from cnngraph_cuda.templates.matmul import MatMulPlain
 from cnngraph_cuda.templates.matmul_gemm import MatMulGemm
+from cnngraph_cuda.templates.nll_loss import NLLLossPlain
 from cnngraph_cuda.templates.nothing import Nothing
+from cnngraph_cuda.templates.places import CumulativeLines, OneHotStrided, TriluStrided
 from cnngraph_cuda.templates.pool import PoolLast
 from cnngraph_cuda.templates.pool_plain import MaxUnpoolPlain, PoolPlain
 from cnngraph_cuda.templates.quantise import DequantizeStrided, QBinaryStrided, QuantizeStrided
@@ -44,6 +46,6 @@ TEMPLATES: dict[str, Any] = {
         PredicateStrided(), BitsStrided(), CastStrided(), BitCastStrided(), GatherComputed(), GatherElementsComputed(),
         GatherNDComputed(), ScatterElementsLines(), QuantizeStrided(), DequantizeStrided(), QBinaryStrided(), RangeOfPartsKernel(),
         RangeParametersKernel(), Relayout(), Nothing(),
-        PoolPlain(), MaxUnpoolPlain(), RoiAlignPlain(),
+        PoolPlain(), MaxUnpoolPlain(), RoiAlignPlain(), TriluStrided(), OneHotStrided(), CumulativeLines(), NLLLossPlain(),
     )
 }  # fmt: skip
