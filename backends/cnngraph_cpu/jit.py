@@ -40,7 +40,7 @@ class _Worker:
         )
         environment.pop("NUMBA_DISABLE_JIT", None)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cnngraph_cpu.worker"],
+            [sys.executable, "-P", "-m", "cnngraph_cpu.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

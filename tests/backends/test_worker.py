@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cnngraph_cpu.jit import _Worker
 from cnngraph_cpu.worker import _LEFT_OUT, _pipeline, remember_signatures, single_assignments
 
 SOURCES = {
@@ -88,3 +90,16 @@ def test_types_of_calls_are_resolved_once(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(TypeError):
             function.get_call_type(None, (types.float32,), {})
     assert len(asked) == 3 + 2
+
+
+def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may lie beside a script whose name is that of a standard module."""
+    (tmp_path / "timeit.py").write_text("raise RuntimeError('imported')")
+    source = tmp_path / "generated.py"
+    source.write_text("def kernel(args, tid, threads):\n    return\n")
+    monkeypatch.chdir(tmp_path)
+    worker = _Worker("sse4")
+    try:
+        assert worker.compile(str(source), "kernel").code
+    finally:
+        worker.close()
