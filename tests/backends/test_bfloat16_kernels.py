@@ -14,6 +14,7 @@ from cnngraph.ops import Cast, Conv, Dense, Elementwise, Expression, Reorder
 from cnngraph.ops.conv_transpose import ConvTranspose
 from cnngraph_cpu import backend
 from cnngraph_cpu.target import available
+from tests.backends import template_cases
 from tests.backends.template_cases import Case, Compiled, plan, requests, run_compiled, run_emulated
 from tests.backends.template_table import RELU, RESIDUAL
 
@@ -53,6 +54,12 @@ PAIRS = [
     _conv("conv_pairs", 20, 33, (50,), 5, pad=2),
     Case("dense_pairs", Dense(RESIDUAL), ((BATCH, 34), _array(34, 70), None, (BATCH, 70)), batch=5, half=True, tolerance=1e-4),
     Case("dense_pairs", Dense(RELU), ((BATCH, 128), _array(128, 33), _array(33)), batch=1, half=True, tolerance=1e-4),
+]
+WINOGRAD = [
+    _conv("winograd_pairs", 32, 40, (9, 14), 3, pad=1, residual=True, tolerance=0),
+    _conv("winograd_pairs", 18, 33, (7, 7), 3, pad=1, tolerance=0),
+    _conv("winograd_pairs", 34, 70, (3, 2), 3, pad=1, bias=False, tolerance=0),
+    _conv("winograd_pairs", 16, 5, (13, 1), 3, pad=2, tolerance=0),
 ]
 STORAGE = [
     _conv("conv_direct", 20, 40, (9, 13), 3, pad=1, residual=True),
@@ -97,6 +104,59 @@ def test_sigmoid_for_results_in_bfloat16() -> None:
     Compiled([call], "avx512bf16").call(call, list(given.values()), 1)
     want = Expression.of("sigmoid").evaluate([numbers.astype(np.float64)])
     np.testing.assert_allclose(got.astype(np.float64), want, rtol=2.0**-8 + 2.0**-12, atol=2e-38)
+
+
+def _whole_numbers(case: Case) -> Case:
+    """With weights and biases from -3 to 3."""
+    whole = (a if not isinstance(a, np.ndarray) else np.clip(np.rint(a), -3, 3) for a in case.inputs)
+    return dataclasses.replace(case, inputs=tuple(whole))
+
+
+@pytest.fixture
+def whole_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs from -3 to 3: transformed they are at most 12 and filters at most 27, which bfloat16 holds, so that no bit is lost."""
+    random = template_cases.feeds_of
+    monkeypatch.setattr(template_cases, "feeds_of", lambda *a: {v: np.clip(np.rint(x), -3, 3) for v, x in random(*a).items()})
+
+
+@pytest.mark.usefixtures("whole_inputs")
+@pytest.mark.parametrize("case", WINOGRAD, ids=lambda c: str(c.inputs[0]))
+def test_winograd_of_pairs_is_exact_on_small_whole_numbers(case: Case) -> None:
+    case = _whole_numbers(case)
+    (request,) = requests(case, "avx512bf16")
+    one = run_emulated(case, "avx512bf16", request)
+    assert np.array_equal(one, run_emulated(case, "avx512bf16", request, threads=1))
+
+
+@pytest.mark.usefixtures("whole_inputs")
+def test_compiled_winograd_of_pairs() -> None:
+    if "avx512bf16" not in available(special=True):
+        pytest.skip("this machine has no avx512bf16")
+    cases = [_whole_numbers(case) for case in WINOGRAD]
+    offers = [requests(case, "avx512bf16")[0] for case in cases]
+    kernels = Compiled([plan(case, "avx512bf16", request)[1] for case, request in zip(cases, offers, strict=True)], "avx512bf16")
+    for case, request in zip(cases, offers, strict=True):
+        run_compiled(case, request, "avx512bf16", kernels)
+
+
+def test_what_winograd_of_pairs_rounds_off() -> None:
+    """Far below a percent of a layer's result; F(4x4, 3x3) would lose two."""
+    case = _conv("winograd_pairs", 64, 64, (12, 12), 3, pad=1, bias=False, tolerance=np.inf)
+    node, call = plan(case, "avx512bf16", requests(case, "avx512bf16")[0])
+    assert call.spec.constant("M") == 2
+    got = run_emulated(case, "avx512bf16", requests(case, "avx512bf16")[0])
+    want = template_cases.expected(case, node, template_cases.feeds_of(case, node))
+    assert 0 < (got - want).std() < 0.006 * want.std()
+    assert np.abs(got - want).max() < 0.01 * np.abs(want).max()
+
+
+def test_winograd_of_pairs_serves_convolutions_of_stride_1_with_an_even_number_of_channels() -> None:
+    for case, reason in (
+        (_conv("winograd_pairs", 33, 40, (9, 13), 3, pad=1), "an odd number of channels"),
+        (_conv("winograd_pairs", 32, 40, (9, 13), 3, stride=2, pad=1), "needs a 3x3 kernel with stride"),
+    ):
+        with pytest.raises(AssertionError, match=reason):
+            requests(case, "avx512bf16")
 
 
 def test_pairs_are_refused_where_a_padding_lane_would_join_one() -> None:

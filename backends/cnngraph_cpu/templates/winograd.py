@@ -10,6 +10,9 @@ padding into scratch, transforms them (``v``: [P*P][channel block][tile][W]), an
 [P*P][TV][tile][W]) and transforms back. Tiles beyond the edge are computed and not stored. With RAW the filters of a channel tile are
 transformed a chunk of input channels at a time, which stays in the private cache (``ready``: [channel][P*P][TV][W]; writing to 36 far
 places takes twice as long), and the products of a chunk are added to those of the chunks before it. Its successor is asked for meanwhile.
+
+With STEP = 2 the transformed tiles and weights are bfloat16 and a step takes two input channels at once, as in
+:mod:`cnngraph_cpu.templates.conv_direct`: weights are ``[channel tile][P*P][pair of channels][TV*W][2]``. Sums and transforms are float32.
 """
 
 from __future__ import annotations
@@ -19,9 +22,12 @@ from cnngraph_cpu.language import (
     add,
     advance,
     broadcast,
+    broadcast_pair,
+    dot2,
     epilogue,
     fma,
     load,
+    load_pairs,
     mul,
     prefetch,
     registers,
@@ -31,7 +37,7 @@ from cnngraph_cpu.language import (
     unroll,
 )
 
-RAW, APART = 0, 1
+RAW, APART, STEP = 0, 1, 1
 W = M = P = TV = TT = U = GUARD = PARTIAL_X = PARTIAL_Y = 0  # fixed by the plan
 
 
@@ -165,16 +171,24 @@ def multiply(weights: F32Pointer, start: int, step: int, first_block: int, end_b
             at = start + xi * step
             for cb in range(first_block, end_block):
                 line = xi * v_step + (cb * tiles_padded + tt) * W
-                for i in range(0, min(W, channels - cb * W), U):
+                for i in range(0, min(W, channels - cb * W), U * STEP):
                     for u in unroll(U):
                         for k in unroll(TV):
-                            weight[k] = load(weights, at + (u * APART * TV + k) * W)
+                            if STEP == 2:
+                                weight[k] = load_pairs(weights, at + (u * TV + k) * W * STEP)
+                            else:
+                                weight[k] = load(weights, at + (u * APART * TV + k) * W)
                         for p in unroll(TT):
-                            value = broadcast(v, line + p * W + u)
-                            for k in unroll(TV):
-                                acc[k, p] = fma(weight[k], value, acc[k, p])
-                    at = at + U * APART * TV * W
-                    line = line + U
+                            if STEP == 2:
+                                pair = broadcast_pair(v, line + p * W + u * STEP)
+                                for k in unroll(TV):
+                                    acc[k, p] = dot2(acc[k, p], pair, weight[k])
+                            else:
+                                value = broadcast(v, line + p * W + u)
+                                for k in unroll(TV):
+                                    acc[k, p] = fma(weight[k], value, acc[k, p])
+                    at = at + U * APART * TV * W * STEP
+                    line = line + U * STEP
             for k in unroll(TV):
                 for p in unroll(TT):
                     store(m, ((xi * TV + k) * tiles_padded + tt + p) * W, acc[k, p])
@@ -212,14 +226,14 @@ def transform_output(tile: int, image: int, tile_row0: int, tile_rows_here: int)
 
 
 def winograd(
-    x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, scratch: F32Pointer,
+    x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, scratch: F32Pointer, v: F32Pointer,
     images: int, x_batch: int, y_batch: int, channels: int, blocks: int, out_blocks: int, tiles: int,
     height: int, width: int, rows_out: int, cols_out: int, tiles_y: int, tiles_x: int, tile_weights: int,
     pad_y: int, pad_x: int, copied: int, scratch_rows: int, scratch_width: int,
-    block_tile_rows: int, tiles_padded: int, v_at: int, m_at: int, ready_at: int, chunk_blocks: int,
+    block_tile_rows: int, tiles_padded: int, m_at: int, ready_at: int, chunk_blocks: int,
     tiles_per_group: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``v_at``, ``m_at`` and ``ready_at`` are offsets in scratch; ``tiles`` counts channel tiles, ``tiles_y``/``tiles_x`` pixel tiles.
+    """``m_at`` and ``ready_at`` are offsets in scratch; ``tiles`` counts channel tiles, ``tiles_y``/``tiles_x`` pixel tiles.
 
     ``chunk_blocks`` channel blocks are a chunk, ``ahead`` the vectors of the next chunk that each point asks for.
     """
@@ -227,7 +241,6 @@ def winograd(
     row_blocks = (tiles_y + block_tile_rows - 1) // block_tile_rows
     tasks = images * row_blocks * groups
     packed = scratch
-    v = advance(scratch, v_at)
     m = advance(scratch, m_at)
     ready = advance(scratch, ready_at)
     v_step = blocks * tiles_padded * W

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import ceil_div, round_up
+from cnngraph.ir.types import DType, ceil_div, round_up
 from cnngraph.kernels.template import (
     Argument,
     BatchStride,
@@ -74,18 +74,21 @@ class Blocking:
 
 
 @lru_cache(maxsize=4096)
-def choose_blocking(g: Geometry, target: Target) -> Blocking:
-    """The blocking with the least estimated cycles whose scratch stays within the private cache where possible."""
-    return min(_blockings(g, target), key=lambda b: b.cycles)
+def choose_blocking(g: Geometry, target: Target, step: int = 1) -> Blocking:
+    """The blocking with the least estimated cycles whose scratch stays within the private cache where possible.
+
+    ``step``: input channels a step of products takes, 2 for pairs of bfloat16.
+    """
+    return min(_blockings(g, target, step), key=lambda b: b.cycles)
 
 
 @lru_cache(maxsize=4096)
-def alternatives(g: Geometry, target: Target) -> tuple[Blocking, ...]:
+def alternatives(g: Geometry, target: Target, step: int = 1) -> tuple[Blocking, ...]:
     """Blockings worth measuring besides the chosen one: the best of each kind of tile and number of vectors, and other numbers of rows."""
-    chosen = choose_blocking(g, target)
+    chosen = choose_blocking(g, target, step)
     kinds: dict[tuple[int, int], Blocking] = {}
     rows: list[Blocking] = []
-    for b in sorted(_blockings(g, target), key=lambda b: b.cycles):
+    for b in sorted(_blockings(g, target, step), key=lambda b: b.cycles):
         kinds.setdefault((b.outputs, b.vectors), b)
         if (b.outputs, b.pixel_tiles, b.vectors) == (chosen.outputs, chosen.pixel_tiles, chosen.vectors):
             rows.append(b)
@@ -93,37 +96,38 @@ def alternatives(g: Geometry, target: Target) -> tuple[Blocking, ...]:
     return tuple(b for b in sorted(found, key=lambda b: b.cycles) if b != chosen and b.cycles < _WORST * chosen.cycles)
 
 
-def _blockings(g: Geometry, target: Target) -> Iterator[Blocking]:
-    for outputs in G:
-        yield from _blockings_of(g, target, outputs)
+def _blockings(g: Geometry, target: Target, step: int) -> Iterator[Blocking]:
+    for outputs in G if step == 1 else (2,):  # of F(4x4, 3x3) bfloat16 loses too many bits
+        yield from _blockings_of(g, target, outputs, step)
 
 
-def _blockings_of(g: Geometry, target: Target, outputs: int) -> Iterator[Blocking]:
+def _blockings_of(g: Geometry, target: Target, outputs: int, step: int) -> Iterator[Blocking]:
     width = target.width
     tiles_y, tiles_x = ceil_div(g.out[1], outputs), ceil_div(g.out[2], outputs)
     blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
     points = (outputs + 2) ** 2
     spare = 1 if target.has_fma else 2
-    raw = points * g.channels * out_blocks * width * 4 > _MOST_WEIGHT_BYTES
-    weight_bytes = (_TAPS if raw else points) * g.channels * out_blocks * width * 4
+    number = 4 // step
+    raw = step == 1 and points * g.channels * out_blocks * width * number > _MOST_WEIGHT_BYTES
+    weight_bytes = (_TAPS if raw else points) * g.channels * out_blocks * width * number
     stream = weight_bytes / _WEIGHT_BYTES_PER_CYCLE if weight_bytes > target.l2 // 2 else 0
     forth, back = _TRANSFORM_CYCLES[outputs]
     there = _WEIGHT_TRANSFORM_CYCLES[outputs] * g.channels * out_blocks if raw else 0
     room = target.l2 * (4 if raw else 3 / 4)  # what the kernel transforms should serve all tiles
     for tile_rows in range(1, tiles_y + 1):
         count = tile_rows * tiles_x
-        if tile_rows > 1 and points * count * g.channels * 4 > room:
+        if tile_rows > 1 and points * count * g.channels * number > room:
             break
         row_blocks = ceil_div(tiles_y, tile_rows)
         for vectors in range(1, min(4, out_blocks) + 1):
             limit = (target.registers - spare - vectors) // vectors
             for pixel_tiles in range(1, limit + 1):
                 padded = round_up(count, pixel_tiles)
-                step = max(pixel_tiles * vectors / 2, (pixel_tiles + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixel_tiles + 0.5 * vectors
-                gemm = points * g.channels * ceil_div(out_blocks, vectors) * (padded // pixel_tiles) * step
+                products = pixel_tiles * vectors
+                cycles = max(products / 2, (pixel_tiles + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixel_tiles + 0.5 * vectors
+                gemm = points * (g.channels // step) * ceil_div(out_blocks, vectors) * (padded // pixel_tiles) * cycles
                 transforms = count * (forth * blocks + back * out_blocks)
-                cycles = row_blocks * (gemm + transforms + there + stream)
-                yield Blocking(outputs, raw, tile_rows, pixel_tiles, vectors, padded, cycles)
+                yield Blocking(outputs, raw, tile_rows, pixel_tiles, vectors, padded, row_blocks * (gemm + transforms + there + stream))
 
 
 def _chunk_blocks(choice: Blocking, blocks: int, target: Target) -> int:
@@ -139,6 +143,7 @@ class Winograd:
 
     name = "winograd"
     reorders_arithmetic = True
+    step = 1
     code = Code(
         kernel.winograd,
         {
@@ -158,12 +163,12 @@ class Winograd:
 
     def candidates(self, node: Node, target: Target) -> dict[str, Template]:
         """Other tiles and other numbers of tile rows a block."""
-        return {_title(b): Winograd(_title(b)) for b in alternatives(geometry(node), target)}
+        return {_title(b): type(self)(_title(b)) for b in alternatives(geometry(node), target, self.step)}
 
     def _blocking(self, g: Geometry, target: Target) -> Blocking:
         if not self._variant:
-            return choose_blocking(g, target)
-        return next(b for b in alternatives(g, target) if _title(b) == self._variant)
+            return choose_blocking(g, target, self.step)
+        return next(b for b in alternatives(g, target, self.step) if _title(b) == self._variant)
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses what the direct convolution refuses, and every other kernel shape."""
@@ -199,15 +204,15 @@ class Winograd:
         x, y, bias = node.input(0), node.output, node.inputs[2]
         weights = node.input(1).data
         assert weights is not None
-        choice = self._blocking(g, target)
+        choice, step = self._blocking(g, target), self.step
+        element = DType.BF16 if step == 2 else DType.F32
         tv, m = choice.vectors, choice.outputs
         points = (m + 2) ** 2
         blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
         tiles = ceil_div(out_blocks, tv)
         tiles_y, tiles_x = ceil_div(g.out[1], m), ceil_div(g.out[2], m)
         scratch_rows, scratch_width = choice.tile_rows * m + 2, tiles_x * m + 2
-        v_at = blocks * scratch_rows * scratch_width * width
-        m_at = v_at + points * blocks * choice.padded * width
+        m_at = blocks * scratch_rows * scratch_width * width
         ready_at = m_at + points * tv * choice.padded * width
         chunk_blocks = _chunk_blocks(choice, blocks, target)
         scratch = ready_at + points * chunk_blocks * width * tv * width
@@ -218,23 +223,27 @@ class Winograd:
             "tile_weights": (_TAPS if choice.raw else points) * g.channels * tv * width,
             "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width),
             "copied": max(0, min(g.size[2], scratch_width - g.pad[2])), "scratch_rows": scratch_rows,
-            "scratch_width": scratch_width, "block_tile_rows": choice.tile_rows, "tiles_padded": choice.padded, "v_at": v_at,
+            "scratch_width": scratch_width, "block_tile_rows": choice.tile_rows, "tiles_padded": choice.padded,
             "m_at": m_at, "ready_at": ready_at, "chunk_blocks": chunk_blocks,
             "tiles_per_group": _tiles_per_group(tiles, row_blocks, raw=choice.raw),
         }  # fmt: skip
         constants = [
-            ("M", m), ("P", m + 2), ("TT", choice.pixel_tiles), ("TV", tv), ("U", next(u for u in (2, 1) if g.channels % u == 0)),
+            ("M", m), ("P", m + 2), ("TT", choice.pixel_tiles), ("TV", tv), ("U", next(u for u in (2, 1) if g.channels % (u * step) == 0)),
             ("GUARD", int(out_blocks % tv != 0)), ("PARTIAL_X", int(g.out[2] % m != 0)), ("PARTIAL_Y", int(g.out[1] % m != 0)),
         ]  # fmt: skip
+        if step == 2:
+            constants.append(("STEP", 2))
         if choice.raw:
             constants += [("RAW", 1), ("APART", points)]
+        pack = pack_weights if choice.raw else pack_pairs if step == 2 else transform_weights
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tv)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),
-            "w": Packed((pack_weights if choice.raw else transform_weights)(weights, g, tiles, tv * width, m)),
+            "w": Packed(pack(weights, g, tiles, tv * width, m)),
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tv),
             "y": Pointer(y),
             "scratch": Scratch(scratch * 4),
+            "v": Scratch(points * blocks * choice.padded * width * element.itemsize, element),
             "images": Extent(g.images),
             "x_batch": BatchStride(x),
             "y_batch": BatchStride(y),
@@ -274,6 +283,13 @@ def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int
         for point, weights in enumerate(transform_filters(taps, G[outputs])):
             out[tile, point] = weights
     return out
+
+
+def pack_pairs(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, outputs: int) -> np.ndarray:
+    """:func:`transform_weights` in bfloat16 by pairs of channels: ``[channel tile][P*P][pair of channels][tile channel][2]``."""
+    transformed = transform_weights(w, g, tiles, tile_channels, outputs)
+    pairs = transformed.reshape(*transformed.shape[:2], g.channels // 2, 2, tile_channels).swapaxes(3, 4)
+    return pairs.astype(DType.BF16.numpy)
 
 
 def _tiles_per_group(tiles: int, row_blocks: int, *, raw: bool) -> int:
