@@ -27,6 +27,10 @@ from cnngraph_cpu.templates.conv_direct_plan import Geometry, geometry
 
 _MOST_ROWS, _MOST_TAPS, _MOST_MULTIPLICATIONS = 8, 7, 200
 _MOST_OUTPUTS = 16
+_COPIED_PLAIN, _COPIED_BLOCKED, _COPIED_STRIDED = 0.1, 0.3, 0.7
+"""Cycles to copy an element of the input into rows, measured; transposed from blocks; one by one."""
+_REORDERED = 2.0
+"""Cycles a pixel of the result that may have to be reordered for its readers, who are not known."""
 _PIXELS_PER_FLAT_ROW = 512
 
 
@@ -118,10 +122,15 @@ class ConvRows:
         return requests
 
     def cost(self, node: Node, target: Target) -> float:
-        """Cycles of the inner loops and of copying the input into rows, and of a later change of the result's layout."""
+        """Cycles of the inner loops, of copying the input into rows, and of a later change of the result's layout."""
         g = geometry(node)
-        copied = g.out[0] * g.kernel[0] * g.channels * g.size[1] * g.size[2] * (2.0 if g.stride[2] > 1 else 0.5)
-        return choose_rows(flattened(g, target.width), target).cycles + copied + product(g.out) * g.out_channels
+        plain = node.input(0).type.layout.plain
+        flat = flattened(g, target.width)
+        copied = g.out[0] * g.kernel[0] * g.channels * g.size[1] * g.size[2]
+        if plain and _unpadded(flat) and flat.out[2] >= target.width:
+            copied = 0
+        a_copy = _COPIED_STRIDED if g.stride[2] > 1 else _COPIED_PLAIN if plain else _COPIED_BLOCKED
+        return choose_rows(flat, target).cycles + a_copy * copied + _REORDERED * product(g.out)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""
@@ -139,7 +148,7 @@ class ConvRows:
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, 1, tile.outputs)
         ragged = g.out[2] % width != 0
         overlap = ragged and g.out[2] >= width and all(kind != FULL for _, kind in kinds)
-        in_place = plain and stride_x == 1 and not any(g.pad + g.pad_end) and g.kernel[0] == 1 and (overlap or not ragged)
+        in_place = plain and _unpadded(g) and (overlap or not ragged)
         pixels = g.size[1] * g.size[2]
         if in_place:
             scratch_rows = scratch_width = copied = remainder = scratch = 0
@@ -185,6 +194,11 @@ class ConvRows:
         return KernelCall(
             KernelSpec(self.name, target.isa, tuple(constants), op.epilogue), arguments, (note,), overwritable(node.inputs[3:], y)
         )
+
+
+def _unpadded(g: Geometry) -> bool:
+    """Whether rows of the input can be read as they are, wherever the vectors lie that do not reach behind their ends."""
+    return g.stride[2] == 1 and g.kernel[0] == 1 and not any(g.pad + g.pad_end)
 
 
 def pack_weights(weights: np.ndarray, g: Geometry, tile: RowTile) -> np.ndarray:
