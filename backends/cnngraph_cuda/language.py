@@ -30,7 +30,7 @@ def _only_specialised(*args: Any) -> Any:
     raise TypeError("template functions run only after specialisation")
 
 
-absolute = ceil = add = apply_epilogue = as_bits = as_float = below = block_x = block_y = block_z = both = _only_specialised
+absolute = ceil = floor = add = apply_epilogue = as_bits = as_float = below = block_x = block_y = block_z = both = _only_specialised
 count_up = cp_async16 = cp_commit = cp_wait = div = dot4 = epilogue = exp = expression = fence = fma = _only_specialised
 grid_x = grid_y = grid_z = ldcg4 = ldmatrix = lds1 = lds4 = load_float = load_floats = load_int = load_one = _only_specialised
 load_source = load_source_vector = load_vector = log = maximum = minimum = mma = mul = power = registers = _only_specialised

@@ -14,6 +14,7 @@ from cnngraph_cuda.templates.depthwise import Depthwise
 from cnngraph_cuda.templates.elementwise import EltwiseLast, EltwisePlain
 from cnngraph_cuda.templates.eltwise_strided import EltwiseIntegers, EltwiseStrided
 from cnngraph_cuda.templates.gather import GatherPlain
+from cnngraph_cuda.templates.grid_sample import GridSamplePlain
 from cnngraph_cuda.templates.group_norm import GroupNormLast
 from cnngraph_cuda.templates.index import GatherComputed, GatherElementsComputed, GatherNDComputed, ScatterElementsLines
 from cnngraph_cuda.templates.join import Join
@@ -47,5 +48,6 @@ TEMPLATES: dict[str, Any] = {
         GatherNDComputed(), ScatterElementsLines(), QuantizeStrided(), DequantizeStrided(), QBinaryStrided(), RangeOfPartsKernel(),
         RangeParametersKernel(), Relayout(), Nothing(),
         PoolPlain(), MaxUnpoolPlain(), RoiAlignPlain(), TriluStrided(), OneHotStrided(), CumulativeLines(), NLLLossPlain(),
+        GridSamplePlain(),
     )
 }  # fmt: skip
