@@ -33,12 +33,13 @@ _BOTH = ("avx512", "avx2")
 @pytest.mark.parametrize(
     ("shape", "where"),
     [
-        ((1, (32, 32), 6, 5), ("avx512",)),  # LeNet-5: 6 of 8 lanes are well used
+        ((1, (32, 32), 6, 5), _BOTH),  # LeNet-5
         ((64, (128, 128), 3, 3, 1, 1), _BOTH),  # the end of a super-resolution network
         ((256, (64, 64), 1, 1), _BOTH),
         ((3, (224, 224), 64, 7, 2, 3), ()),
         ((64, (56, 56), 64, 3, 1, 1), ()),
         ((64, (7, 7), 16, 1), ()),
+        ((1, (28, 28), 8, 5, 1, 2), ("avx512",)),  # 8 outputs fill a vector of 8
     ],
 )
 def test_cheaper_than_direct_for_few_outputs_only(shape: tuple[Any, ...], where: tuple[str, ...], isa: str) -> None:

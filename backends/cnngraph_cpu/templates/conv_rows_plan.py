@@ -27,8 +27,8 @@ from cnngraph_cpu.templates.conv_direct_plan import Geometry, geometry
 
 _MOST_ROWS, _MOST_TAPS, _MOST_MULTIPLICATIONS = 8, 7, 200
 _MOST_OUTPUTS = 16
-_COPIED_PLAIN, _COPIED_BLOCKED, _COPIED_STRIDED = 0.1, 0.3, 0.7
-"""Cycles to copy an element of the input into rows, measured; transposed from blocks; one by one."""
+_COPIED_PLAIN, _COPIED_STRIDED = 0.1, 0.7
+"""Cycles to copy an element of a plain input into rows, measured: by vectors, and one by one."""
 _REORDERED = 2.0
 """Cycles a pixel of the result that may have to be reordered for its readers, who are not known."""
 _PIXELS_PER_FLAT_ROW = 512
@@ -129,7 +129,7 @@ class ConvRows:
         copied = g.out[0] * g.kernel[0] * g.channels * g.size[1] * g.size[2]
         if plain and _unpadded(flat) and flat.out[2] >= target.width:
             copied = 0
-        a_copy = _COPIED_STRIDED if g.stride[2] > 1 else _COPIED_PLAIN if plain else _COPIED_BLOCKED
+        a_copy = _COPIED_STRIDED if g.stride[2] > 1 else _COPIED_PLAIN if plain else 0.15 + 2.4 / target.width  # transposed
         return choose_rows(flat, target).cycles + a_copy * copied + _REORDERED * product(g.out)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
