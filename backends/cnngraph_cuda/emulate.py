@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from cnngraph_cuda.arithmetic import as_i32, pure_functions
 from cnngraph_cuda.bulk_copies import MappedTensor
-from cnngraph_cuda.lanes import LANE_FUNCTIONS, Lanes, Pointer, SharedMemory, Stats, as_i32, pure_functions
+from cnngraph_cuda.lanes import LANE_FUNCTIONS, Lanes, Pointer, SharedMemory, Stats
 from cnngraph_cuda.primitives import PRIMITIVES
 from cnngraph_cuda.warpgroups import EmulationError
 

@@ -11,11 +11,13 @@ from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.types import BATCH, DType, TensorType
 from cnngraph.ops import (
     LRN,
+    Cast,
     Concat,
     Conv,
     ConvTranspose,
     Dense,
     Elementwise,
+    Expand,
     Gather,
     MatMul,
     Pad,
@@ -28,9 +30,12 @@ from cnngraph.ops import (
 )
 from cnngraph.ops.base import Op
 from cnngraph.ops.channels import TakeChannels
+from cnngraph.ops.deform import GridSample
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.group_norm import GroupNorm
-from cnngraph.ops.indexing import TopK
+from cnngraph.ops.indexing import GatherElements, TopK, Trilu
+from cnngraph.ops.logic import Predicate, Where
+from cnngraph.ops.math import Cumulative
 from cnngraph.ops.resize import Resize
 
 RELU = Expression.of("relu")
@@ -86,6 +91,18 @@ def _tail(net: Network) -> Value:
     return net.node(Softmax(1), net.node(Dense(), x, net.weights(72, 1000), net.weights(1000)))
 
 
+def _selection(net: Network) -> Value:
+    """Numbers above 0 as they are, the others halved; both are exact in every precision."""
+    positive = net.node(Predicate("greater"), net.x, net.constant(np.zeros((), np.float32)))
+    return net.node(Where(), positive, net.x, net.node(Elementwise(Expression.of("scale", 1, (0.5,))), net.x))
+
+
+def _positions(net: Network) -> Value:
+    """The same positions for every image, as integers computed at run time: 0 to 5 along the first axis after the images."""
+    ones = net.node(Cast(DType.I64), net.node(Predicate("equal"), net.x, net.x))
+    return net.node(Elementwise(Expression.of("sub", 2)), net.node(Cumulative("sum", 1), ones), ones)
+
+
 def _join(net: Network) -> Value:
     parts = [net.conv(net.x, n) for n in (8, 16, 24)]
     x = net.node(Concat(1), *parts)
@@ -128,6 +145,17 @@ PROBLEMS: Mapping[str, tuple[tuple[int, ...], Callable[[Network], Value]]] = {
     "permuted channels": ((12, 5, 7), lambda n: n.node(TakeChannels((11, 3, 4, 5, 0)), n.x)),
     "gather": ((12, 5, 7), lambda n: n.node(Gather(2), n.x, n.constant(np.array([4, 0, -2, 1, 1], np.int64)))),
     "top of rows": ((12, 50), lambda n: n.add(TopK(5, 2), [n.x], origin=("top",))[0]),
+    "selection": ((12, 5, 7), _selection),
+    "joined rows": ((12, 5, 7), lambda n: n.node(Concat(2), n.x, n.node(Expand((BATCH, 12, 5, 7)), n.x))),
+    "computed indices": ((6, 5), lambda n: n.node(GatherElements(1), n.x, _positions(n))),
+    "pooled volume": ((5, 4, 6, 7), lambda n: n.node(Pool("average", (2, 3, 2), (1, 2, 2), (0, 1, 0, 1, 1, 0), (1, 1, 1)), n.x)),
+    "crop": (
+        (12, 5, 7),
+        lambda n: n.node(Resize((2, 3), (6, 9), (6.0, 9.0), "linear", "tf_crop_and_resize", roi=(0.1, -0.2, 0.9, 0.8)), n.x),
+    ),
+    "samples of a grid": ((2, 5, 5), lambda n: n.node(GridSample("linear", "border", False), n.x, n.node(Transpose((0, 2, 3, 1)), n.x))),
+    "running sums": ((12, 5, 7), lambda n: n.node(Cumulative("sum", 2), n.x)),
+    "triangles": ((12, 7, 5), lambda n: n.node(Trilu(True, 1), n.x)),
     "transposed convolution, dilated": (
         (12, 5, 7), lambda n: n.node(ConvTranspose((2, 2), (2, 2), (0, 0), (2, 2), (11, 15)), n.x, n.weights(12, 20, 2, 2), None),
     ),

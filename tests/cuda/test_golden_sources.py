@@ -25,6 +25,8 @@ CASES = {
     "conv_transpose_f16": ("transposed convolution, dilated", "sm_90:f16:1", "conv_transpose"),
     "conv_transpose_gemm_f16": ("transposed convolution 3x3", "sm_90:f16:1", "conv_transpose_gemm"),
     "matmul_gemm_bf16": ("computed matrices, tiled", "sm_90:bf16:1", "matmul_gemm"),
+    "where_f32": ("selection", "sm_90:f32:1", "where"),
+    "gather_elements_f16": ("computed indices", "sm_90:f16:1", "gather_elements"),
     "conv_gemm_warpgroups_tf32": ("conv with residual", "sm_90a:tf32:1:128x64:cp_async", "conv_gemm"),
     "conv_gemm_tma_weights_f16": ("conv 3x3 stride 2", "sm_90a:f16:1:64x64", "conv_gemm"),
     "conv_gemm_tma_windows_f16": ("conv 3x3 64->64", "sm_90a:f16:1:64x64", "conv_gemm"),
