@@ -46,9 +46,11 @@ def _reads_data_field() -> bool:
 
 if sys.implementation.name == "cpython" and _reads_data_field():
 
+    _word_at = ctypes.c_ssize_t.from_address
+
     def address_of(array: np.ndarray) -> int:
         """Address of the first element; twenty times as fast as what NumPy itself offers, two microseconds each."""
-        return ctypes.c_ssize_t.from_address(id(array) + _DATA_FIELD).value
+        return _word_at(id(array) + _DATA_FIELD).value
 
 else:
 

@@ -82,13 +82,17 @@ class Program:
             unknown = [name for name in outputs if name not in {s.name for s in self.outputs}]
             if unknown:
                 raise InvalidInputError(f"no output is called {printable(unknown[0])}; there is {self._list(self.outputs)}")
-        results = [_empty(shape, dtype) for shape, dtype in shapes]
+        results = []
+        for shape, dtype in shapes:  # no comprehensions here and below: before Python 3.12 each costs a call
+            results.append(_empty(shape, dtype))
         count = self.threads if threads is None else _thread_count(threads)
         if batch:
             self._execute(arrays, results, batch, count)
         elif any(array.size for array in results):
             raise InvalidInputError("the batch is 0, but an output does not depend on it")
-        named = {rule[0]: array for rule, array in zip(self._output_rules, results)}  # noqa: B905  strict costs time
+        named = {}
+        for rule, array in zip(self._output_rules, results):  # noqa: B905  strict costs time
+            named[rule[0]] = array
         return named if outputs is None else {name: named[name] for name in outputs}
 
     async def arun(
