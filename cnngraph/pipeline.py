@@ -45,6 +45,7 @@ from cnngraph.passes.propagate_strides import PropagateStrides
 from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.remove_identity import RemoveIdentity
 from cnngraph.passes.select_kernels import select_kernels
+from cnngraph.passes.share_kernels import share_kernels
 from cnngraph.passes.take_channels import TakeWholeChannels
 from cnngraph.passes.trim_taps import TrimTaps
 from cnngraph.passes.widen_half import WidenHalf
@@ -165,6 +166,9 @@ def compile_graph(
     if device is not None:
         device.check(choice, options)
     records.append(_record(graph, "choose_layout", choice.reorders, start, after))
+    if not choices:  # else the tiles are those that were measured
+        start = time.perf_counter()
+        records.append(_record(graph, "share_kernels", share_kernels(graph, choice, target), start, after))
 
     start = time.perf_counter()
     calls = select_kernels(graph, choice, target)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cnngraph.runtime.session import Program
     from cnngraph.runtime.tailed import TailedProgram
 
-LAYOUT_STEPS = ("choose_layout", "select_kernels", "plan_memory")
+LAYOUT_STEPS = ("choose_layout", "share_kernels", "select_kernels", "plan_memory")
 
 
 @click.command("compile")

@@ -7,7 +7,7 @@ compiled kernel. Extents are run-time arguments wherever they do not shape the i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -81,11 +81,27 @@ class BatchStride:
     value: Value
 
 
-@dataclass(frozen=True, eq=False)
 class Packed:
-    """Address of constant data prepared at compile time (packed weights, index tables)."""
+    """Address of constant data prepared at compile time (packed weights, index tables).
 
-    data: np.ndarray
+    ``data`` may be a function, called when the data are first asked for, so that planning a call to learn its specification is cheap; it
+    then takes their element type.
+    """
+
+    def __init__(self, data: np.ndarray | Callable[[], np.ndarray], dtype: DType | None = None) -> None:
+        self._data, self._dtype = data, dtype
+
+    @property
+    def dtype(self) -> DType:
+        """Element type."""
+        return self._dtype or DType.of(self.data)
+
+    @property
+    def data(self) -> np.ndarray:
+        """The data, the same array every time."""
+        if not isinstance(self._data, np.ndarray):
+            self._data = self._data()
+        return self._data
 
 
 @dataclass(frozen=True)
@@ -159,9 +175,7 @@ def _pointed_to(argument: Argument) -> DType | None:
     """Type of the elements that an argument points to; None for an integer."""
     if isinstance(argument, Pointer):
         return argument.value.type.dtype
-    if isinstance(argument, Packed):
-        return DType.of(argument.data)
-    return argument.dtype if isinstance(argument, Scratch) else None
+    return argument.dtype if isinstance(argument, Packed | Scratch) else None
 
 
 @dataclass(frozen=True)
@@ -177,7 +191,9 @@ class Template(Protocol):
 
     ``reorders_arithmetic`` marks algorithms whose rounding differs from a plain chain of multiply-adds; ``math="exact"``
     leaves them out. For tuning, a template may have a method ``candidates(node, target)`` that returns variants of itself, templates of the
-    same name with another tile or blocking, by names that stay the same. A template that can compute nodes with the batch in another
+    same name with another tile or blocking, by names that stay the same. For sharing kernels (:mod:`cnngraph.passes.share_kernels`), it may
+    have a method ``like(node, target, spec)`` that returns the variant whose tile is that of a kernel of its own for another node, or None.
+    A template that can compute nodes with the batch in another
     place than the first axis says so by an
     attribute ``any_batch_axis = True``; the others are not asked about such nodes.
     """

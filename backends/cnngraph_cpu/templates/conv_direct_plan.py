@@ -182,6 +182,20 @@ def alternatives(g: Geometry, target: Target) -> tuple[Tile, ...]:
     return tuple(tile for tile in sorted(found, key=lambda t: t.cycles) if tile != chosen and tile.cycles < _WORST * chosen.cycles)
 
 
+@lru_cache(maxsize=4096)
+def _best_by_tile(g: Geometry, target: Target) -> dict[tuple[int, ...], Tile]:
+    """The least estimated cycles of each register tile and tail, over the grids of pixels that have it."""
+    found: dict[tuple[int, ...], Tile] = {}
+    for cycles, shape in _tiles(g, target):
+        if shape[:4] not in found or cycles < found[shape[:4]].cycles:
+            found[shape[:4]] = Tile(*shape, cycles)
+    return found
+
+
+def _register_tile(spec: KernelSpec) -> tuple[int, ...]:
+    return tuple(spec.constant(name) for name in ("TR", "TC", "TV", "TAIL_COLS"))
+
+
 class ConvDirect:
     """Convolution by register tiles over a blocked or small-channel plain input, any kernel, stride, dilation, groups."""
 
@@ -199,9 +213,12 @@ class ConvDirect:
         "Direct convolution, register-tiled over output pixels and channels.",
     )  # fmt: skip
 
-    def __init__(self, shape: tuple[int, int, int] | None = None, band: float = 1.0) -> None:
-        """Variants for tuning have a register tile of ``shape`` rows, columns and vectors, or ``band`` times the rows a block."""
-        self._shape, self._band = shape, band
+    def __init__(self, shape: tuple[int, int, int] | None = None, band: float = 1.0, like: KernelSpec | None = None) -> None:
+        """Variants for tuning have a register tile of ``shape`` rows, columns and vectors, or ``band`` times the rows a block.
+
+        Those that share a kernel have its register tile.
+        """
+        self._shape, self._band, self._like = shape, band, like
 
     def candidates(self, node: Node, target: Target) -> dict[str, Template]:
         """Other register tiles, fewer and more rows a block."""
@@ -212,7 +229,16 @@ class ConvDirect:
         found: dict[str, Template] = {"tile {}x{}x{}".format(*shape): type(self)(shape) for shape in shapes}
         return found if g.out[0] > 1 or g.kernel[0] > 1 or g.spread else found | {n: type(self)(None, b) for n, b in _BANDS.items()}
 
+    def like(self, node: Node, target: Target, spec: KernelSpec) -> Template | None:
+        """With the register tile of the kernel ``spec`` and its tail."""
+        g = geometry(node)
+        if _is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width)):
+            return None
+        return type(self)(like=spec) if _register_tile(spec) in _best_by_tile(g, target) else None
+
     def _tile(self, g: Geometry, target: Target) -> Tile:
+        if self._like is not None:
+            return _best_by_tile(g, target)[_register_tile(self._like)]
         if self._shape is None:
             return choose_tile(g, target)
         return next(t for t in alternatives(g, target) if (t.rows, t.cols, t.vectors) == self._shape)
@@ -279,7 +305,11 @@ class ConvDirect:
         spans = group_spans(g, tile.vectors * width) if grouped else block_spans(table, used, cb, g.channels)
         if grouped:
             table = np.array(spans, np.int64).T.copy()
-        packed = pack_weights(weights, g, spans, tile.vectors * width, cb, step, merged).astype(element.numpy, copy=False)
+
+        def packed() -> np.ndarray:
+            return pack_weights(weights, g, spans, tile.vectors * width, cb, step, merged).astype(element.numpy, copy=False)
+
+        tile_weights = product(g.kernel[:2]) * line_of(g, spans, cb, step, merged) * tile.vectors * width
         taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * cb, cb // step
         if merged:
             inner, taps_x = ceil_div(g.kernel[2] * cb, step), 1
@@ -314,6 +344,8 @@ class ConvDirect:
             ("U", 1 if small else unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
             ("MERGED", int(merged)), ("GUARD", int(out_blocks % tile.vectors != 0)), ("DEPTH", int(deep)),
         ]  # fmt: skip
+        if self._like is not None and self._like.constant("GUARD"):
+            constants = [(name, 1 if name == "GUARD" else value) for name, value in constants]
         if step == 2:
             constants.append(("P", 2))
         if grouped:
@@ -325,7 +357,7 @@ class ConvDirect:
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile.vectors)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),
-            "w": Packed(packed),
+            "w": Packed(packed, element),
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tile.vectors),
             "y": Pointer(y),
             "block_table": Packed(table),
@@ -340,7 +372,7 @@ class ConvDirect:
             "row_out": tile.grid_cols * width, "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols,
             "taps": g.kernel[0] * g.kernel[1],
             "taps_y": g.kernel[1], "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "inner_count": inner,
-            "tile_weights": packed[0].size, "stride_d": g.stride[0], "dilation_d": g.dilation[0], "dilation_y": g.dilation[1],
+            "tile_weights": tile_weights, "stride_d": g.stride[0], "dilation_d": g.dilation[0], "dilation_y": g.dilation[1],
             "pad_d": g.pad[0], "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": copied, "row_step": row_step,
             "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width, "block_rows": block_rows,
             "tiles_per_group": tiles_per_group_of(tiles, row_blocks), "SX": g.stride[2], "SY": g.stride[1], "CB": cb,
@@ -392,6 +424,11 @@ def block_spans(table: np.ndarray, used: int, cb: int, channels: int) -> list[tu
     return [(int(first) * cb, min((int(first) + used) * cb, channels)) for first in table]
 
 
+def line_of(g: Geometry, spans: Sequence[tuple[int, int]], cb: int, step: int, merged: bool) -> int:
+    """Weights of one output channel for a line of taps, see :func:`pack_weights`."""
+    return round_up(cb * g.kernel[2], step) if merged else max(round_up(stop - start, step) for start, stop in spans) * g.kernel[2]
+
+
 def pack_weights(
     w: np.ndarray, g: Geometry, spans: Sequence[tuple[int, int]], tile_channels: int, cb: int, step: int = 1, merged: bool = False
 ) -> np.ndarray:
@@ -403,8 +440,7 @@ def pack_weights(
     taps_y, taps_x = g.kernel[0] * g.kernel[1], g.kernel[2]
     per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
     source = w.reshape(g.out_channels, per_group_in, taps_y, taps_x)
-    most = max(round_up(stop - start, step) for start, stop in spans)
-    line = round_up(cb * taps_x, step) if merged else most * taps_x
+    line = line_of(g, spans, cb, step, merged)
     out = np.zeros((len(spans), taps_y * line * tile_channels), np.float32)
     for tile, (start, stop) in enumerate(spans):
         dense = np.zeros((round_up(stop - start, step), taps_y, taps_x, tile_channels), np.float32)

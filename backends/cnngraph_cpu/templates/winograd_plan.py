@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -49,6 +49,8 @@ channels take 20 percent more time for it at 14x14 and 9 percent at 28x28 (Zen 4
 _WEIGHT_BYTES_PER_CYCLE = 12.0
 _TAPS = 9
 _MORE_ROWS, _WORST = 3, 1.6
+_PROVISIONS = ("GUARD", "PARTIAL_X", "PARTIAL_Y")
+"""Constants whose 1 is right for every convolution, and 0 for those without partial tiles."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,22 @@ def alternatives(g: Geometry, target: Target, step: int = 1) -> tuple[Blocking, 
             rows.append(b)
     found = dict.fromkeys([*rows[: _MORE_ROWS + 1], *kinds.values()])
     return tuple(b for b in sorted(found, key=lambda b: b.cycles) if b != chosen and b.cycles < _WORST * chosen.cycles)
+
+
+@lru_cache(maxsize=4096)
+def _best_by_tile(g: Geometry, target: Target, step: int) -> dict[tuple[int, ...], Blocking]:
+    """The least estimated cycles of each kind of tile and register tile."""
+    found: dict[tuple[int, ...], Blocking] = {}
+    for b in _blockings(g, target, step):
+        key = (b.outputs, int(b.raw), b.pixel_tiles, b.vectors)
+        if key not in found or b.cycles < found[key].cycles:
+            found[key] = b
+    return found
+
+
+def _register_tile(spec: KernelSpec) -> tuple[int, ...]:
+    constants = dict(spec.constants)
+    return constants["M"], constants.get("RAW", 0), constants["TT"], constants["TV"]
 
 
 def _blockings(g: Geometry, target: Target, step: int) -> Iterator[Blocking]:
@@ -157,15 +175,21 @@ class Winograd:
     )  # fmt: skip
     _direct = ConvDirect()
 
-    def __init__(self, variant: str = "") -> None:
-        """Variants for tuning have another blocking, by name."""
-        self._variant = variant
+    def __init__(self, variant: str = "", like: KernelSpec | None = None) -> None:
+        """Variants for tuning have another blocking, by name; those that share a kernel have its register tile."""
+        self._variant, self._like = variant, like
 
     def candidates(self, node: Node, target: Target) -> dict[str, Template]:
         """Other tiles and other numbers of tile rows a block."""
         return {_title(b): type(self)(_title(b)) for b in alternatives(geometry(node), target, self.step)}
 
+    def like(self, node: Node, target: Target, spec: KernelSpec) -> Template | None:
+        """With the tiles of the kernel ``spec``, and its provisions for partial ones."""
+        return type(self)(like=spec) if _register_tile(spec) in _best_by_tile(geometry(node), target, self.step) else None
+
     def _blocking(self, g: Geometry, target: Target) -> Blocking:
+        if self._like is not None:
+            return _best_by_tile(g, target, self.step)[_register_tile(self._like)]
         if not self._variant:
             return choose_blocking(g, target, self.step)
         return next(b for b in alternatives(g, target, self.step) if _title(b) == self._variant)
@@ -231,6 +255,8 @@ class Winograd:
             ("M", m), ("P", m + 2), ("TT", choice.pixel_tiles), ("TV", tv), ("U", next(u for u in (2, 1) if g.channels % (u * step) == 0)),
             ("GUARD", int(out_blocks % tv != 0)), ("PARTIAL_X", int(g.out[2] % m != 0)), ("PARTIAL_Y", int(g.out[1] % m != 0)),
         ]  # fmt: skip
+        if self._like is not None:
+            constants = [(name, max(value, self._like.constant(name)) if name in _PROVISIONS else value) for name, value in constants]
         if step == 2:
             constants.append(("STEP", 2))
         if choice.raw:
@@ -239,7 +265,7 @@ class Winograd:
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tv)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),
-            "w": Packed(pack(weights, g, tiles, tv * width, m)),
+            "w": Packed(partial(pack, weights, g, tiles, tv * width, m), element),
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tv),
             "y": Pointer(y),
             "scratch": Scratch(scratch * 4),
