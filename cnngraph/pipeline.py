@@ -33,7 +33,9 @@ from cnngraph.passes.fold_pad import FoldPad
 from cnngraph.passes.fuse_elementwise import FuseElementwise
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
 from cnngraph.passes.fuse_qdq import FuseQDQ
+from cnngraph.passes.integers_as_floats import IntegersAsFloats
 from cnngraph.passes.lower_batchnorm import LowerBatchNorm
+from cnngraph.passes.lower_conv_transpose import LowerConvTranspose
 from cnngraph.passes.lower_integers import LowerIntegers
 from cnngraph.passes.match_dense import MatchDense
 from cnngraph.passes.merge_common import MergeCommon
@@ -84,11 +86,13 @@ CANONICAL: tuple[Pass, ...] = (
 FUSED: tuple[Pass, ...] = (
     LowerIntegers(),  # before the epilogues, which an integer convolution to float32 takes up
     FoldPad(),
+    IntegersAsFloats(),  # after the pads have joined, which there are the zero point
     TrimTaps(),  # after the pads that it looks at have joined the convolution
     FoldBatchNorm(),  # before the epilogues, which would stand between a convolution and its normalisation
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
     FuseElementwise(),  # before the epilogues, so that x*sigmoid(x) is one reader of the convolution
     FuseEpilogue(),
+    LowerConvTranspose(),  # after it, because depth_to_space would stand between the convolution and its activation
     PropagateStrides(),  # after the epilogues, so that a residual sum is part of the convolution that it ends
     TakeWholeChannels(),  # after the fusions, so that what reads and writes the moved channels is a kernel's node
     FoldConstants(),  # of the constants that the rewrites above have made
