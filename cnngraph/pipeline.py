@@ -33,6 +33,7 @@ from cnngraph.passes.fold_pad import FoldPad
 from cnngraph.passes.fuse_elementwise import FuseElementwise
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
 from cnngraph.passes.fuse_qdq import FuseQDQ
+from cnngraph.passes.integers_as_floats import IntegersAsFloats
 from cnngraph.passes.lower_batchnorm import LowerBatchNorm
 from cnngraph.passes.lower_conv_transpose import LowerConvTranspose
 from cnngraph.passes.lower_integers import LowerIntegers
@@ -85,6 +86,7 @@ CANONICAL: tuple[Pass, ...] = (
 FUSED: tuple[Pass, ...] = (
     LowerIntegers(),  # before the epilogues, which an integer convolution to float32 takes up
     FoldPad(),
+    IntegersAsFloats(),  # after the pads have joined, which there are the zero point
     TrimTaps(),  # after the pads that it looks at have joined the convolution
     FoldBatchNorm(),  # before the epilogues, which would stand between a convolution and its normalisation
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node

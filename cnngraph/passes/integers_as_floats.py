@@ -1,0 +1,98 @@
+"""Integer convolutions and maxima that no integer kernel takes, computed in float32 with the same bits.
+
+A convolution over three spatial axes, or one of groups whose weights leave a signed byte once their zero point is subtracted, becomes
+
+    quantize(conv(dequantize(x, 1, x_zero), w - w_zero) * multiplier, 1, y_zero)
+
+The sums are whole numbers; where the greatest possible one is below 2**24, float32 holds each of them exactly in any order, so the result
+is that of integer arithmetic. Maxima over three spatial axes are exact anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cnngraph.ir.graph import Graph, Node, Value
+from cnngraph.ir.types import DType
+from cnngraph.ops import Conv, Elementwise, Pool
+from cnngraph.ops.expression import Expression
+from cnngraph.ops.quantized import EIGHT_BITS, DequantizeLinear, QuantizeLinear, integer_range, multiplier, single
+from cnngraph.ops.quantized_conv import QLinearConv
+from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.rewrite import channel_constant
+
+_EXACT = 1 << 24
+
+
+@dataclass(frozen=True)
+class IntegersAsFloats(Pass):
+    """qlinear_conv(x) => quantize(conv(dequantize(x))), likewise maxima."""
+
+    name: ClassVar[str] = "integers_as_floats"
+
+    def run(self, graph: Graph, context: PassContext) -> int:
+        """Visit both in graph order."""
+        changes = 0
+        for node in graph.nodes:
+            value: Value | str | None = None
+            if isinstance(node.op, QLinearConv):
+                value = _convolution(graph, node, node.op)
+            elif isinstance(node.op, Pool) and node.op.kind == "max" and not node.op.indices and len(node.op.kernel) == 3:
+                value = _maxima(graph, node) if node.output.type.dtype in EIGHT_BITS else None
+            if isinstance(value, str):
+                context.reject(self.name, node, value)
+            elif value is not None:
+                graph.replace_uses(node.output, value)
+                graph.erase(node)
+                changes += 1
+        return changes
+
+
+def _convolution(graph: Graph, node: Node, op: QLinearConv) -> Value | str | None:
+    """The new result, a reason against it, or None where kernels of integers take the node."""
+    data = [None if value is None else value.data for value in node.inputs]
+    x, w, x_zero, y_zero = node.input(0), data[3], single(data[2]), single(data[7])
+    if any(value is not None and value.data is None for value in node.inputs[1:]) or w is None:
+        return None
+    spread = (-1,) + (1,) * (w.ndim - 1)
+    weights = w.astype(np.int64) - (0 if data[5] is None else data[5].astype(np.int64).reshape(spread))
+    one_filter_a_channel = op.group == x.type.shape[1] == w.shape[0]
+    wide = op.group > 1 and not one_filter_a_channel and (int(weights.min()) < -128 or int(weights.max()) > 127)
+    if len(op.kernel) < 3 and not wide:
+        return None
+    bias = np.zeros(w.shape[0], np.int64) if data[8] is None else data[8].astype(np.int64).reshape(-1)
+    low, high = integer_range(x.type.dtype)
+    most = max(abs(low - int(x_zero)), abs(high - int(x_zero)))
+    if (np.abs(weights).reshape(w.shape[0], -1).sum(axis=1) * most + np.abs(bias)).max() >= _EXACT:
+        return "its sums may pass 2**24, so that float32 does not hold them exactly"
+    scales = [array for array in (data[1], data[4], data[6]) if array is not None]
+    factor = np.broadcast_to(multiplier(single(scales[0]), scales[1].reshape(-1), single(scales[2])), bias.shape)
+    if not np.isfinite(factor).all():
+        return "a multiplier is not finite"
+
+    def emit(new: Conv | Elementwise | DequantizeLinear | QuantizeLinear, *inputs: Value | None) -> Value:
+        return graph.add(new, inputs, origin=node.origin, before=node)[0]
+
+    one = graph.constant(np.ones((), np.float32))
+    numbers = emit(DequantizeLinear(DType.F32), x, one, node.inputs[2])
+    conv = Conv(op.kernel, op.strides, op.pads, op.dilations, op.group)
+    sums = emit(conv, numbers, graph.constant(weights.astype(np.float32)), graph.constant(bias.astype(np.float32)))
+    y = emit(Elementwise(Expression.of("mul", 2)), sums, channel_constant(graph, factor, sums))
+    if op.bounds() != integer_range(op.to):
+        bounds = tuple(float(bound - int(y_zero)) for bound in op.bounds())
+        y = emit(Elementwise(Expression.of("clip", 1, bounds)), y)
+    return emit(QuantizeLinear(op.to), y, one, node.inputs[7])
+
+
+def _maxima(graph: Graph, node: Node) -> Value:
+    one, dtype = graph.constant(np.ones((), np.float32)), node.output.type.dtype
+    zero = graph.constant(np.zeros((), dtype.numpy))
+    (x,) = graph.add(DequantizeLinear(DType.F32), [node.input(0), one, zero], origin=node.origin, before=node)
+    (y,) = graph.add(node.op, [x], origin=node.origin, before=node)
+    return graph.add(QuantizeLinear(dtype), [y, one, zero], origin=node.origin, before=node)[0]
+
+
+__all__ = ["IntegersAsFloats"]

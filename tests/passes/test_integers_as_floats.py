@@ -1,0 +1,85 @@
+"""IntegersAsFloats: the same bits, by operators that have kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from cnngraph.ir.graph import Graph, Value
+from cnngraph.ir.interpret import interpret
+from cnngraph.ir.types import BATCH, DType, TensorType
+from cnngraph.ir.verify import verify
+from cnngraph.ops import Pool, QLinearConv
+from cnngraph.passes.base import PassContext, run_passes
+from cnngraph.passes.integers_as_floats import IntegersAsFloats
+
+
+class Integers(Graph):
+    """A graph of one operator on 8-bit images."""
+
+    def __init__(self, dtype: DType, *shape: int) -> None:
+        super().__init__("test")
+        self.rng = np.random.default_rng(3)
+        self.x = self.add_input("x", TensorType(dtype, (BATCH, *shape)))
+
+    def bytes_(self, dtype: DType, *shape: int) -> np.ndarray:
+        info = np.iinfo(dtype.numpy)
+        return self.rng.integers(info.min, info.max + 1, shape).astype(dtype.numpy)
+
+    def conv(self, w: np.ndarray, kernel: Sequence[int], group: int = 1, bounds: tuple[int, int] = (-128, 255)) -> Value:
+        """A convolution whose results are spread over the range of its type."""
+        dtype, filters, axes = self.x.type.dtype, w.shape[0], len(kernel)
+        scale = (self.rng.random(filters) * 0.01 + 0.004).astype(np.float32)
+        middles = ((7, dtype), (-8, DType.of(w)), (20, dtype))
+        zeros = [np.array(v + 128 * (d is DType.U8), d.numpy) for v, d in middles]
+        numbers = [np.float32(0.05), zeros[0], w, scale, np.full(filters, zeros[1]), np.float32(1.5), zeros[2]]
+        bias = self.rng.integers(-900, 900, filters).astype(np.int32)
+        if bounds != (-128, 255) and dtype is DType.U8:
+            bounds = (bounds[0] + 128, bounds[1] + 128)
+        op = QLinearConv(tuple(kernel), (1,) * axes, (1, *(0,) * (2 * axes - 1)), (1,) * axes, group, dtype, *bounds)
+        return self.add(op, [self.x, *(self.constant(np.asarray(n)) for n in numbers), self.constant(bias)], origin=("conv",))[0]
+
+    def rewritten(self, y: Value) -> tuple[list[str], list[str]]:
+        """Names of the operators afterwards, and refusals; the results must keep their bits."""
+        self.add_output("y", y)
+        shape = [d if isinstance(d, int) else 2 for d in self.x.type.shape]
+        x = self.bytes_(self.x.type.dtype, *shape)
+        before, context = interpret(self, {"x": x})["y"], PassContext()
+        run_passes(self, [IntegersAsFloats()], context, verify)
+        after = interpret(self, {"x": x})["y"]
+        assert len(np.unique(before)) > 30 and after.dtype == before.dtype and np.array_equal(before, after)
+        return [node.op.name for node in self.nodes], [r.reason for r in context.rejections]
+
+
+@pytest.mark.parametrize("dtype", [DType.U8, DType.I8])
+@pytest.mark.parametrize("bounds", [(-128, 255), (-5, 90)])
+def test_three_spatial_axes(dtype: DType, bounds: tuple[int, int]) -> None:
+    graph = Integers(dtype, 4, 5, 6, 7)
+    names, _ = graph.rewritten(graph.conv(graph.bytes_(DType.I8, 6, 4, 2, 3, 3), (2, 3, 3), bounds=bounds))
+    clip = ["Elementwise"] if bounds == (-5, 90) else []
+    assert names == ["DequantizeLinear", "Conv", "Elementwise", *clip, "QuantizeLinear"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "group", "rewrites"), [(6, 2, True), (12, 4, True), (4, 4, False), (6, 1, False)]
+)  # one filter a channel and one group have kernels of integers
+def test_groups_whose_weights_leave_a_signed_byte(filters: int, group: int, rewrites: bool) -> None:
+    graph = Integers(DType.U8, 4, 8, 8)
+    names, reasons = graph.rewritten(graph.conv(graph.bytes_(DType.U8, filters, 4 // group, 3, 3), (3, 3), group))
+    assert ("QLinearConv" not in names) == rewrites and not reasons
+
+
+def test_sums_that_float32_may_round_stay() -> None:
+    graph = Integers(DType.U8, 100, 6, 6, 6)
+    names, (reason,) = graph.rewritten(graph.conv(graph.bytes_(DType.U8, 3, 100, 3, 3, 3), (3, 3, 3)))
+    assert names == ["QLinearConv"] and "2**24" in reason
+
+
+@pytest.mark.parametrize("dtype", [DType.U8, DType.I8])
+def test_maxima_over_three_axes(dtype: DType) -> None:
+    graph = Integers(dtype, 3, 4, 6, 6)
+    pool = Pool("max", (2, 2, 2), (2, 2, 2), (0, 0, 0, 1, 0, 0), (1, 1, 1), False, False, False, 0)
+    names, _ = graph.rewritten(graph.add(pool, [graph.x], origin=("pool",))[0])
+    assert names == ["DequantizeLinear", "Pool", "QuantizeLinear"]
