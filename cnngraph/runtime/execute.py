@@ -45,7 +45,6 @@ def _reads_data_field() -> bool:
 
 
 if sys.implementation.name == "cpython" and _reads_data_field():
-
     _word_at = ctypes.c_ssize_t.from_address
 
     def address_of(array: np.ndarray) -> int:
