@@ -8,6 +8,7 @@ from cnngraph_cuda.templates.channels import Channels
 from cnngraph_cuda.templates.conv_direct import ConvDirect
 from cnngraph_cuda.templates.conv_plan import ConvGemm
 from cnngraph_cuda.templates.conv_transpose import ConvTransposeGather
+from cnngraph_cuda.templates.conv_transpose_direct import ConvTransposeDirect
 from cnngraph_cuda.templates.conv_transpose_gemm import ConvTransposeGemm
 from cnngraph_cuda.templates.copy_nd import CopyNd
 from cnngraph_cuda.templates.depthwise import Depthwise
@@ -48,6 +49,6 @@ TEMPLATES: dict[str, Any] = {
         GatherNDComputed(), ScatterElementsLines(), QuantizeStrided(), DequantizeStrided(), QBinaryStrided(), RangeOfPartsKernel(),
         RangeParametersKernel(), Relayout(), Nothing(),
         PoolPlain(), MaxUnpoolPlain(), RoiAlignPlain(), TriluStrided(), OneHotStrided(), CumulativeLines(), NLLLossPlain(),
-        GridSamplePlain(),
+        GridSamplePlain(), ConvTransposeDirect(),
     )
 }  # fmt: skip

@@ -9,7 +9,7 @@ from cnngraph.errors import InvalidInputError, UnsupportedError
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, DType, TensorType
-from cnngraph.ops import Conv, Pool
+from cnngraph.ops import Conv, ConvTranspose, Pool
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.geometry import MaxUnpool
 from cnngraph.ops.roi import RoiAlign
@@ -149,6 +149,27 @@ def test_convolutions_by_computed_weights(group, kernel, spatial, bias, isa):
     assert np.abs(got["y"] - expected["y"]).max() <= TOLERANCE[isa.partition(":")[2] or "f32"] * np.abs(expected["y"]).max()
 
 
+@pytest.mark.parametrize("isa", ["sm_90", "sm_90:f16"])
+@pytest.mark.parametrize("computed", [False, True])
+@pytest.mark.parametrize(("group", "kernel", "spatial"), [(1, (3, 2), (5, 6)), (2, (3,), (9,)), (4, (2, 3, 2), (3, 4, 3))])
+def test_transposed_convolutions(group, kernel, spatial, computed, isa):
+    """By computed weights, and over three axes."""
+    net = Net(8, *spatial)
+    axes = len(kernel)
+    shape = (8, 12 // group, *kernel)
+    w = net.add_input("w", TensorType(DType.F32, shape)) if computed else net.weights(*shape, scale=0.3)
+    b = net.add_input("b", TensorType(DType.F32, (12,))) if computed else net.weights(12)
+    strides, dilations = (2,) * axes, (1,) * (axes - 1) + (2,)
+    out = tuple((n - 1) * 2 + d * (k - 1) for n, k, d in zip(spatial, kernel, dilations, strict=True))
+    op = ConvTranspose(kernel, strides, (1,) * axes, dilations, out, group, Expression.of("relu"))
+    net.add_output("y", net.node(op, net.x, w, b))
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal([2 if d is BATCH else d for d in v.type.shape]).astype(np.float32) for name, v in net.inputs}
+    got, expected, used = run(net, feeds, isa)
+    assert not (computed or axes == 3) or "conv_transpose_direct" in used
+    assert np.abs(got["y"] - expected["y"]).max() <= TOLERANCE[isa.partition(":")[2] or "f32"] * np.abs(expected["y"]).max()
+
+
 def test_unpooling_to_another_shape_is_refused():
     graph = Graph("test")
     x = graph.add_input("x", TensorType(DType.F32, (BATCH, 1, 2, 2)))
@@ -178,6 +199,10 @@ def test_compiled(arch):
     net = Net(4, 6, 6)
     w = net.add_input("w", TensorType(DType.F32, (8, 4, 3, 3)))
     net.add_output("y", net.node(Conv((3, 3), (1, 1), (1,) * 4, (1, 1)), net.x, w, None))
+    nets.append(net)
+    net = Net(4, 6, 6)
+    w = net.add_input("w", TensorType(DType.F32, (4, 8, 3, 3)))
+    net.add_output("y", net.node(ConvTranspose((3, 3), (2, 2), (1, 1), (1, 1), (11, 11), 1), net.x, w, None))
     nets.append(net)
     for net in nets:
         for name, _, report in assemble(net, arch):

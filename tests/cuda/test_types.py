@@ -162,6 +162,8 @@ COMPILED = {
     ),
     "to_integers": (Cast(DType.U8), (DType.F32, (BATCH, 5))),
     "to_bool": (Cast(DType.BOOL), (DType.F16, (BATCH, 5))),
+    "bits_of": (BitCast(DType.I64), (DType.F64, (BATCH, 5))),
+    "nothing": (Where(), (DType.BOOL, (0, 4)), (DType.F32, (0, 4)), (DType.F32, (4,))),
     "to_floats": (Cast(DType.F16), (DType.U64, (BATCH, 5))),
 }  # fmt: skip
 
