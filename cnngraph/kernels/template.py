@@ -88,6 +88,8 @@ class Packed:
     then takes their element type.
     """
 
+    __match_args__ = ("data",)
+
     def __init__(self, data: np.ndarray | Callable[[], np.ndarray], dtype: DType | None = None) -> None:
         self._data, self._dtype = data, dtype
 
