@@ -127,8 +127,8 @@ def test_every_scalar_function_compiles():
 
 
 ELSEWHERE = {
-    "bit_cast", "bits", "conv_transpose_direct", "dequantize", "eltwise_integers", "gather_computed", "gather_nd", "max_unpool", "nll_loss", "nothing", "one_hot",
-    "qbinary", "quantize", "range_of_parts", "range_parameters", "roi_align", "scatter_elements",
+    "bit_cast", "bits", "conv_transpose_direct", "dequantize", "eltwise_integers", "gather_computed", "gather_nd", "max_unpool",
+    "nll_loss", "nothing", "one_hot", "qbinary", "quantize", "range_of_parts", "range_parameters", "roi_align", "scatter_elements",
 }  # fmt: skip
 """Families that files of their own compile for every architecture: of integers, of computed indices, of regions and losses."""
 
