@@ -86,10 +86,10 @@ CANONICAL: tuple[Pass, ...] = (
 FUSED: tuple[Pass, ...] = (
     LowerIntegers(),  # before the epilogues, which an integer convolution to float32 takes up
     FoldPad(),
-    IntegersAsFloats(),  # after the pads have joined, which there are the zero point
     TrimTaps(),  # after the pads that it looks at have joined the convolution
     FoldBatchNorm(),  # before the epilogues, which would stand between a convolution and its normalisation
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
+    IntegersAsFloats(),  # after FoldPad (pads are the zero point here) and FoldBatchNorm (multipliers would round in the weights)
     FuseElementwise(),  # before the epilogues, so that x*sigmoid(x) is one reader of the convolution
     FuseEpilogue(),
     LowerConvTranspose(),  # after it, because depth_to_space would stand between the convolution and its activation

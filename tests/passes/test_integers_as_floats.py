@@ -11,9 +11,11 @@ from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, DType, TensorType
 from cnngraph.ir.verify import verify
-from cnngraph.ops import Pool, QLinearConv
+from cnngraph.ops import Conv, Pool, QLinearConv
+from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassContext, run_passes
 from cnngraph.passes.integers_as_floats import IntegersAsFloats
+from cnngraph.pipeline import optimize
 
 
 class Integers(Graph):
@@ -60,6 +62,17 @@ def test_three_spatial_axes(dtype: DType, bounds: tuple[int, int]) -> None:
     names, _ = graph.rewritten(graph.conv(graph.bytes_(DType.I8, 6, 4, 2, 3, 3), (2, 3, 3), bounds=bounds))
     clip = ["Elementwise"] if bounds == (-5, 90) else []
     assert names == ["DequantizeLinear", "Conv", "Elementwise", *clip, "QuantizeLinear"]
+
+
+def test_the_weights_stay_whole_numbers() -> None:
+    """The multipliers of the channels are applied to the sums: in the weights they would round."""
+    graph = Integers(DType.U8, 4, 5, 6, 7)
+    graph.add_output("y", graph.conv(graph.bytes_(DType.I8, 6, 4, 2, 3, 3), (2, 3, 3)))
+    optimize(graph, CompileOptions(), PassContext())
+    (conv,) = [node for node in graph.nodes if isinstance(node.op, Conv)]
+    weights = conv.input(1).data
+    assert weights is not None and np.array_equal(weights, np.rint(weights)) and np.abs(weights).max() > 100
+    assert isinstance(conv.op, Conv) and conv.op.epilogue is not None
 
 
 @pytest.mark.parametrize(
