@@ -30,7 +30,8 @@ _MOST_OUTPUTS = 16
 _COPIED_PLAIN, _COPIED_STRIDED = 0.1, 0.7
 """Cycles to copy an element of a plain input into rows, measured: by vectors, and one by one."""
 _REORDERED = 2.0
-"""Cycles a pixel of the result that may have to be reordered for its readers, who are not known."""
+"""Cycles a pixel of the result that may have to be reordered for its readers, who are not known; an element, of as many channels as
+there are lanes, which pooling and other kernels want blocked."""
 _PIXELS_PER_FLAT_ROW = 512
 
 
@@ -130,7 +131,8 @@ class ConvRows:
         if plain and _unpadded(flat) and flat.out[2] >= target.width:
             copied = 0
         a_copy = _COPIED_STRIDED if g.stride[2] > 1 else _COPIED_PLAIN if plain else 0.15 + 2.4 / target.width  # transposed
-        return choose_rows(flat, target).cycles + a_copy * copied + _REORDERED * product(g.out)
+        moved = product(g.out) * (1 if g.out_channels < target.width else g.out_channels)
+        return choose_rows(flat, target).cycles + a_copy * copied + _REORDERED * moved
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""
