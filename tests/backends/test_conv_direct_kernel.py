@@ -8,7 +8,8 @@ import pytest
 from cnngraph.ir.types import BATCH, PLAIN, Layout
 from cnngraph.kernels.template import Extent, LayoutRequest, Packed
 from cnngraph.ops import Conv
-from cnngraph_cpu.templates.conv_direct_plan import geometry, group_spans, pack_weights
+from cnngraph_cpu.templates.conv_direct_plan import pack_weights
+from cnngraph_cpu.templates.conv_geometry import geometry, group_spans
 from cnngraph_cpu.templates.tile_loops import ANY_TAIL
 from tests.backends.template_cases import Case, plan, requests, run_emulated
 

@@ -14,7 +14,7 @@ from cnngraph.ops.expression import Expression, Instr
 from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
 from cnngraph_cpu.templates import winograd_plan
-from cnngraph_cpu.templates.conv_direct_plan import geometry
+from cnngraph_cpu.templates.conv_geometry import geometry
 from tests.backends.template_cases import Case, Compiled, build, plan, requests, run_compiled, run_emulated
 
 RESIDUAL = Expression(2, (Instr("add", (0, 1)), Instr("relu", (2,))))

@@ -1,17 +1,15 @@
-"""When and how the direct convolution is used: register tile, blocking, weight packing, arguments."""
+"""When and how the direct convolution is used: weight packing, arguments."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from operator import itemgetter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, Dim, DType, ceil_div, product, round_up
+from cnngraph.ir.types import PLAIN, DType, ceil_div, product, round_up
 from cnngraph.kernels.template import (
     Argument,
     BatchStride,
@@ -37,163 +35,22 @@ from cnngraph_cpu.templates.common import (
     per_channel,
     refuse_epilogue,
 )
-from cnngraph_cpu.templates.tile_loops import ANY_TAIL, take_rows, tile_row, tile_rows, walk_taps
+from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, geometry, group_spans, skips
+from cnngraph_cpu.templates.conv_register_tiles import (
+    Tile,
+    alternatives,
+    best_by_tile,
+    choose_tile,
+    halved,
+    is_small,
+    rows_in_place,
+    rows_in_scratch,
+    tile_of,
+    tiles_per_group_of,
+)
+from cnngraph_cpu.templates.tile_loops import take_rows, tile_row, tile_rows, walk_taps
 
-_PIXELS_PER_FLAT_ROW = 400
-_SMALL_MACS = 50_000
-_SMALL_COLS = 4
-_FAR_ROWS = 4
-_LEAST_SKIPPED = 100
-_MANY_TILES = 16
-_NEXT_BEST, _WORST = 3, 1.6
 _BANDS = {"half the rows a block": 0.5, "twice the rows a block": 2.0}
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A convolution lifted to three spatial axes (depth, height, width)."""
-
-    images: Dim
-    channels: int
-    out_channels: int
-    group: int
-    size: tuple[int, int, int]
-    out: tuple[int, int, int]
-    kernel: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    dilation: tuple[int, int, int]
-    pad: tuple[int, int, int]
-    pad_end: tuple[int, int, int]
-
-    @property
-    def spread(self) -> bool:
-        """Rows of taps lie so far apart that a task copies the rows of one output row alone, not all rows between them."""
-        return self.kernel[1] > 1 and self.dilation[1] >= _FAR_ROWS
-
-    @property
-    def pointwise(self) -> bool:
-        """1x1, stride 1, no padding: output pixel i depends on input pixel i alone."""
-        return self.kernel == (1, 1, 1) and self.stride == (1, 1, 1) and not any(self.pad + self.pad_end)
-
-
-def geometry(node: Node) -> Geometry:
-    """The geometry of a Conv node."""
-    op = node.op
-    assert isinstance(op, Conv)
-    x, y = node.input(0).type, node.output.type
-    lift = 3 - len(op.kernel)
-    rank = len(op.kernel)
-
-    def three(values: Sequence[Dim], fill: int) -> tuple[int, int, int]:
-        a, b, c = (fill,) * lift + tuple(int(v) for v in values)  # type: ignore[arg-type]
-        return a, b, c
-
-    channels, out_channels = x.shape[1], y.shape[1]
-    assert isinstance(channels, int) and isinstance(out_channels, int)
-    return Geometry(
-        images=x.shape[0], channels=channels, out_channels=out_channels, group=op.group,
-        size=three(x.shape[2:], 1), out=three(y.shape[2:], 1), kernel=three(op.kernel, 1), stride=three(op.strides, 1),
-        dilation=three(op.dilations, 1), pad=three(op.pads[:rank], 0), pad_end=three(op.pads[rank:], 0),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Register tile and the pixel grid it walks: rows x cols pixels times ``vectors`` of channels."""
-
-    rows: int
-    cols: int
-    vectors: int
-    tail: int
-    grid_rows: int
-    grid_cols: int
-    cycles: float
-
-
-def _grids(g: Geometry) -> Iterator[tuple[int, int]]:
-    yield g.out[0] * g.out[1], g.out[2]
-    if g.pointwise:
-        pixels = product(g.out)
-        for rows in range(1, min(pixels, 4096) + 1):
-            if pixels % rows == 0 and pixels // rows <= _PIXELS_PER_FLAT_ROW:  # rows are what threads share
-                yield rows, pixels // rows
-
-
-def _is_small(g: Geometry) -> bool:
-    """Problems that take microseconds share one kernel for all sizes and strides instead of compiling their own."""
-    return product(g.out) * product(g.kernel) * g.out_channels * (g.channels // g.group) <= _SMALL_MACS
-
-
-@lru_cache(maxsize=4096)
-def choose_tile(g: Geometry, target: Target) -> Tile:
-    """The register tile with the least estimated cycles per channel step.
-
-    A tile of p pixels and v vectors costs max(p*v/2 FMA, (p+v)/2 loads, 4 for latency) cycles, plus a little for each
-    stream of lines, on a core with two 512-bit ports; the ratios hold for one port too.
-    """
-    if _is_small(g):
-        rows, cols = g.out[0] * g.out[1], g.out[2]
-        work = rows * cols * ceil_div(g.out_channels, target.width) * 1.5
-        return Tile(1, _SMALL_COLS, 1, ANY_TAIL, rows, cols, work)
-    cycles, shape = min(_tiles(g, target), key=itemgetter(0))
-    return Tile(*shape, cycles)
-
-
-def _tiles(g: Geometry, target: Target) -> Iterator[tuple[float, tuple[int, int, int, int, int, int]]]:
-    """Estimated cycles and shape (the other fields of :class:`Tile` in order) of every register tile."""
-    out_blocks = ceil_div(g.out_channels, target.width)
-    spare = 1 if target.has_fma else 2
-    reads = {v: sum(b - a for a, b in group_spans(g, v * target.width)) * g.group / g.channels for v in (1, 2, 3, 4)}
-
-    def cycles(pixels: int, vectors: int) -> float:
-        return max(pixels * vectors / 2, (pixels + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixels + 0.5 * vectors
-
-    for grid_rows, grid_cols in _grids(g):
-        for vectors in (1, 2, 3, 4):
-            if vectors > out_blocks:
-                break
-            limit = (target.registers - spare - vectors) // vectors
-            for cols in range(1, min(limit, grid_cols) + 1):
-                tail = grid_cols % cols
-                for rows in (1, 2, 3, 4) if g.out[0] == 1 and not g.spread else (1,):
-                    if rows * cols > limit or rows > grid_rows:
-                        break
-                    full, rest = divmod(grid_rows, rows)
-                    work = 0.0
-                    for count, r in ((full, rows), (rest, 1)):
-                        work += count * (grid_cols // cols * cycles(r * cols, vectors) + (cycles(r * tail, vectors) if tail else 0))
-                    work *= reads[vectors]
-                    work *= 1 + 0.002 * (tail > 0) + 0.02 * (rows > 1)  # among equals, the simpler kernel
-                    yield work, (rows, cols, vectors, tail, grid_rows, grid_cols)
-
-
-@lru_cache(maxsize=4096)
-def alternatives(g: Geometry, target: Target) -> tuple[Tile, ...]:
-    """Register tiles worth measuring besides the chosen one: the best of each number of vectors and kind, then the next best."""
-    ranked: dict[tuple[int, int, int], Tile] = {}
-    for cycles, shape in sorted(_tiles(g, target), key=itemgetter(0)):
-        tile = Tile(*shape, cycles)
-        ranked.setdefault((tile.rows, tile.cols, tile.vectors), tile)
-    kinds: dict[tuple[bool, int], Tile] = {}
-    for tile in ranked.values():
-        kinds.setdefault((tile.rows > 1, tile.vectors), tile)
-    chosen = choose_tile(g, target)
-    found = dict.fromkeys([*list(ranked.values())[:_NEXT_BEST], *kinds.values()])
-    return tuple(tile for tile in sorted(found, key=lambda t: t.cycles) if tile != chosen and tile.cycles < _WORST * chosen.cycles)
-
-
-@lru_cache(maxsize=4096)
-def _best_by_tile(g: Geometry, target: Target) -> dict[tuple[int, ...], Tile]:
-    """The least estimated cycles of each register tile and tail, over the grids of pixels that have it."""
-    found: dict[tuple[int, ...], Tile] = {}
-    for cycles, shape in _tiles(g, target):
-        if shape[:4] not in found or cycles < found[shape[:4]].cycles:
-            found[shape[:4]] = Tile(*shape, cycles)
-    return found
-
-
-def _register_tile(spec: KernelSpec) -> tuple[int, ...]:
-    return tuple(spec.constant(name) for name in ("TR", "TC", "TV", "TAIL_COLS"))
 
 
 class ConvDirect:
@@ -223,7 +80,7 @@ class ConvDirect:
     def candidates(self, node: Node, target: Target) -> dict[str, Template]:
         """Other register tiles, fewer and more rows a block."""
         g = geometry(node)
-        if _is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width)):
+        if is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width)):
             return {}
         shapes = [(t.rows, t.cols, t.vectors) for t in alternatives(g, target)]
         found: dict[str, Template] = {"tile {}x{}x{}".format(*shape): type(self)(shape) for shape in shapes}
@@ -232,13 +89,13 @@ class ConvDirect:
     def like(self, node: Node, target: Target, spec: KernelSpec) -> Template | None:
         """With the register tile of the kernel ``spec`` and its tail."""
         g = geometry(node)
-        if _is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width)):
+        if is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width)):
             return None
-        return type(self)(like=spec) if _register_tile(spec) in _best_by_tile(g, target) else None
+        return type(self)(like=spec) if tile_of(spec) in best_by_tile(g, target) else None
 
     def _tile(self, g: Geometry, target: Target) -> Tile:
         if self._like is not None:
-            return _best_by_tile(g, target)[_register_tile(self._like)]
+            return best_by_tile(g, target)[tile_of(self._like)]
         if self._shape is None:
             return choose_tile(g, target)
         return next(t for t in alternatives(g, target) if (t.rows, t.cols, t.vectors) == self._shape)
@@ -290,7 +147,7 @@ class ConvDirect:
         copies = plain or x.type.dtype is not element
         if copies and g.pointwise:  # the rows copied to scratch are those of the image: its pixels may not be taken as one row
             g = replace(g, pad_end=(0, 0, 1))
-        tile, small = self._tile(g, target), _is_small(g)
+        tile, small = self._tile(g, target), is_small(g)
         merged = plain and g.dilation[2] == 1
         in_place = not copies and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
         cb = round_up(g.channels, 1 if merged else step) if plain else width
@@ -325,8 +182,8 @@ class ConvDirect:
             row_step = columns * width
             block_step = product(g.size) * width
             tap_step = g.dilation[1] * row_step
-            fit = _block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
-            block_rows = self._scaled(_halved(fit, tile, tiles), tile)
+            fit = rows_in_place(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
+            block_rows = self._scaled(halved(fit, tile, tiles), tile)
             scratch_rows = scratch_width = copied = 0
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
@@ -334,7 +191,7 @@ class ConvDirect:
             tap_step = row_step if deep else g.dilation[1] * row_step
             reach = (g.kernel[1] - 1) * g.dilation[1] + 1
             row_bytes = row_step * blocks * element.itemsize
-            block_rows = 1 if deep else self._scaled(_scratch_block_rows(tile, reach, g.stride[1], row_bytes, target), tile)
+            block_rows = 1 if deep else self._scaled(rows_in_scratch(tile, reach, g.stride[1], row_bytes, target), tile)
             scratch_rows = g.kernel[0] * g.kernel[1] if deep else (block_rows - 1) * g.stride[1] + reach
             block_step = scratch_rows * row_step
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
@@ -384,41 +241,6 @@ class ConvDirect:
         return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
 
 
-def skips(g: Geometry, merged: bool) -> list[tuple[str, int]]:
-    """The constants SKIP_ROWS and SKIP_COLUMNS of :mod:`cnngraph_cpu.templates.tile_loops`, where they pay.
-
-    Columns do where of the taps of a row of pixels at least a hundredth lie on padding, since they take more code.
-    """
-    on_padding = sum(min(g.out[2], ceil_div(outside, g.stride[2])) for outside in _outside(g))
-    columns = not merged and on_padding * _LEAST_SKIPPED >= g.kernel[2] * g.out[2]
-    return [(name, 1) for name, pays in (("SKIP_ROWS", any(g.pad[:2] + g.pad_end[:2])), ("SKIP_COLUMNS", columns)) if pays]
-
-
-def _outside(g: Geometry) -> Iterator[int]:
-    """How far left and right of the image each tap of a line reaches."""
-    for tap in range(g.kernel[2]):
-        at = tap * g.dilation[2] - g.pad[2]
-        yield max(0, -at)
-        yield max(0, at + (g.out[2] - 1) * g.stride[2] - (g.size[2] - 1))
-
-
-def group_spans(g: Geometry, tile_channels: int) -> list[tuple[int, int]]:
-    """First and end of the input channels that each output tile reads: those of the groups it has a part of."""
-    per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
-    spans = []
-    for low in range(0, g.out_channels, tile_channels):
-        high = min(low + tile_channels, g.out_channels) - 1
-        spans.append((low // per_group_out * per_group_in, (high // per_group_out + 1) * per_group_in))
-    return spans
-
-
-def channel_blocks(g: Geometry, tiles: int, tile_channels: int, width: int, blocks: int) -> tuple[np.ndarray, int]:
-    """First input-channel block of each output tile, and how many blocks every tile reads (the union of its groups)."""
-    spans = group_spans(g, tile_channels)
-    used = max((b - 1) // width - a // width + 1 for a, b in spans)
-    return np.minimum(np.array([a // width for a, _ in spans], np.int64), blocks - used), used
-
-
 def block_spans(table: np.ndarray, used: int, cb: int, channels: int) -> list[tuple[int, int]]:
     """First and end of the input channels of each tile that reads ``used`` blocks of ``cb`` channels from block ``table[tile]`` on."""
     return [(int(first) * cb, min((int(first) + used) * cb, channels)) for first in table]
@@ -461,41 +283,3 @@ def pack_weights(
             out[tile, position : position + piece.size] = steps.reshape(-1)
             position += piece.size
     return out
-
-
-def _block_rows(tile: Tile, rows: int, bytes_per_tile: int, target: Target) -> int:
-    """Rows of a task that reads in place: as many as keep its input within a third of the private cache."""
-    tiles_per_row = max(1, tile.grid_cols // max(1, tile.cols))
-    row_bytes = max(1, bytes_per_tile // tile.rows * tiles_per_row)
-    return _even_blocks(tile, rows, max(tile.rows, target.l2 // 3 // row_bytes // tile.rows * tile.rows))
-
-
-def _scratch_block_rows(tile: Tile, reach: int, stride: int, row_bytes: int, target: Target) -> int:
-    """Output rows of a task whose packed input stays within a third of the private cache."""
-    best = tile.rows
-    for rows in range(tile.rows, ceil_div(tile.grid_rows, tile.rows) * tile.rows + 1, tile.rows):
-        if ((rows - 1) * stride + reach) * row_bytes <= target.l2 // 3:
-            best = rows
-    return _even_blocks(tile, tile.grid_rows, best)
-
-
-def _even_blocks(tile: Tile, rows: int, fit: int) -> int:
-    """At most ``fit`` rows a block, the blocks equal and an even number of them, so that threads get equal shares."""
-    count = ceil_div(rows, fit)
-    if count > 1:
-        count += count % 2
-    return min(fit, ceil_div(ceil_div(rows, count), tile.rows) * tile.rows)
-
-
-def _halved(block_rows: int, tile: Tile, tiles: int) -> int:
-    """Half of all rows where one block has a small odd number of channel tiles, of which two threads would get unequal shares."""
-    even = tile.grid_rows % (2 * tile.rows) == 0
-    return block_rows // 2 if block_rows >= tile.grid_rows and even and tiles % 2 and tiles < _MANY_TILES else block_rows
-
-
-def tiles_per_group_of(tiles: int, row_blocks: int) -> int:
-    """Channel tiles of a task: small enough that there are tasks for many threads, evenly divided where possible."""
-    for groups in range(1, tiles + 1):
-        if row_blocks * groups >= 16 and (row_blocks * groups % 4 == 0 or row_blocks * groups >= 48):
-            return ceil_div(tiles, groups)
-    return 1

@@ -23,7 +23,7 @@ from cnngraph_cpu.templates.common import (
     per_channel,
     refuse_epilogue,
 )
-from cnngraph_cpu.templates.conv_direct_plan import Geometry, geometry
+from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 
 _MOST_ROWS, _MOST_TAPS, _MOST_MULTIPLICATIONS = 8, 7, 200
 _MOST_OUTPUTS = 16

@@ -32,7 +32,7 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import conv_tiles as shared
 from cnngraph_cpu.templates.common import blocked, operand_layouts
-from cnngraph_cpu.templates.conv_direct_plan import Geometry, geometry
+from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.conv_tiles import all_tasks
 from cnngraph_cpu.templates.conv_tiles_plan import HELPERS, call_of, choose_lines, kind_of, refuse_narrow_pairs, refuse_tiles
 

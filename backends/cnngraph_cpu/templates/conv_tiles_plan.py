@@ -28,7 +28,9 @@ from cnngraph.ops.conv import Conv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import conv_tiles as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
-from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, channel_blocks, geometry, tiles_per_group_of
+from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
+from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, geometry
+from cnngraph_cpu.templates.conv_register_tiles import tiles_per_group_of
 
 _L2 = 2 << 20
 """Bytes of the private cache of every CPU that has tiles."""

@@ -35,15 +35,9 @@ from cnngraph_cpu.templates.common import (
     per_channel,
     refuse_epilogue,
 )
-from cnngraph_cpu.templates.conv_direct_plan import (
-    Geometry,
-    Tile,
-    block_spans,
-    channel_blocks,
-    choose_tile,
-    pack_weights,
-    tiles_per_group_of,
-)
+from cnngraph_cpu.templates.conv_direct_plan import block_spans, pack_weights
+from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks
+from cnngraph_cpu.templates.conv_register_tiles import Tile, choose_tile, tiles_per_group_of
 from cnngraph_cpu.templates.tile_loops import ANY_TAIL, tile_rows
 
 _MOST_PHASES = 4096

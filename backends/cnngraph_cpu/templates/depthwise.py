@@ -13,7 +13,8 @@ from cnngraph.ops import Conv
 from cnngraph_cpu.language import F32Pointer, epilogue, fma, load, registers, store, unroll
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
-from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
+from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
+from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.pool import inner_columns
 
 W = SX = KX = FIRST = LAST = PX = RX = 0

@@ -23,10 +23,10 @@ from cnngraph.kernels.template import (
 )
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates import conv_direct_plan as shared
 from cnngraph_cpu.templates import qconv_direct as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, refuse_epilogue
-from cnngraph_cpu.templates.conv_direct_plan import Geometry, Tile, channel_blocks, choose_tile, tiles_per_group_of
+from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, skips
+from cnngraph_cpu.templates.conv_register_tiles import Tile, choose_tile, is_small, rows_in_place, rows_in_scratch, tiles_per_group_of
 from cnngraph_cpu.templates.quantized import (
     Layer,
     bound_arguments,
@@ -136,7 +136,7 @@ class QConv:
         assert isinstance(op, (QLinearConv, ConvInteger))
         g, width, layer = geometry(node), target.width, layer_of(node)
         x, y = layer.x, node.output
-        tile, small = choose_tile(g, tile_target(target)), shared._is_small(g)
+        tile, small = choose_tile(g, tile_target(target)), is_small(g)
         plain = x.type.layout.plain
         merged = plain and g.dilation[2] == 1
         in_place = not plain and not any(g.pad + g.pad_end)
@@ -163,14 +163,14 @@ class QConv:
             row_step = columns * width
             block_step = product(g.size) * width
             tap_step = g.dilation[1] * row_step
-            block_rows = shared._block_rows(tile, tile.grid_rows, tile.cols * tile.rows * used * width * _SHARE, target)
+            block_rows = rows_in_place(tile, tile.grid_rows, tile.cols * tile.rows * used * width * _SHARE, target)
             scratch_rows = scratch_width = copied = 0
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
             row_step = scratch_width * cb
             tap_step = g.dilation[1] * row_step
             reach = (g.kernel[1] - 1) * g.dilation[1] + 1
-            block_rows = shared._scratch_block_rows(tile, reach, g.stride[1], row_step * blocks * _SHARE, target)
+            block_rows = rows_in_scratch(tile, reach, g.stride[1], row_step * blocks * _SHARE, target)
             scratch_rows = (block_rows - 1) * g.stride[1] + reach
             block_step = scratch_rows * row_step
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
@@ -182,7 +182,7 @@ class QConv:
             ("PACK4", int(packs(layer, y.type.dtype))),
         ]  # fmt: skip
         if not (in_place or small) and isinstance(layer.x_zero, int) and unsigned_zero(layer) == 0:
-            constants += shared.skips(g, merged)
+            constants += skips(g, merged)
         if not small:
             constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
         epilogue = op.epilogue if isinstance(op, ConvInteger) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cnngraph.ir.graph import Node
 from cnngraph.kernels.template import Target
-from cnngraph_cpu.templates.conv_direct_plan import geometry
+from cnngraph_cpu.templates.conv_geometry import geometry
 from cnngraph_cpu.templates.conv_pairs import ConvPairs
 from cnngraph_cpu.templates.winograd_plan import Winograd
 

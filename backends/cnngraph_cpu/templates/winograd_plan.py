@@ -28,7 +28,8 @@ from cnngraph.ops.conv import Conv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import winograd as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
-from cnngraph_cpu.templates.conv_direct_plan import ConvDirect, Geometry, geometry
+from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
+from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 
 G = {4: ((1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1)), 2: ((1, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 1))}
 """The weight transform by outputs of a tile along an axis: points 0, 1, -1, (2, -2) and infinity.
