@@ -212,7 +212,8 @@ class DequantizeLinear(Op):
         if zero is not None:
             shifted = shifted - spread(zero, x.shape, self.axis, self.block_size).astype(work)
         factor = spread(scale, x.shape, self.axis, self.block_size).astype(np.float32)
-        return ((shifted.astype(np.float32) * factor).astype(self.to.numpy),)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return ((shifted.astype(np.float32) * factor).astype(self.to.numpy),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         return Cost(flops=2 * per_image(numel(outputs[0].shape)))
