@@ -32,6 +32,11 @@ ACTIVATIONS: dict[str, tuple[int, tuple[float, ...], Callable[..., Any]]] = {
 """By lower-case name: number of parameters, their defaults, definition."""
 
 
+def _rows(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``x @ weights`` image by image: a product of all of them has other bits for another batch."""
+    return np.stack([row @ weights for row in x]) if len(x) else x @ weights
+
+
 @dataclass(frozen=True)
 class Recurrent(Op):
     """A recurrent layer over sequences, in one direction or both.
@@ -116,7 +121,7 @@ class Recurrent(Op):
             bias = np.zeros(2 * GATES[self.cell] * self.hidden, x.dtype) if b is None else widened(b[d])
             step = getattr(self, f"_{self.cell}")
             weights: Any = (widened(w[d]), widened(r[d]), *np.split(bias, 2), None if p is None else np.split(widened(p[d]), 3))
-            ahead = x @ weights[0].T
+            ahead = np.stack([np.ascontiguousarray(x[:, i]) @ weights[0].T for i in range(batch)], 1) if batch else x @ weights[0].T
             y = np.zeros((time, batch, self.hidden), x.dtype)
             h, c = state
             for t in range(time) if direction == "f" else range(time - 1, -1, -1):
@@ -136,22 +141,22 @@ class Recurrent(Op):
 
     def _rnn(self, xw: np.ndarray, h: np.ndarray, c: np.ndarray, weights: Any, f: Any) -> tuple[np.ndarray, np.ndarray]:
         _, r, wb, rb, _ = weights
-        return f[0](xw + h @ r.T + wb + rb), c
+        return f[0](xw + _rows(h, r.T) + wb + rb), c
 
     def _gru(self, xw: np.ndarray, h: np.ndarray, c: np.ndarray, weights: Any, f: Any) -> tuple[np.ndarray, np.ndarray]:
         _, r, wb, rb, _ = weights
         n = self.hidden
-        gates = xw[:, : 2 * n] + h @ r[: 2 * n].T + wb[: 2 * n] + rb[: 2 * n]
+        gates = xw[:, : 2 * n] + _rows(h, r[: 2 * n].T) + wb[: 2 * n] + rb[: 2 * n]
         z, reset = f[0](gates[:, :n]), f[0](gates[:, n:])
         if self.linear_before_reset:
-            inner = xw[:, 2 * n :] + wb[2 * n :] + reset * (h @ r[2 * n :].T + rb[2 * n :])
+            inner = xw[:, 2 * n :] + wb[2 * n :] + reset * (_rows(h, r[2 * n :].T) + rb[2 * n :])
         else:
-            inner = xw[:, 2 * n :] + wb[2 * n :] + (reset * h) @ r[2 * n :].T + rb[2 * n :]
+            inner = xw[:, 2 * n :] + wb[2 * n :] + _rows(reset * h, r[2 * n :].T) + rb[2 * n :]
         return (1 - z) * f[1](inner) + z * h, c
 
     def _lstm(self, xw: np.ndarray, h: np.ndarray, c: np.ndarray, weights: Any, f: Any) -> tuple[np.ndarray, np.ndarray]:
         _, r, wb, rb, p = weights
-        i, o, forget, cell = np.split(xw + h @ r.T + wb + rb, 4, axis=1)
+        i, o, forget, cell = np.split(xw + _rows(h, r.T) + wb + rb, 4, axis=1)
         if p is not None:
             i, forget = i + p[0] * c, forget + p[2] * c
         i = f[0](i)
