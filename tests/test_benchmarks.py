@@ -31,7 +31,7 @@ def test_layers(tmp_path: Path) -> None:
     data, text = run(tmp_path, "layers.py", "--network", "lenet5", "--isa", "avx2", "--seconds", "0", "--batch", "2")
     assert data["machine"]["cpu"] and data["machine"]["versions"]["onnxruntime"] and data["machine"]["core"]["gflops"] > 0
     convolution = data["layers"][0]
-    assert convolution["layer"].startswith("Conv 5x5 1x32x32 -> 6x28x28") and convolution["template"] == "conv_direct"
+    assert convolution["layer"].startswith("Conv 5x5 1x32x32 -> 6x28x28") and convolution["template"] == "conv_rows"
     assert convolution["gflops"] * convolution["milliseconds"] == pytest.approx(2 * 2 * 25 * 6 * 28 * 28 / 1e6, rel=0.2)  # and a bias
     assert all(row["peer_milliseconds"] > 0 and row["roofline"] > 0 for row in data["layers"])
     assert "its time / ours" in text and data["machine"]["cpu"] in text
