@@ -20,6 +20,7 @@ FIELDS = 9
 """Numbers of a phase in the table: taps along three axes, grid sizes along three, places of its weights, source and result."""
 
 W = TV = U = TR = TC = TAIL_COLS = IN_PLACE = GUARD = GUARD_COLS = DEPTH = DEPTHWISE = ROWS = COLS = 0  # fixed by the plan
+SKIP_ROWS = 0  # likewise, for all
 
 
 def pack(image: int, row0: int) -> None:
