@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import platform
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -66,13 +67,19 @@ def models(names: str, folder: str) -> list[tuple[str, str]]:
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], seconds: float, least: int = 5) -> dict[str, list[float]]:
-    """Wall times of every run, in turn, for about ``seconds`` and at least ``least`` rounds after one that does not count."""
+    """Wall times of every run, in turn, for about ``seconds`` and at least ``least`` rounds after one that does not count.
+
+    The order is another in every round, for a run also depends on what the one before left in the caches.
+    """
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
+    names, order = list(runs), random.Random(0)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < least:
-        for name, run in runs.items():
+        order.shuffle(names)
+        for name in names:
+            run = runs[name]
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)

@@ -20,6 +20,7 @@ onnxruntime's unoptimised result over the output's scale. What an engine refuses
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -55,7 +56,11 @@ def reference_runner(path: str) -> Runner:
 
 
 def torch_runner(path: str, threads: int) -> Runner:
-    """PyTorch's operators one by one, channels last (:mod:`torch_peer`)."""
+    """PyTorch's operators one by one, channels last (:mod:`torch_peer`).
+
+    Its threads would go on spinning for milliseconds after a run and slow the engine whose turn is next.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before the first import
     from torch_peer import runner
 
     return runner(path, threads)
