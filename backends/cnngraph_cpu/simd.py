@@ -7,7 +7,6 @@ float32, bfloat16 or float16, by the pointer's type.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -279,7 +278,7 @@ def _memory(lanes: int, converts: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
+def _arithmetic(lanes: int, has_fma: bool, register: str) -> dict[str, Any]:
     """Lane-wise arithmetic."""
     vector_type, vector = VectorType(lanes), ir.VectorType(_FLOAT, lanes)
     integers = ir.VectorType(_INT32, lanes)
@@ -374,7 +373,6 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
 
     def in_order(builder: Any, a: Any) -> Any:
         # an empty instruction with side effects: the compiler computes its result only behind the stores before it
-        register = "v" if lanes == 16 else "x" if platform.machine() in ("x86_64", "AMD64") else "w"
         return builder.asm(ir.FunctionType(vector, [vector]), "", f"={register},0", [a], True)
 
     def per_lane(builder: Any, name: str, *values: Any) -> Any:
@@ -420,6 +418,11 @@ def _arithmetic(lanes: int, has_fma: bool) -> dict[str, Any]:
     }
 
 
+def _register_class(isa: str) -> str:
+    """LLVM's inline assembly constraint for a vector register of a target."""
+    return "w" if isa == "neon" else "v" if ISAS[isa].target.width == 16 else "x"
+
+
 @cache
 def primitives(isa: str) -> dict[str, Any]:
     """Everything generated source may name, for one instruction set."""
@@ -432,7 +435,8 @@ def primitives(isa: str) -> dict[str, Any]:
     from cnngraph_cpu.trigonometric import half_pi_reduction
 
     target = ISAS[isa].target
-    table = {**_memory(target.width, target.dot2), **_arithmetic(target.width, target.has_fma), **half_pi_reduction(target.width)}
+    table = {**_memory(target.width, target.dot2), **_arithmetic(target.width, target.has_fma, _register_class(isa))}
+    table.update(half_pi_reduction(target.width))
     table.update(
         pointer_argument=pointer_argument, int_pointer_argument=int_pointer_argument, int_argument=int_argument,
         half_pointer_argument=half_pointer_argument, float16_pointer_argument=float16_arguments(target.float16), get=get, get_int=get_int,

@@ -34,6 +34,19 @@ def only_floats(node: Node) -> str | None:
     return None
 
 
+def refuse_layer(node: Node) -> str | None:
+    """A refusal of a layer (x, weights, bias, operands of the epilogue) unless it is of floats, its weights constant, its extents known."""
+    refusal = only_floats(node)
+    if refusal:
+        return refusal
+    bias = node.inputs[2]
+    if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
+        return "the weights are computed at run time"
+    if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
+        return "an extent is zero or depends on the batch"
+    return refuse_epilogue(node.inputs[3:], node.output.type)
+
+
 def refuse_epilogue(operands: Sequence[Value | None], output: TensorType) -> str | None:
     """A refusal if an epilogue operand varies in a way no kernel loads."""
     for operand in operands:

@@ -29,11 +29,10 @@ from cnngraph_cpu.templates import conv_direct as kernel
 from cnngraph_cpu.templates.common import (
     blocked,
     epilogue_arguments,
-    only_floats,
     operand_layouts,
     overwritable,
     per_channel,
-    refuse_epilogue,
+    refuse_layer,
 )
 from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, geometry, group_spans, skips
 from cnngraph_cpu.templates.conv_register_tiles import (
@@ -80,7 +79,7 @@ class ConvDirect:
     def candidates(self, node: Node, target: Target) -> dict[str, Template]:
         """Other register tiles, fewer and more rows a block."""
         g = geometry(node)
-        if is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width)):
+        if self._has_one_tile(g, target):
             return {}
         shapes = [(t.rows, t.cols, t.vectors) for t in alternatives(g, target)]
         found: dict[str, Template] = {"tile {}x{}x{}".format(*shape): type(self)(shape) for shape in shapes}
@@ -89,9 +88,13 @@ class ConvDirect:
     def like(self, node: Node, target: Target, spec: KernelSpec) -> Template | None:
         """With the register tile of the kernel ``spec`` and its tail."""
         g = geometry(node)
-        if is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width)):
+        if self._has_one_tile(g, target):
             return None
         return type(self)(like=spec) if tile_of(spec) in best_by_tile(g, target) else None
+
+    def _has_one_tile(self, g: Geometry, target: Target) -> bool:
+        """Small problems share a kernel anyway; pixels of copied rows cannot be dealt to other rows."""
+        return is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width))
 
     def _tile(self, g: Geometry, target: Target) -> Tile:
         if self._like is not None:
@@ -109,15 +112,7 @@ class ConvDirect:
         """Refuses what is no float32 convolution with constant weights."""
         if not isinstance(node.op, Conv):
             return "not a convolution"
-        refusal = only_floats(node)
-        if refusal:
-            return refusal
-        bias = node.inputs[2]
-        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-            return "the weights are computed at run time"
-        if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
-            return "an extent is zero or depends on the batch"
-        return refuse_epilogue(node.inputs[3:], node.output.type)
+        return refuse_layer(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Blocked in and out; a plain input too if it has fewer channels than a vector has lanes."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 
-from cnngraph.ir.types import ceil_div, product
+from cnngraph.ir.types import ceil_div, product, round_up
 from cnngraph.kernels.template import KernelSpec, Target
 from cnngraph_cpu.templates.conv_geometry import Geometry, group_spans
 from cnngraph_cpu.templates.tile_loops import ANY_TAIL
@@ -123,7 +123,7 @@ def rows_in_place(tile: Tile, rows: int, bytes_per_tile: int, target: Target) ->
     """Rows of a task that reads in place: as many as keep its input within a third of the private cache."""
     tiles_per_row = max(1, tile.grid_cols // max(1, tile.cols))
     row_bytes = max(1, bytes_per_tile // tile.rows * tiles_per_row)
-    return _even_blocks(tile, rows, max(tile.rows, target.l2 // 3 // row_bytes // tile.rows * tile.rows))
+    return even_blocks(rows, tile.rows, target.l2 // 3 // row_bytes)
 
 
 def rows_in_scratch(tile: Tile, reach: int, stride: int, row_bytes: int, target: Target) -> int:
@@ -132,15 +132,15 @@ def rows_in_scratch(tile: Tile, reach: int, stride: int, row_bytes: int, target:
     for rows in range(tile.rows, ceil_div(tile.grid_rows, tile.rows) * tile.rows + 1, tile.rows):
         if ((rows - 1) * stride + reach) * row_bytes <= target.l2 // 3:
             best = rows
-    return _even_blocks(tile, tile.grid_rows, best)
+    return even_blocks(tile.grid_rows, tile.rows, best)
 
 
-def _even_blocks(tile: Tile, rows: int, fit: int) -> int:
-    """At most ``fit`` rows a block, the blocks equal and an even number of them, so that threads get equal shares."""
-    count = ceil_div(rows, fit)
+def even_blocks(rows: int, step: int, fit: int) -> int:
+    """Rows of a task: a multiple of ``step``, at most ``fit`` if that is no less, the tasks equal and one or an even number of them."""
+    count = ceil_div(rows, max(step, fit // step * step))
     if count > 1:
         count += count % 2
-    return min(fit, ceil_div(ceil_div(rows, count), tile.rows) * tile.rows)
+    return round_up(ceil_div(rows, count), step)
 
 
 def halved(block_rows: int, tile: Tile, tiles: int) -> int:

@@ -17,13 +17,13 @@ from cnngraph_cpu.templates import conv_rows as kernel
 from cnngraph_cpu.templates.common import (
     blocked,
     epilogue_arguments,
-    only_floats,
     operand_layouts,
     overwritable,
     per_channel,
-    refuse_epilogue,
+    refuse_layer,
 )
 from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
+from cnngraph_cpu.templates.conv_register_tiles import even_blocks
 
 _MOST_ROWS, _MOST_TAPS, _MOST_MULTIPLICATIONS = 8, 7, 200
 _MOST_OUTPUTS = 16
@@ -99,19 +99,14 @@ class ConvRows:
         """Refuses what is no convolution with constant weights, groups, and more outputs than a vector has lanes."""
         if not isinstance(node.op, Conv):
             return "not a convolution"
-        refusal = only_floats(node)
+        refusal = refuse_layer(node)
         if refusal:
             return refusal
-        bias = node.inputs[2]
-        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-            return "the weights are computed at run time"
-        if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
-            return "an extent is zero or depends on the batch"
         if node.op.group > 1:
             return "a convolution of groups"
         if geometry(node).out_channels > _MOST_OUTPUTS:
             return f"more than {_MOST_OUTPUTS} output channels"
-        return refuse_epilogue(node.inputs[3:], node.output.type)
+        return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Plain; a blocked input too where its channels fill vectors and columns are not strided."""
@@ -155,7 +150,7 @@ class ConvRows:
         if in_place:
             scratch_rows = scratch_width = copied = remainder = scratch = 0
             row_step, plane_step, channel_step = g.size[2], g.size[0] * pixels, 0
-            block_rows = _even_rows(g.out[1], tile.rows, target.l2 // 3 // (g.channels * g.size[2] * g.stride[1] * 4))
+            block_rows = even_blocks(g.out[1], tile.rows, target.l2 // 3 // (g.channels * g.size[2] * g.stride[1] * 4))
         else:
             scratch_width = (g.out[2] - 1) * stride_x + (g.kernel[2] - 1) * g.dilation[2] + 1
             remainder = round_up(ceil_div(scratch_width, stride_x) + width, width)
@@ -163,7 +158,7 @@ class ConvRows:
             reach = (g.kernel[1] - 1) * g.dilation[1] + 1
             planes = round_up(g.channels, 1 if plain else width) * g.kernel[0]
             fit = (target.l2 // 3 // (planes * row_step * 4) - reach) // g.stride[1] + 1
-            block_rows = _even_rows(g.out[1], tile.rows, fit)
+            block_rows = even_blocks(g.out[1], tile.rows, fit)
             scratch_rows = (block_rows - 1) * g.stride[1] + reach
             plane_step = scratch_rows * row_step
             channel_step = plane_step * g.kernel[0]
@@ -210,11 +205,3 @@ def pack_weights(weights: np.ndarray, g: Geometry, tile: RowTile) -> np.ndarray:
     padded[: g.out_channels] = weights.reshape(g.out_channels, g.channels, *g.kernel)
     parts = padded.reshape(groups, tile.outputs, g.channels * g.kernel[0], g.kernel[1] // tile.taps, tile.taps, g.kernel[2])
     return np.ascontiguousarray(parts.transpose(0, 2, 3, 5, 4, 1)).reshape(groups, -1)
-
-
-def _even_rows(rows: int, step: int, fit: int) -> int:
-    """Rows of a task, a multiple of ``step``, at most ``fit`` if that is no less than ``step``; an even number of tasks or one."""
-    count = ceil_div(rows, max(step, fit // step * step))
-    if count > 1:
-        count += count % 2
-    return round_up(ceil_div(rows, count), step)

@@ -29,11 +29,10 @@ from cnngraph_cpu.templates import conv_transpose as kernel
 from cnngraph_cpu.templates.common import (
     blocked,
     epilogue_arguments,
-    only_floats,
     operand_layouts,
     overwritable,
     per_channel,
-    refuse_epilogue,
+    refuse_layer,
 )
 from cnngraph_cpu.templates.conv_direct_plan import block_spans, pack_weights
 from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks
@@ -174,20 +173,15 @@ class ConvTransposeDirect:
         """Refuses what is no float32 transposed convolution with constant weights."""
         if not isinstance(node.op, ConvTranspose):
             return "not a transposed convolution"
-        refusal = only_floats(node)
+        refusal = refuse_layer(node)
         if refusal:
             return refusal
-        bias = node.inputs[2]
-        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-            return "the weights are computed at run time"
-        if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
-            return "an extent is zero or depends on the batch"
         if product(min(s, o) for s, o in zip(node.op.strides, node.op.out, strict=True)) > _MOST_PHASES:
             return f"more than {_MOST_PHASES} phases"
         z, y, x = lifted(node).axes
         if z.reach * y.reach * (x.grid + x.reach) * round_up(per_image(node.input(0).type.shape[1]), target.width) * 4 > _MOST_SCRATCH:
             return "its taps reach over too many source rows"
-        return refuse_epilogue(node.inputs[3:], node.output.type)
+        return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Blocked in and out."""
