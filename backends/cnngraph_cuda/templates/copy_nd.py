@@ -22,10 +22,10 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import kernel_call, launch, refuse_empty, writing
+from cnngraph_cuda.templates.strided import AXES, split_axes
 
 PAD = THREADS = 0
 PAD_MODES = {"constant": 1, "reflect": 2, "edge": 3, "wrap": 4}
-AXES = 6
 
 
 def copy_nd(
@@ -36,16 +36,7 @@ def copy_nd(
     """``y[sum i*t] = x[offset + sum (i - b)*s]``; where ``i - b`` is outside ``0..n`` (only with PAD), what the mode says."""
     at = block_x() * THREADS + thread()
     if at < elements:
-        i4 = at // d5
-        i5 = at - i4 * d5
-        i3 = i4 // d4
-        i4 = i4 - i3 * d4
-        i2 = i3 // d3
-        i3 = i3 - i2 * d3
-        i1 = i2 // d2
-        i2 = i2 - i1 * d2
-        i0 = i1 // d1
-        i1 = i1 - i0 * d1
+        split_axes()
         to = i0 * t0 + i1 * t1 + i2 * t2 + i3 * t3 + i4 * t4 + i5 * t5
         if PAD:
             i0 = i0 - b0
@@ -94,7 +85,7 @@ class CopyNd:
     name = "copy_nd"
     reorders_arithmetic = False
     any_batch_axis = True
-    code = Code(copy_nd, {}, "Copy by strides along up to six axes.")
+    code = Code(copy_nd, {"split_axes": split_axes}, "Copy by strides along up to six axes.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses more than six axes and empty tensors."""

@@ -35,7 +35,7 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import DATA_TYPES, INTEGERS, data_type, kernel_call, launch, refuse_empty
-from cnngraph_cuda.templates.strided import AXES
+from cnngraph_cuda.templates.strided import AXES, split_axes
 
 THREADS = DEPTH = FLOATS = REDUCTION = 0
 _REDUCTIONS = {"none": 0, "add": 1, "mul": 2, "max": 3, "min": 4}
@@ -71,16 +71,7 @@ def gather_elements(
     """``s`` are the strides of ``x``, 0 along the axis of the indices, where it is ``step``."""
     at = block_x() * THREADS + thread()
     if at < elements:
-        i4 = at // d5
-        i5 = at - i4 * d5
-        i3 = i4 // d4
-        i4 = i4 - i3 * d4
-        i2 = i3 // d3
-        i3 = i3 - i2 * d3
-        i1 = i2 // d2
-        i2 = i2 - i1 * d2
-        i0 = i1 // d1
-        i1 = i1 - i0 * d1
+        split_axes()
         index = load_operand(0, indices, at)
         check_index(extent)
         store_one(y, at, load_one(x, place * step + i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3 + i4 * s4 + i5 * s5))
@@ -120,16 +111,7 @@ def scatter_elements(
     """One thread has one line along the axis: it copies it and makes the updates one after the other, where there are any (``m``)."""
     at = block_x() * THREADS + thread()
     if at < lines:
-        i4 = at // d5
-        i5 = at - i4 * d5
-        i3 = i4 // d4
-        i4 = i4 - i3 * d4
-        i2 = i3 // d3
-        i3 = i3 - i2 * d3
-        i1 = i2 // d2
-        i2 = i2 - i1 * d2
-        i0 = i1 // d1
-        i1 = i1 - i0 * d1
+        split_axes()
         first = i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3 + i4 * s4 + i5 * s5
         for j in range(extent):
             store_one(y, first + j * step, load_one(x, first + j * step))
@@ -217,7 +199,7 @@ class GatherElementsComputed(_Computed):
     """GatherElements."""
 
     name = "gather_elements"
-    code = Code(gather_elements, {"check_index": check_index}, "One element for each index, along one axis.")
+    code = Code(gather_elements, {"split_axes": split_axes, "check_index": check_index}, "One element for each index, along one axis.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses more than six axes and empty tensors."""
@@ -280,7 +262,9 @@ class ScatterElementsLines(_Computed):
     """ScatterElements."""
 
     name = "scatter_elements"
-    code = Code(scatter_elements, {"check_index": check_index}, "Updates of single elements along one axis, in order.")
+    code = Code(
+        scatter_elements, {"split_axes": split_axes, "check_index": check_index}, "Updates of single elements along one axis, in order."
+    )
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses sums of other types than the kernels', more than six axes, and empty tensors."""

@@ -35,6 +35,20 @@ AXES, MOST = 6, 6
 _LETTERS = "abcghk"
 
 
+def split_axes() -> None:
+    """``i0`` .. ``i5``, the place of element ``at`` along six axes, of which the last five have extents ``d1`` .. ``d5``."""
+    i4 = at // d5
+    i5 = at - i4 * d5
+    i3 = i4 // d4
+    i4 = i4 - i3 * d4
+    i2 = i3 // d3
+    i3 = i3 - i2 * d3
+    i1 = i2 // d2
+    i2 = i2 - i1 * d2
+    i0 = i1 // d1
+    i1 = i1 - i0 * d1
+
+
 def fetch(NUMBER: int, pointer: int, s0: int, s1: int, s2: int, s3: int, s4: int, s5: int) -> None:
     """One operand's element."""
     if NUMBER < OPERANDS:
@@ -51,16 +65,7 @@ def strided(
     value = registers(OPERANDS)
     at = block_x() * THREADS + thread()
     if at < elements:
-        i4 = at // d5
-        i5 = at - i4 * d5
-        i3 = i4 // d4
-        i4 = i4 - i3 * d4
-        i2 = i3 // d3
-        i3 = i3 - i2 * d3
-        i1 = i2 // d2
-        i2 = i2 - i1 * d2
-        i0 = i1 // d1
-        i1 = i1 - i0 * d1
+        split_axes()
         fetch(0, x0, a0, a1, a2, a3, a4, a5)
         fetch(1, x1, b0, b1, b2, b3, b4, b5)
         fetch(2, x2, c0, c1, c2, c3, c4, c5)
@@ -73,7 +78,7 @@ def strided(
 
 def strided_code(compute: Callable[[], None], summary: str, **helpers: Callable[..., None]) -> Code:
     """The kernel with ``compute`` in it."""
-    return Code(strided, {"fetch": fetch, "compute": compute, **helpers}, summary)
+    return Code(strided, {"split_axes": split_axes, "fetch": fetch, "compute": compute, **helpers}, summary)
 
 
 def refuse_shapes(node: Node) -> str | None:
