@@ -46,7 +46,7 @@ class FoldPad(Pass):
         assert isinstance(pad, Pad)
         if pad.mode != "constant" or pad.value not in (_zero_of_reader(node), -np.inf):
             return f"it pads with {pad.mode} {pad.value}, not with zeros"
-        if rank < 3 or any(pad.pads[:2]) or any(pad.pads[rank : rank + 2]) or any(p < 0 for p in pad.pads):
+        if not pads_space(pad, rank):
             return "it pads other axes than the spatial ones, or crops"
         reader = only_user(graph, node.output)
         if reader is None:
@@ -68,6 +68,11 @@ class FoldPad(Pass):
         )
         erase_unused(graph, node)
         return None
+
+
+def pads_space(pad: Pad, rank: int) -> bool:
+    """Whether a Pad of a tensor of ``rank`` axes adds to spatial ones only, and crops none."""
+    return rank >= 3 and not any((*pad.pads[:2], *pad.pads[rank : rank + 2])) and min(pad.pads) >= 0
 
 
 def _zero_of_reader(node: Node) -> float:

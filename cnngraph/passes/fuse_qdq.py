@@ -38,6 +38,7 @@ from cnngraph.ops.quantized import (
 from cnngraph.ops.quantized_conv import QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
 from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
 from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.fold_pad import pads_space
 from cnngraph.passes.fuse_elementwise import with_constant
 from cnngraph.passes.rewrite import only_user, other_reader
 
@@ -361,7 +362,7 @@ def _zero_pad(node: Node | None) -> Node | None:
     rank, y, source = pad.output.type.rank, _parameters(node, node.output), pad.input(0).producer
     if y is None or source is None or not isinstance(source.op, DequantizeLinear) or _parameters(source, source.input(0)) is None:
         return None
-    if rank < 3 or any(pad.op.pads[:2]) or any(pad.op.pads[rank : rank + 2]) or any(p < 0 for p in pad.op.pads):
+    if not pads_space(pad.op, rank):
         return None
     number = quantize(np.array(pad.op.value, np.float32), y.step, _array(y.zero), y.dtype)
     return pad if int(number) == _zero(y.zero) else None
