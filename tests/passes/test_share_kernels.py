@@ -15,6 +15,7 @@ from cnngraph.options import CompileOptions
 from cnngraph.passes import share_kernels as module
 from cnngraph.passes.base import PassContext
 from cnngraph.passes.choose_layout import LayoutChoice, choose_layout
+from cnngraph.passes.narrow_floats import narrow_floats
 from cnngraph.passes.share_kernels import MOST_OF_A_LAYER, MOST_OF_A_NETWORK, share_kernels
 from cnngraph.pipeline import compile_graph, optimize
 from cnngraph_cpu import backend
@@ -99,3 +100,19 @@ def test_shared_kernels_compute_the_same_bits(math: str, monkeypatch: pytest.Mon
         found = shared.run(feeds, threads=threads)
         for name, value in wanted.items():
             assert np.array_equal(found[name], value), name
+
+
+@pytest.mark.parametrize(("isa", "math"), [("avx512bf16", "f32"), ("avx512bf16", "exact"), ("avx512", "f32"), ("avx2", "f32")])
+@pytest.mark.parametrize("network", ["inception_v3", "shufflenet_v2"])
+def test_layers_share_as_they_are_planned_in_bfloat16(network: str, isa: str, math: str) -> None:
+    """Without dot products 1x1 convolutions copy and widen rows, so that their pixels are no longer one row."""
+    graph, target = import_model(cnngraph_models.build(network, fill="zeros")), backend.target(isa)
+    optimize(graph, CompileOptions(precision="bf16"), PassContext())
+    narrow_floats(graph, ())
+    choice = choose_layout(graph, [t for t in backend.templates() if math == "f32" or not t.reorders_arithmetic], target)
+    assert share_kernels(graph, choice, target) > 0
+    for node, template in choice.templates.items():
+        if template is not None and hasattr(template, "like"):
+            spec = template.plan(node, target).typed().spec
+            variant = template.like(node, target, spec)
+            assert variant is None or variant.plan(node, target).typed().spec == spec

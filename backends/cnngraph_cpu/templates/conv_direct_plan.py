@@ -78,8 +78,8 @@ class ConvDirect:
 
     def candidates(self, node: Node, target: Target) -> dict[str, Template]:
         """Other register tiles, fewer and more rows a block."""
-        g = geometry(node)
-        if self._has_one_tile(g, target):
+        g = self._problem(node, target)
+        if is_small(g):
             return {}
         shapes = [(t.rows, t.cols, t.vectors) for t in alternatives(g, target)]
         found: dict[str, Template] = {"tile {}x{}x{}".format(*shape): type(self)(shape) for shape in shapes}
@@ -87,14 +87,24 @@ class ConvDirect:
 
     def like(self, node: Node, target: Target, spec: KernelSpec) -> Template | None:
         """With the register tile of the kernel ``spec`` and its tail."""
-        g = geometry(node)
-        if self._has_one_tile(g, target):
+        g = self._problem(node, target)
+        if is_small(g):
             return None
         return type(self)(like=spec) if tile_of(spec) in best_by_tile(g, target) else None
 
-    def _has_one_tile(self, g: Geometry, target: Target) -> bool:
-        """Small problems share a kernel anyway; pixels of copied rows cannot be dealt to other rows."""
-        return is_small(g) or (g.pointwise and (self.step > 1 or g.channels < target.width))
+    def _copies(self, node: Node, target: Target) -> bool:
+        """Whether rows are packed into scratch because the kernel cannot multiply what the image holds.
+
+        Images with a vector of channels and more are blocked once layouts are chosen, though not yet while they are.
+        """
+        x = node.input(0).type
+        element = DType.BF16 if self.step == 2 else DType.F32
+        return x.dtype is not element or (x.layout.plain and geometry(node).channels < target.width)
+
+    def _problem(self, node: Node, target: Target) -> Geometry:
+        """The convolution's geometry; rows copied to scratch are those of the image, whose pixels may then not be taken as one row."""
+        g = geometry(node)
+        return replace(g, pad_end=(0, 0, 1)) if g.pointwise and self._copies(node, target) else g
 
     def _tile(self, g: Geometry, target: Target) -> Tile:
         if self._like is not None:
@@ -126,22 +136,20 @@ class ConvDirect:
 
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of the inner loops."""
-        g = geometry(node)
+        g = self._problem(node, target)
         return self._tile(g, target).cycles * product(g.kernel) * (g.channels // g.group) / self.step
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""
         op = node.op
         assert isinstance(op, Conv)
-        g, width = geometry(node), target.width
+        g, width = self._problem(node, target), target.width
         x, y = node.input(0), node.output
         weights, bias = node.input(1).data, node.inputs[2]
         assert weights is not None
         plain, step = x.type.layout.plain, self.step
         element = DType.BF16 if step == 2 else DType.F32
-        copies = plain or x.type.dtype is not element
-        if copies and g.pointwise:  # the rows copied to scratch are those of the image: its pixels may not be taken as one row
-            g = replace(g, pad_end=(0, 0, 1))
+        copies = self._copies(node, target)
         tile, small = self._tile(g, target), is_small(g)
         merged = plain and g.dilation[2] == 1
         in_place = not copies and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
