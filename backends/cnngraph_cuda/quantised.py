@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import DType, numel
+from cnngraph.ir.types import EXACT_F32, DType, numel
 from cnngraph.ops import Cast, Concat, Conv, Elementwise, Expand, Gather, MatMul, Pad, Pool, Reduce, Reshape, Slice, Transpose
 from cnngraph.ops.base import Op
 from cnngraph.ops.channels import TakeChannels
@@ -26,13 +26,13 @@ from cnngraph.ops.quantized import (
     QLinearMatMul,
     QuantizeLinear,
     bounds_of,
-    integer_range,
+    greatest_distance,
+    greatest_sum,
     multiplier,
 )
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
 from cnngraph.ops.quantized_elementwise import QLinearUnary, QTable
 
-_EXACT = 1 << 24
 _MOVES = (Transpose, Reshape, Concat, Slice, Pad, Expand, TakeChannels, Gather)
 
 
@@ -93,12 +93,9 @@ def _zero(value: Value | None) -> float:
     return 0.0 if data is None else float(data.reshape(-1)[0])
 
 
-def _reach(dtype: DType, zero: Value | None) -> float:
-    """The greatest magnitude of a number minus its zero point."""
-    low, high = integer_range(dtype)
-    if zero is not None and zero.data is None:
-        return float(high - low)
-    return max(abs(low - _zero(zero)), abs(high - _zero(zero)))
+def _distance(x: Value, zero: Value | None) -> int:
+    """The greatest magnitude of a number of ``x`` minus its zero point."""
+    return greatest_distance(x.type.dtype, None if zero is not None and zero.data is None else int(_zero(zero)))
 
 
 def _finish(factor: np.ndarray, zero: float, low: float, high: float, shape: Sequence[int]) -> tuple[list[Instr], list[np.ndarray]]:
@@ -132,8 +129,7 @@ def _conv(work: _Lowering, node: Node) -> Value | None:
         return None
     weights = _weights(w, w_zero)
     offset = _data(bias)
-    sums = np.abs(weights).reshape(len(weights), -1).sum(1) * _reach(x.type.dtype, x_zero)
-    if (sums + (0 if offset is None else np.abs(offset.astype(np.float64)))).max() >= _EXACT:
+    if greatest_sum(weights, _distance(x, x_zero), offset) >= EXACT_F32:
         return None
     factor = multiplier(*(node.input(i).data.reshape(s) for i, s in ((1, ()), (4, -1), (6, ()))))  # type: ignore[union-attr]
     instrs, operands = _finish(factor, _zero(y_zero), *op.bounds(), _column(op))
@@ -151,7 +147,7 @@ def _conv_integer(work: _Lowering, node: Node) -> Value | None:
     if not _known((w, w_zero)) or not _single(x_zero):
         return None
     weights = _weights(w, w_zero)
-    if np.abs(weights).reshape(len(weights), -1).sum(1).max() * _reach(x.type.dtype, x_zero) >= _EXACT:
+    if greatest_sum(weights, _distance(x, x_zero)) >= EXACT_F32:
         return None
     layer = Conv(op.kernel, op.strides, op.pads, op.dilations, op.group, op.epilogue)
     y = work.add(layer, work.centred(x, x_zero), work.number(weights), None, *node.inputs[4:])
@@ -164,7 +160,7 @@ def _product(work: _Lowering, a: Value, a_zero: Value | None, b: Value, b_zero: 
         return None
     zeros = _data(b_zero)
     weights = b.data.astype(np.float64) - (0 if zeros is None else zeros.astype(np.float64))
-    if np.abs(weights).sum(-2).max(initial=0) * _reach(a.type.dtype, a_zero) + extra >= _EXACT:
+    if np.abs(weights).sum(-2).max(initial=0) * _distance(a, a_zero) + extra >= EXACT_F32:
         return None
     return work.add(MatMul(), work.centred(a, a_zero), work.number(weights))
 
@@ -235,7 +231,7 @@ def _quantize(work: _Lowering, node: Node) -> Value | None:
     instrs = [Instr("div", (0, 1)), Instr("round", (first,))]
     if zero is not None:
         instrs.append(Instr("add", (first + 1, 2)))
-    low, high = integer_range(op.to)
+    low, high = op.to.range
     instrs.append(Instr("clip", (first + len(instrs) - 1,), (float(low), float(high))))
     return work.apply(instrs, *operands)
 
@@ -257,12 +253,12 @@ def _average(work: _Lowering, node: Node) -> Value | None:
     if not _known(node.inputs[1:]):
         return None
     x_scale, x_zero, y_scale, y_zero = node.inputs[1:5]
-    low, high = map(float, integer_range(x.type.dtype))
+    low, high = map(float, x.type.dtype.range)
     assert x_scale is not None and y_scale is not None
     inner, outer = (np.float32(_zero(s)) for s in (x_scale, y_scale))
     if isinstance(op, QLinearGlobalAveragePool):
         count = int(np.prod([d for d in x.type.shape[2:] if isinstance(d, int)]))
-        if count * _reach(x.type.dtype, x_zero) >= _EXACT:
+        if count * _distance(x, x_zero) >= EXACT_F32:
             return None
         total = work.add(Reduce("sum", tuple(range(2, x.type.rank))), work.centred(x, x_zero))
         instrs, _ = _finish(np.asarray(inner / (outer * np.float32(count))), _zero(y_zero), low, high, ())

@@ -97,6 +97,9 @@ class DType(enum.Enum):
         return DType(array.dtype.name)
 
 
+EXACT_F32 = 1 << 24
+"""Every whole number of at most this magnitude is a float32, so sums that stay within it are exact, in any order."""
+
 _EXTENSIONS = frozenset(d for d in DType if d.value == "bfloat16" or "_" in d.value or d.value.lstrip("u") in ("int4", "int2"))
 _ONNX_NAMES = {
     DType.F32: "float", DType.F64: "double", DType.F8E8M0: "float8e8m0", DType.F6E2M3: "float6e2m3", DType.F6E3M2: "float6e3m2",

@@ -12,26 +12,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cnngraph.ir.types import DType, Shape, TensorType, numel, per_image
+from cnngraph.ir.types import EXACT_F32, DType, Shape, TensorType, numel, per_image
 from cnngraph.ops.base import Cost, Op, needed, require
 from cnngraph.ops.common import forbid_batch, match_shape, require_broadcastable_to, result, show
 
 EIGHT_BITS = (DType.I8, DType.U8)
-_FLOAT_BITS = 24
-_DOUBLE_BITS = 53
-
-
-def integer_range(dtype: DType) -> tuple[int, int]:
-    """Least and greatest number of an integer type, those of 2 and 4 bits included."""
-    name = dtype.value
-    signed = name.startswith("int")
-    bits = int(name.removeprefix("uint").removeprefix("int"))
-    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+_EXACT_F64 = 1 << 53
 
 
 def bounds_of(dtype: DType, low: int, high: int) -> tuple[Any, Any]:
     """``low`` and ``high`` within the type's range, as numbers of the type."""
-    least, most = integer_range(dtype)
+    least, most = dtype.range
     return dtype.numpy.type(max(least, low)), dtype.numpy.type(min(most, high))
 
 
@@ -43,12 +34,30 @@ def is_integer(dtype: DType) -> bool:
 def exact_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``numpy.matmul`` of integer arrays with every sum exact, as int32 (which wraps like the hardware's).
 
-    The product is computed in float32, float64 or int64: the first in which no partial sum can exceed the mantissa.
+    The product is computed in the type that :func:`exact_sums` says.
     """
-    depth = a.shape[-1]
-    bound = depth * _magnitude(a) * _magnitude(b)
-    dtype: Any = np.float32 if bound < 1 << _FLOAT_BITS else np.float64 if bound < 1 << _DOUBLE_BITS else np.int64
+    dtype = exact_sums(a.shape[-1] * _magnitude(a) * _magnitude(b))
     return np.matmul(a.astype(dtype), b.astype(dtype)).astype(np.int64).astype(np.int32)
+
+
+def exact_sums(bound: int) -> Any:
+    """float32, float64 or int64: the first whose mantissa holds every whole number of magnitude ``bound``."""
+    return np.float32 if bound < EXACT_F32 else np.float64 if bound < _EXACT_F64 else np.int64
+
+
+def greatest_distance(dtype: DType, zero: int | None) -> int:
+    """Greatest magnitude of ``q - zero`` for numbers q of an integer type; None: of any zero point of the type."""
+    low, high = dtype.range
+    return high - low if zero is None else max(abs(low - zero), abs(high - zero))
+
+
+def greatest_sum(weights: np.ndarray, distance: int, bias: np.ndarray | None = None) -> int:
+    """Greatest magnitude of a sum that an integer convolution can meet, and of all its parts.
+
+    ``weights`` [M, ...] are whole numbers without their zero point, ``distance`` is the greatest magnitude of an input, ``bias`` [M].
+    """
+    sums = np.abs(weights.astype(np.float64)).reshape(len(weights), -1).sum(axis=1) * distance
+    return int((sums if bias is None else sums + np.abs(bias.astype(np.float64)).reshape(-1)).max(initial=0))
 
 
 def _magnitude(a: np.ndarray) -> int:
@@ -57,7 +66,7 @@ def _magnitude(a: np.ndarray) -> int:
 
 def requantize(acc: np.ndarray, multiplier: np.ndarray, zero_point: np.ndarray | None, dtype: DType) -> np.ndarray:
     """``saturate(rint(float32(acc) * multiplier) + zero_point)``."""
-    low, high = integer_range(dtype)
+    low, high = dtype.range
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.rint(acc.astype(np.float32) * multiplier.astype(np.float32))
     zero = 0 if zero_point is None else zero_point.astype(np.float64)
@@ -130,7 +139,7 @@ def quantize(x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, to
     if not is_integer(to):
         shifted = ratio.astype(np.float32) if zero_point is None else ratio.astype(np.float32) + zero_point.astype(np.float32)
         return _to_small_float(shifted, to, saturate)
-    low, high = integer_range(to)
+    low, high = to.range
     zero = 0 if zero_point is None else zero_point.astype(np.int64)
     whole = np.rint(ratio.astype(np.float64))
     whole = np.nan_to_num(whole, nan=-(2.0**40), posinf=2.0**40, neginf=-(2.0**40))

@@ -13,7 +13,7 @@ from cnngraph.ops.common import require_axis, require_window, result, taps, wind
 from cnngraph.ops.conv import Conv, apply_epilogue, require_epilogue
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.quantized import (
-    integer_range,
+    exact_sums,
     multiplier,
     present,
     requantize,
@@ -50,8 +50,7 @@ class _Window(Op):
         m, g, spatial = weights.shape[0], self.group, len(self.kernel)
         out = window_extents(wide.shape[2:], self.kernel, self.strides, self.pads, self.dilations)
         bound = weights[0].size * int(np.abs(wide).max(initial=1)) * int(np.abs(weights).max(initial=1))
-        # sums of integers are exact in a float whose mantissa holds the greatest possible one
-        dtype: Any = np.float32 if bound < 1 << 24 else np.float64 if bound < 1 << 53 else np.int64
+        dtype = exact_sums(bound)
         margins = [(0, 0), (0, 0), *zip(self.pads[:spatial], self.pads[spatial:], strict=True)]
         padded = np.pad(wide.astype(dtype), margins)
         grouped = weights.astype(dtype).reshape(g, m // g, c // g, product(self.kernel))
@@ -145,7 +144,7 @@ class QLinearConv(_Window):
 
     def bounds(self) -> tuple[int, int]:
         """Least and greatest result."""
-        low, high = integer_range(self.to)
+        low, high = self.to.range
         return max(low, self.low), min(high, self.high)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -208,7 +207,7 @@ class QLinearAveragePool(Op):
             count += inside[window]
         divisor: Any = np.float32(product(self.kernel)) if self.count_include_pad else np.maximum(count, 1).astype(np.float32)
         scaled = (total / divisor) / np.float32(y_scale) + np.float32(y_zero)
-        low, high = integer_range(dtype)
+        low, high = dtype.range
         return (np.clip(np.nan_to_num(np.rint(scaled.astype(np.float64))), low, high).astype(np.int64).astype(x.dtype),)
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
@@ -279,7 +278,7 @@ class QLinearSoftmax(Op):
         wide = x.astype(np.int32)
         e = self.exponentials(x.shape[-1], x_scale)[wide - wide.max(axis=-1, keepdims=True) + 255]
         total = np.add.accumulate(e, axis=-1)[..., -1:]
-        low, high = integer_range(dtype)
+        low, high = dtype.range
         y = np.clip(np.rint((e * self.steps(y_scale)) / total).astype(np.int64) + y_zero, low, high).astype(x.dtype)
         return (np.ascontiguousarray(np.moveaxis(y, -1, self.axis)),)
 

@@ -12,7 +12,7 @@ from cnngraph.ir.types import DType, TensorType, numel, per_image
 from cnngraph.ops.base import Cost, Op, needed, require
 from cnngraph.ops.common import broadcast, result
 from cnngraph.ops.expression import Expression
-from cnngraph.ops.quantized import integer_range, present, quantize, require_eight_bits, require_single, require_zero_point, single
+from cnngraph.ops.quantized import present, quantize, require_eight_bits, require_single, require_zero_point, single
 
 
 def add_quantized(a: np.ndarray, b: np.ndarray, p: dict[str, Any], to: DType, bounds: tuple[int, int] | None = None) -> np.ndarray:
@@ -23,7 +23,7 @@ def add_quantized(a: np.ndarray, b: np.ndarray, p: dict[str, Any], to: DType, bo
     ra, rb, fixed = add_parameters(p)
     inner: np.ndarray = (b.astype(np.float64) * np.float64(rb) + np.float64(fixed)).astype(np.float32)
     total = (a.astype(np.float64) * np.float64(ra) + inner.astype(np.float64)).astype(np.float32)
-    low, high = bounds or integer_range(to)
+    low, high = bounds or to.range
     return np.clip(np.nan_to_num(np.rint(total.astype(np.float64))), low, high).astype(np.int64).astype(to.numpy)
 
 
@@ -64,7 +64,7 @@ class QLinearBinary(Op):
 
     def bounds(self, to: DType) -> tuple[int, int]:
         """Least and greatest result of the type ``to``."""
-        low, high = integer_range(to)
+        low, high = to.range
         return max(low, self.low), min(high, self.high)
 
     def parameters(self, inputs: Sequence[np.ndarray | None]) -> dict[str, Any]:

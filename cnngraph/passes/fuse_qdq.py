@@ -32,7 +32,6 @@ from cnngraph.ops.quantized import (
     QGemm,
     QLinearMatMul,
     QuantizeLinear,
-    integer_range,
     quantize,
 )
 from cnngraph.ops.quantized_conv import QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
@@ -87,7 +86,7 @@ class _Group:
     @property
     def bounded(self) -> bool:
         """Whether an activation bounds the result beyond its type's range."""
-        return (self.low, self.high) != integer_range(self.y.dtype)
+        return (self.low, self.high) != self.y.dtype.range
 
     def emit(self, op: Op, *inputs: Value | None) -> Value:
         """A new node before the quantisation."""
@@ -229,7 +228,7 @@ def _constant_number(value: Value) -> float | None:
 
 def _peel(graph: Graph, node: Node, y: _Quantized) -> _Group:
     """The operator before the quantisation, activations before it turned into bounds of the result."""
-    low, high = integer_range(y.dtype)
+    low, high = y.dtype.range
     value, origin, reader = node.input(0), node.origin, node
     while True:
         producer = value.producer

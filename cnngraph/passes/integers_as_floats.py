@@ -16,15 +16,13 @@ from typing import ClassVar
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import DType
+from cnngraph.ir.types import EXACT_F32, DType
 from cnngraph.ops import Conv, Elementwise, Pool
 from cnngraph.ops.expression import Expression
-from cnngraph.ops.quantized import EIGHT_BITS, DequantizeLinear, QuantizeLinear, integer_range, multiplier, single
+from cnngraph.ops.quantized import EIGHT_BITS, DequantizeLinear, QuantizeLinear, greatest_distance, greatest_sum, multiplier, single
 from cnngraph.ops.quantized_conv import QLinearConv
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import channel_constant
-
-_EXACT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,7 @@ def _convolution(graph: Graph, node: Node, op: QLinearConv) -> Value | str | Non
     if len(op.kernel) < 3 and not wide:
         return None
     bias = np.zeros(w.shape[0], np.int64) if data[8] is None else data[8].astype(np.int64).reshape(-1)
-    low, high = integer_range(x.type.dtype)
-    most = max(abs(low - int(x_zero)), abs(high - int(x_zero)))
-    if (np.abs(weights).reshape(w.shape[0], -1).sum(axis=1) * most + np.abs(bias)).max() >= _EXACT:
+    if greatest_sum(weights, greatest_distance(x.type.dtype, int(x_zero)), bias) >= EXACT_F32:
         return "its sums may pass 2**24, so that float32 does not hold them exactly"
     scales = [array for array in (data[1], data[4], data[6]) if array is not None]
     factor = np.broadcast_to(multiplier(single(scales[0]), scales[1].reshape(-1), single(scales[2])), bias.shape)
@@ -81,7 +77,7 @@ def _convolution(graph: Graph, node: Node, op: QLinearConv) -> Value | str | Non
     conv = Conv(op.kernel, op.strides, op.pads, op.dilations, op.group)
     sums = emit(conv, numbers, graph.constant(weights.astype(np.float32)), graph.constant(bias.astype(np.float32)))
     y = emit(Elementwise(Expression.of("mul", 2)), sums, channel_constant(graph, factor, sums))
-    if op.bounds() != integer_range(op.to):
+    if op.bounds() != op.to.range:
         bounds = tuple(float(bound - int(y_zero)) for bound in op.bounds())
         y = emit(Elementwise(Expression.of("clip", 1, bounds)), y)
     return emit(QuantizeLinear(op.to), y, one, node.inputs[7])

@@ -12,7 +12,6 @@ from cnngraph.frontend import import_model
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.verify import verify
-from cnngraph.ops.quantized import integer_range
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph.ops.quantized_elementwise import QLinearBinary
 from cnngraph.options import CompileOptions
@@ -72,7 +71,7 @@ def test_activations_become_bounds(dtype: type[np.integer]) -> None:
     least = 0 if dtype is np.uint8 else -128
     assert [op.bounds() for op in convs] == [(least, least + 255), (least + 3, least + 253), (least, least + 255)]
     (addition, product) = [node.op for node in graph.nodes if isinstance(node.op, QLinearBinary)]
-    assert addition.bounds(convs[0].to) == integer_range(convs[0].to) == product.bounds(convs[0].to)
+    assert addition.bounds(convs[0].to) == convs[0].to.range == product.bounds(convs[0].to)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])

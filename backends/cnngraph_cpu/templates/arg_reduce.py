@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, DType, numel, per_image
+from cnngraph.ir.types import EXACT_F32, PLAIN, DType, numel, per_image
 from cnngraph.kernels.template import Argument, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Scratch, Target
 from cnngraph.ops import ArgReduce
 from cnngraph_cpu.language import (
@@ -28,7 +28,6 @@ from cnngraph_cpu.source import Code
 W = MAX = LAST = PARTIAL = 0  # fixed by the plan
 VECTORS = 4
 _CHUNK = 1024
-_EXACT = 1 << 24
 
 
 def keep_better(v: int) -> None:
@@ -110,7 +109,7 @@ class ArgReducePlain:
             return "an empty tensor"
         if not all(isinstance(d, int) for d in x.shape[op.axis :]):
             return "the batch is not outside the axis"
-        if per_image(x.shape[op.axis]) > _EXACT:
+        if per_image(x.shape[op.axis]) > EXACT_F32:
             return "positions beyond those that float32 counts"
         if per_image(numel(x.shape[op.axis + 1 :])) < target.width:
             return "fewer neighbours than the lanes of a vector"

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import ceil_div, product
+from cnngraph.ir.types import EXACT_F32, ceil_div, product
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
+from cnngraph.ops.quantized import greatest_distance, greatest_sum
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph_cpu.language import (
     BytePointer,
@@ -56,7 +57,6 @@ from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, packs, pad
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 FOUR_FLIPS = 0x80808080
 W = SX = KX = OUT = SIGNED = ZERO_GIVEN = DX = DY = COLS = DOTS = PACK4 = 0
-_EXACT = 1 << 24
 
 
 def store_sum() -> None:
@@ -269,7 +269,7 @@ class QDepthwise:
         if g.group != g.channels or g.group != g.out_channels:
             return "not one filter a channel"
         layer = layer_of(node)
-        if 255 * int(np.abs(layer.weights.astype(np.int64)).reshape(g.channels, -1).sum(axis=1).max()) >= _EXACT:
+        if greatest_sum(layer.weights, greatest_distance(node.input(0).type.dtype, None)) >= EXACT_F32:
             return "sums that are not exact in float32"
         return self._general.refuse_shape(node)
 

@@ -13,7 +13,6 @@ from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, numel, per_image, product
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Pool
-from cnngraph.ops.quantized import integer_range
 from cnngraph.ops.quantized_conv import QLinearAveragePool, QLinearGlobalAveragePool
 from cnngraph_cpu.language import (
     BytePointer,
@@ -195,7 +194,7 @@ class QPool:
         size, out, pads = two(x.type.shape[2:], 1), two(y.type.shape[2:], 1), two(op.pads[:n], 0)
         kernel, stride, dilation = two(op.kernel, 1), two(op.strides, 1), two(dilations, 1)
         first, last = inner_columns(size[1], out[1], kernel[1], stride[1], dilation[1], pads[1])
-        low, high = integer_range(x.type.dtype)
+        low, high = x.type.dtype.range
         numbers = {
             "blocks": ceil_div(channels, target.width), "height": size[0], "width": size[1], "out_y": out[0], "out_x": out[1],
             "kernel_y": kernel[0], "kernel_x": kernel[1], "stride_y": stride[0], "dilation_y": dilation[0], "dilation_x": dilation[1],
@@ -248,7 +247,7 @@ class QAverageImage:
         x, y = node.input(0), node.output
         channels = x.type.shape[1]
         assert isinstance(channels, int)
-        low, high = integer_range(x.type.dtype)
+        low, high = x.type.dtype.range
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "y": Pointer(y), "factors": Packed(np.array([_factor(node)], np.float32)), "images": Extent(x.type.shape[0]),
             "x_batch": BatchStride(x), "y_batch": BatchStride(y), "blocks": Extent(ceil_div(channels, target.width)),

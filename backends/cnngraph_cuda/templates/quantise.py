@@ -9,7 +9,7 @@ import numpy as np
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import Dim, DType, numel
 from cnngraph.kernels.template import KernelCall, LayoutRequest, Target
-from cnngraph.ops.quantized import DequantizeLinear, QuantizeLinear, integer_range
+from cnngraph.ops.quantized import DequantizeLinear, QuantizeLinear
 from cnngraph.ops.quantized_elementwise import QLinearBinary, add_parameters
 from cnngraph_cuda.language import (
     add,
@@ -123,7 +123,7 @@ class QuantizeStrided(_Edge):
         assert isinstance(op, QuantizeLinear)
         rank = node.output.type.rank
         steps = [broadcast_strides(values[0].type.shape, rank), *(_along(v, rank, op.axis) for v in values[1:])]
-        low, high = integer_range(op.to)
+        low, high = op.to.range
         return strided_call(self, target, values, node.output, (("LOW", low), ("HIGH", high)), strides=steps)
 
 
