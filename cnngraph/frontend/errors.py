@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cnngraph.errors import Problem, UnsupportedError
+from cnngraph.errors import Problem, UnsupportedError, printable
 
 DeclaredShape = tuple[int | str | None, ...] | None
+_USUAL = (1, 3, 224, 224)
+
+
+def shown(inputs: Mapping[str, DeclaredShape]) -> str:
+    """What inputs declare, for a message: ``'x' declares [n, 3, ?]; 'y' declares no shape at all``."""
+    rows = []
+    for name, dims in inputs.items():
+        shape = "no shape at all" if dims is None else "[" + ", ".join("?" if d is None else printable(str(d)) for d in dims) + "]"
+        rows.append(f"'{printable(name)}' declares {shape}")
+    return "; ".join(rows)
+
+
+def example(inputs: Mapping[str, DeclaredShape]) -> str:
+    """The argument that would fix them: ``shapes={'x': [1, 3, 224, 224]}``, with declared numbers where there are any."""
+    chosen = []
+    for name, dims in inputs.items():
+        usual = _USUAL if dims is None or len(dims) <= len(_USUAL) else (1,) * len(dims)
+        sizes = [dim if isinstance(dim, int) else size for dim, size in zip(dims or [None] * len(usual), usual, strict=False)]
+        chosen.append(f"'{printable(name)}': {sizes}")
+    return f"shapes={{{', '.join(chosen)}}}"
 
 
 class FreeDimensionsError(UnsupportedError):

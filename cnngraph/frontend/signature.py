@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from cnngraph.errors import InvalidModelError, UnsupportedError, UsageError, printable
-from cnngraph.frontend.errors import DeclaredShape, FreeDimensionsError
+from cnngraph.frontend.errors import DeclaredShape, FreeDimensionsError, example, shown
 from cnngraph.frontend.tensors import element_type, text
 from cnngraph.ir.types import BATCH, Dim, DType, TensorType
 
@@ -87,7 +87,9 @@ def resolve_inputs(
                 free[name] = dims if dims is not None else tuple(sources)
         types[name] = TensorType(dtype, tuple(shape))
     if free:
-        raise FreeDimensionsError(_free_message(free), free)
+        raise FreeDimensionsError(
+            f"dimensions other than the batch size are free: {shown(free)}. Give them, for instance {example(free)}", free
+        )
     return types
 
 
@@ -108,17 +110,3 @@ def _check_request(
             raise UsageError(f"shapes gives {len(request)} dimensions for '{printable(name)}', which has {len(dims)}")
         if any(isinstance(d, int) and d < 0 for d in request):
             raise UsageError(f"shapes gives a negative dimension for '{printable(name)}'")
-
-
-def _free_message(free: Mapping[str, DeclaredShape]) -> str:
-    rows = []
-    for name, dims in free.items():
-        shown = "no shape at all" if dims is None else "[" + ", ".join("?" if d is None else printable(str(d)) for d in dims) + "]"
-        rows.append(f"'{printable(name)}' declares {shown}")
-    example = next(iter(free))
-    rank = len(free[example] or (0, 0, 0, 0))
-    sizes = ", ".join(["1", "3", "224", "224"][:rank]) if rank <= 4 else ", ".join(["1"] * rank)
-    return (
-        f"dimensions other than the batch size are free: {'; '.join(rows)}. "
-        f"Give them, for instance shapes={{'{printable(example)}': [{sizes}]}}"
-    )

@@ -111,17 +111,17 @@ class DynamicProgram:
         """
         if self._latest is None and None not in self._outputs.values():
             return [TensorSpec(name, known[0], _shown(known[1])) for name, known in self._outputs.items() if known is not None]
-        return self._last("the outputs' types").outputs
+        return self._last("output types").outputs
 
     @property
     def kernels(self) -> list[KernelInfo]:
         """Kernels of the variant used last."""
-        return self._last("the kernels").kernels
+        return self._last("kernels").kernels
 
     @property
     def report(self) -> dict[str, Any]:
         """What the compiler did for the variant used last."""
-        return self._last("the report").report
+        return self._last("report").report
 
     @property
     def variants(self) -> int:
@@ -161,7 +161,7 @@ class DynamicProgram:
 
     def memory_report(self) -> dict[str, Any]:
         """Memory of the variant used last."""
-        return self._last("the memory plan").memory_report()
+        return self._last("memory plan").memory_report()
 
     def load_weights(self, source: Any, **_: Any) -> None:
         """Refused: there is a program for each shape.
@@ -169,7 +169,8 @@ class DynamicProgram:
         Raises:
             UsageError: always.
         """
-        raise UsageError("the input shapes are free; compile with shapes=... to exchange the weights, or compile the other model")
+        why, remedy = self._undecided()
+        raise UsageError(f"{why}; to exchange the weights, compile with {remedy}, or compile the other model")
 
     def save(self, path: Any, **_: Any) -> None:
         """Refused: an artifact has fixed shapes.
@@ -177,7 +178,8 @@ class DynamicProgram:
         Raises:
             UsageError: always.
         """
-        raise UsageError("the input shapes are free; compile with shapes=... to save the program")
+        why, remedy = self._undecided()
+        raise UsageError(f"{why}; to save the program, compile with {remedy}")
 
     def variant(self, feeds: Mapping[str, np.ndarray]) -> Runnable:
         """The program for the shapes of ``feeds``, compiled if there is none yet."""
@@ -244,8 +246,25 @@ class DynamicProgram:
 
     def _last(self, what: str) -> Runnable:
         if self._latest is None:
-            raise UsageError(f"{what} depend on the input shapes, which are free; run the program once, or compile with shapes=...")
+            why, remedy = self._undecided()
+            raise UsageError(f"the program has no {what} before its first run: {why}; run it once, or compile with {remedy}")
         return self._latest
+
+    def _undecided(self) -> tuple[str, str]:
+        """Why nothing can be compiled before a run, and the arguments of ``compile`` that would change it."""
+        from cnngraph.frontend.errors import example, shown
+
+        reasons, remedies = [], []
+        first = 1 if self._symbolic else 0
+        free = {name: dims for name, dims in self._declared.items() if dims is None or not all(isinstance(d, int) for d in dims[first:])}
+        if free:
+            reasons.append(f"input shapes are free, {shown(free)}")
+            remedies.append(example(free))
+        if self._contents:
+            names = [f"'{printable(name)}'" for name in self._contents]
+            reasons.append(f"shapes depend on the contents of {', '.join(names)}")
+            remedies.append(f"constants={{{', '.join(f'{name}: ...' for name in names)}}}")
+        return ", and ".join(reasons), ", ".join(remedies)
 
 
 def _shown(dims: Sequence[int | str | None] | None) -> tuple[int | str, ...]:

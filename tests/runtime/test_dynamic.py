@@ -78,8 +78,32 @@ def test_descriptions_before_the_first_run() -> None:
     program = dynamic(Recorder())
     assert [(s.name, s.shape) for s in program.inputs] == [("x", ("N", 3, "?")), ("mask", (2,))]
     assert [(s.name, s.shape) for s in program.outputs] == [("y", ("N", "?"))]
-    with pytest.raises(UsageError, match="run the program once"):
-        program.memory_report()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"input shapes are free, 'x' declares \[n, 3, \?\]; run it once, or compile with shapes=\{'x': \[1, 3, 224\]\}$"),
+        (
+            {"contents": ["mask"]},
+            r"'x' declares \[n, 3, \?\], and shapes depend on the contents of 'mask'; run .* shapes=\{.*\}, constants=\{'mask': ...\}$",
+        ),
+    ],
+)
+@pytest.mark.parametrize("what", ["kernels", "report", "memory plan"])
+def test_what_needs_a_run_says_which_inputs_are_free(what: str, options: dict[str, Any], message: str) -> None:
+    program = dynamic(Recorder(), **options)
+    with pytest.raises(UsageError, match=f"the program has no {what} before its first run: .*{message}"):
+        program.memory_report() if what == "memory plan" else getattr(program, what)
+
+
+def test_a_batch_that_does_not_stay_free_is_named() -> None:
+    build = Recorder()
+    program = DynamicProgram({"x": ("float32", ("n", 3))}, {"y": None}, build, symbolic_batch=False)
+    with pytest.raises(UsageError, match=r"no output types before its first run: input shapes are free, 'x' declares \[n, 3\]"):
+        _ = program.outputs
+    with pytest.raises(UsageError, match=r"to exchange the weights, compile with shapes=\{'x': \[1, 3\]\}"):
+        program.load_weights(b"")
 
 
 @pytest.mark.parametrize(
