@@ -12,6 +12,15 @@ from cnngraph.errors import InternalError
 from cnngraph.runtime.program import Kernel
 from cnngraph_cuda.tensor_maps import TensorMap
 
+LAUNCH_WORDS = (
+    "launch_units", "launch_per", "launch_y", "launch_z", "launch_threads", "launch_shared", "launch_span", "launch_split", "launch_slots",
+    "launch_maps",
+)  # fmt: skip
+"""The first arguments of every call, which the runtime takes for itself: the grid is ceil(units / per) x y x z blocks. If split is
+above 1, z is instead the largest number up to split for which all blocks together are at most slots. The words of launch_maps tensor
+maps follow (see :mod:`cnngraph_cuda.tensor_maps`). Programs on disk hold these words
+in this order: a change raises the version of :mod:`cnngraph.runtime.artifact`."""
+
 
 @dataclass(frozen=True)
 class Launch:

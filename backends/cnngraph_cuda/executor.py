@@ -14,10 +14,9 @@ from cnngraph.errors import InternalError, InvalidInputError, LimitExceededError
 from cnngraph.ir.types import DType
 from cnngraph.runtime.host import decode
 from cnngraph.runtime.program import ARENA, FIRST_IO, INTEGER, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
-from cnngraph_cuda.device import Device, Launch
+from cnngraph_cuda.device import LAUNCH_WORDS, Device, Launch
 from cnngraph_cuda.tensor_maps import MAP_WORDS, TensorMap, map_of
 
-LAUNCH_WORDS = 10
 _LIMIT = 1 << 31
 _KEPT = 8
 """Batch sizes whose buffers and graphs are kept."""
@@ -30,8 +29,8 @@ def plan_launch(step: KernelStep, batch: int, bases: Sequence[int]) -> Launch:
         LimitExceededError: the kernel's 32-bit numbers cannot count the elements, or the grid is too large.
     """
     numbers = [bases[base] + a * batch + b if base != INTEGER else a * batch + b for base, a, b in step.arguments]
-    units, per, y, z, threads, shared, span, split, slots, maps = numbers[:LAUNCH_WORDS]
-    first = LAUNCH_WORDS + maps * len(MAP_WORDS)
+    units, per, y, z, threads, shared, span, split, slots, maps = numbers[: len(LAUNCH_WORDS)]
+    first = len(LAUNCH_WORDS) + maps * len(MAP_WORDS)
     rest, values = step.arguments[first:], numbers[first:]
     grid = (-(-units // per), y, z)
     if split > 1:  # blocks that share one result, as many as there are places for their parts
@@ -40,7 +39,7 @@ def plan_launch(step: KernelStep, batch: int, bases: Sequence[int]) -> Launch:
     if span >= _LIMIT or any(not -_LIMIT <= v < _LIMIT for v in integers) or grid[0] >= _LIMIT or y > 65535 or z > 65535:
         raise LimitExceededError(f"a batch of {batch} has more elements than the kernels count in 32 bits ({step.label})")
     arguments: list[tuple[bool, int] | TensorMap] = [(base != INTEGER, v) for (base, _, _), v in zip(rest, values, strict=True)]
-    for at in range(LAUNCH_WORDS, first, len(MAP_WORDS)):
+    for at in range(len(LAUNCH_WORDS), first, len(MAP_WORDS)):
         arguments[numbers[at]] = map_of(values[numbers[at]], numbers[at : at + len(MAP_WORDS)])
     return Launch(step.kernel, grid, threads, shared, tuple(arguments), step.label)
 

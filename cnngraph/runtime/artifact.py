@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from cnngraph.runtime.session import Program
     from cnngraph.runtime.tailed import TailedProgram
 
-MAGIC, VERSION = b"CNNGRAPH", 2
+MAGIC, VERSION = b"CNNGRAPH", 3
+"""A reader of one version reads no other. The version rises with every change of the manifest's fields, of the arguments' order that a
+kernel or a backend's executor takes for granted, and of what ARENA, STATIC, WEIGHTS and SCRATCH mean."""
 ONE, SEVERAL = 0, 1
 """Kinds of artifacts."""
 _HEADER = struct.Struct("<8sIIQQQQQ32s")

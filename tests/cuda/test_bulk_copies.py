@@ -12,7 +12,8 @@ from cnngraph.errors import InternalError, UsageError
 from cnngraph.ir.types import BATCH
 from cnngraph_cuda import emulate
 from cnngraph_cuda.bulk_copies import MappedTensor
-from cnngraph_cuda.executor import LAUNCH_WORDS, plan_launch
+from cnngraph_cuda.device import LAUNCH_WORDS
+from cnngraph_cuda.executor import plan_launch
 from cnngraph_cuda.lanes import Pointer
 from cnngraph_cuda.problems import PROBLEMS
 from cnngraph_cuda.problems import network as problem
@@ -270,7 +271,7 @@ def test_maps_of_a_program(precision):
                     places = [given["x"].window.places(given[what][1], axis) for axis, what in enumerate(("width", "height"))]
                     assert places[0] == given["out_width"][1] and places[0] * places[1] == given["plane"][1]
                 found[2 if given["x"].window is None else 3] += 1
-            words = [b for _, _, b in step.arguments[LAUNCH_WORDS : LAUNCH_WORDS + len(MAP_WORDS)]]
+            words = [b for _, _, b in step.arguments[len(LAUNCH_WORDS) : len(LAUNCH_WORDS) + len(MAP_WORDS)]]
             assert words[0] in (0, 1)
     assert found[1] > 5 and found[2] > 1 and found[3] > 1
 

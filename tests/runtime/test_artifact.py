@@ -105,11 +105,13 @@ def test_other_files(tmp_path: Path) -> None:
         cnngraph.load(tmp_path / "missing")
 
 
-def test_other_format_version(path: Path) -> None:
+@pytest.mark.parametrize("step", [-1, 1])
+def test_other_format_version(path: Path, step: int) -> None:
     data = bytearray(path.read_bytes())
-    data[8] += 1
+    data[8] += step
     path.write_bytes(data)
-    with pytest.raises(ArtifactError, match="format version is 3"):
+    expected = f"format version is {artifact.VERSION + step}, this cnngraph reads {artifact.VERSION}; compile the model again"
+    with pytest.raises(ArtifactError, match=expected):
         cnngraph.load(path)
 
 

@@ -15,17 +15,10 @@ from cnngraph.kernels.operands import FULL, IMAGE_CHANNEL, PER_CHANNEL, operand_
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Concat
 from cnngraph.ops.expression import Expression
+from cnngraph_cuda.device import LAUNCH_WORDS
 from cnngraph_cuda.source import BF16, F16, F32, FMA, HALF, KINDS, TF32, Code, signature
 from cnngraph_cuda.target import CudaTarget
 from cnngraph_cuda.tensor_maps import MAP_WORDS, Window
-
-LAUNCH = (
-    "launch_units", "launch_per", "launch_y", "launch_z", "launch_threads", "launch_shared", "launch_span", "launch_split", "launch_slots",
-    "launch_maps",
-)  # fmt: skip
-"""The first arguments of every call, which the runtime takes for itself: the grid is ceil(units / per) x y x z blocks. If split is
-above 1, z is instead the largest number up to split for which all blocks together are at most slots. The words of launch_maps tensor
-maps follow (see :mod:`cnngraph_cuda.tensor_maps`)."""
 
 DATA_TYPES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
 INTEGERS = {
@@ -197,7 +190,7 @@ def launch(
         "launch_split": split, "launch_slots": slots, "launch_maps": maps,
         "launch_span": Sym(batched) if batched else max((d for d in spans if isinstance(d, int)), default=0),
     }  # fmt: skip
-    return {name: Extent(words[name]) for name in LAUNCH}
+    return {name: Extent(words[name]) for name in LAUNCH_WORDS}
 
 
 def pair(values: Sequence[int], lead: int) -> tuple[int, int]:
@@ -303,7 +296,7 @@ def kernel_call(
     spec = KernelSpec(family.name, target.isa, every, expression)
     kernel = signature(family.code, spec)
     mapped = [name for name, kind in zip(kernel.names, kernel.types, strict=True) if kind == "map"]
-    names = (*LAUNCH, *(f"{name}_{word}" for name in mapped for word in MAP_WORDS), *kernel.names)
+    names = (*LAUNCH_WORDS, *(f"{name}_{word}" for name in mapped for word in MAP_WORDS), *kernel.names)
     if set(names) != set(arguments):
         raise InternalError(f"arguments of {family.name}: {sorted(set(names) ^ set(arguments))} missing or too many")
     return KernelCall(spec, {name: arguments[name] for name in names}, notes, overwrites)
