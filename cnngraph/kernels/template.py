@@ -197,7 +197,8 @@ class Template(Protocol):
     have a method ``like(node, target, spec)`` that returns the variant whose tile is that of a kernel of its own for another node, or None.
     A template that can compute nodes with the batch in another
     place than the first axis says so by an
-    attribute ``any_batch_axis = True``; the others are not asked about such nodes.
+    attribute ``any_batch_axis = True``; the others are not asked about such nodes. ``rounds_tiles = True`` says that transformed values are
+    rounded to a narrow type, which is left out where single pixels reach an output (:mod:`cnngraph.analysis.pixels`).
     """
 
     name: str

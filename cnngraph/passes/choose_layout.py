@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cnngraph.analysis.pixels import reach_pixels
 from cnngraph.analysis.rounding import keeps_order
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import PLAIN, Layout, Sym, TensorType, per_image
@@ -32,6 +33,7 @@ class LayoutChoice:
         self.selections: list[Selection] = []
         self.reorders = 0
         self.unknown: list[str] = []
+        self.pixels: frozenset[Node] = frozenset()
 
 
 def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, choices: Choices | None = None) -> LayoutChoice:
@@ -40,6 +42,7 @@ def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, c
     ``choices`` replace what the costs say; those that cannot be followed are listed in ``LayoutChoice.unknown``.
     """
     choice = LayoutChoice()
+    choice.pixels = reach_pixels(graph)
     copies: dict[tuple[Value, Layout], Value] = {}
     by_op: dict[type, list[Template]] = {}
 
@@ -116,6 +119,8 @@ def pick(
             refusal = template.accepts(node, target)
             if refusal is None and template.reorders_arithmetic and (rounding := keeps_order(node)) is not None:
                 refusal = f"{rounding.label} rounds the result to integers, so the order of arithmetic is kept"
+            if refusal is None and node in choice.pixels and getattr(template, "rounds_tiles", False):
+                refusal = "pixels of the result reach an output, and no sum over them evens out errors of tiles"
             if refusal is None and moved is not None and not getattr(template, "any_batch_axis", False):
                 refusal = f"{moved} has the batch in another place than the first axis"
             if refusal is not None:
