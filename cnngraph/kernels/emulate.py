@@ -58,7 +58,8 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
             p.array[p.span(offset, count)] = value[:count]
 
     def broadcast(p: EmulatedPointer, offset: int) -> np.ndarray:
-        return np.full(width, p.array[p.span(offset, 1)][0], np.float32)
+        element = p.array[p.span(offset, 1)]
+        return (element if element.dtype == np.float32 else element.astype(np.float32)).repeat(width)
 
     def get(p: EmulatedPointer, offset: int) -> Any:
         value = p.array[p.span(offset, 1)][0]
