@@ -64,7 +64,7 @@ def order_nodes(nodes: Sequence[RawNode], given: Iterable[str], outputs: Iterabl
                 raise InvalidModelError(f"{printable(node.op)}: tensor '{printable(name)}' is already made by {other}", node=node.label)
             producer[name] = index
     is_sorted = True
-    reads = [(*node.inputs, *sorted(captured(node.proto) & (known | producer.keys()))) for node in nodes]
+    reads = [(*node.inputs, *sorted(name for name in captured(node.proto) if name in known or name in producer)) for node in nodes]
     for index, node in enumerate(nodes):
         for name in filter(None, reads[index]):
             if name not in known and name not in producer:

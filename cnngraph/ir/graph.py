@@ -94,24 +94,30 @@ class Graph:
         self.name = name
         self.inputs: list[tuple[str, Value]] = []
         self.outputs: list[tuple[str, Value]] = []
-        self._nodes: dict[Node, None] = {}
+        self._after: dict[Node | None, Node | None] = {None: None}  # a ring: None stands between the last node and the first
+        self._before: dict[Node | None, Node | None] = {None: None}
         self.stage = "imported"
         self.tail: Tail | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes in topological order, as a snapshot that is safe to iterate while rewriting."""
-        return tuple(self._nodes)
+        order = []
+        node = self._after[None]
+        while node is not None:
+            order.append(node)
+            node = self._after[node]
+        return tuple(order)
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._after) - 1
 
     def __contains__(self, node: Node) -> bool:
-        return node in self._nodes
+        return node in self._after
 
     def drop_constants(self) -> None:
         """Let go of the constants' arrays at once (values and nodes refer to each other); the graph is of no further use."""
-        for node in self._nodes:
+        for node in self.nodes:
             for value in node.inputs:
                 if value is not None:
                     value.data = None
@@ -140,10 +146,7 @@ class Graph:
         for value in inputs:
             if value is not None:
                 value.users.append(node)
-        if before is None:
-            self._nodes[node] = None
-        else:
-            self._insert_before(node, before)
+        self._link(node, before)
         return node.outputs
 
     def replace_uses(self, old: Value, new: Value) -> None:
@@ -165,7 +168,7 @@ class Graph:
         for operand in node.inputs:
             if operand is not None:
                 operand.users.remove(node)
-        del self._nodes[node]
+        self._unlink(node)
         for value in node.outputs:
             value.producer = None  # no cycle remains that would keep the operands' arrays until some later garbage collection
 
@@ -206,7 +209,7 @@ class Graph:
     def constants(self) -> list[Value]:
         """Every constant in use, each once, in order of first use."""
         seen: dict[Value, None] = {}
-        for node in self._nodes:
+        for node in self.nodes:
             for value in node.inputs:
                 if value is not None and value.is_constant:
                     seen[value] = None
@@ -215,7 +218,12 @@ class Graph:
                 seen[value] = None
         return list(seen)
 
-    def _insert_before(self, node: Node, before: Node) -> None:
-        order = list(self._nodes)
-        order.insert(order.index(before), node)
-        self._nodes = dict.fromkeys(order)
+    def _link(self, node: Node, following: Node | None) -> None:
+        """Put ``node`` before another, or at the end."""
+        previous = self._before[following]
+        self._after[previous], self._after[node] = node, following
+        self._before[following], self._before[node] = node, previous
+
+    def _unlink(self, node: Node) -> None:
+        previous, following = self._before.pop(node), self._after.pop(node)
+        self._after[previous], self._before[following] = following, previous

@@ -7,33 +7,38 @@ for convolutional networks); the best is then improved by a bounded number of se
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from cnngraph.errors import InternalError
 from cnngraph.passes.memory_storage import Storage
 
 _SWAPS = 400
 _SMALL = 400
+_SPAN = 64
+"""Steps of a span: unrolled networks have thousands of storages of which few meet."""
 
 
-def lower_bound(storages: Sequence[Storage]) -> int:
-    """Largest sum of simultaneously live sizes."""
+def most_alive(storages: Sequence[Storage]) -> tuple[int, int]:
+    """Largest sum of simultaneously live sizes, which no arena can undercut, and the first step that has it."""
     events: dict[int, int] = {}
     for s in storages:
         events[s.first] = events.get(s.first, 0) + s.nbytes
         events[s.last + 1] = events.get(s.last + 1, 0) - s.nbytes
-    live = peak = 0
+    live = peak = step = 0
     for time in sorted(events):
         live += events[time]
-        peak = max(peak, live)
-    return peak
+        if live > peak:
+            peak, step = live, time
+    return peak, step
 
 
 def pack(storages: Sequence[Storage]) -> tuple[dict[Storage, int], int]:
     """Byte offsets such that storages alive at once do not overlap, and the size of the arena."""
     if not storages:
         return {}, 0
-    bound = lower_bound(storages)
+    bound, _ = most_alive(storages)
     orders = [
         sorted(storages, key=lambda s: (-s.nbytes, s.first)),
         sorted(storages, key=lambda s: (s.first, -s.nbytes)),
@@ -60,19 +65,24 @@ def place(order: Sequence[Storage]) -> tuple[dict[Storage, int], int]:
     """Each storage at the lowest offset that is free during its life."""
     offsets: dict[Storage, int] = {}
     peak = 0
+    begun: defaultdict[int, list[tuple[int, int, int, int]]] = defaultdict(list)  # what is placed, by the span of its first step
+    carried: defaultdict[int, list[tuple[int, int, int, int]]] = defaultdict(list)  # and by the spans that it lives on into
     for storage in order:
-        taken = sorted(
-            (offsets[other], offsets[other] + other.nbytes)
-            for other in offsets
-            if other.first <= storage.last and storage.first <= other.last
-        )
+        first, last, nbytes = storage.first, storage.last, storage.nbytes
+        span, stretch = first // _SPAN, range(first // _SPAN, last // _SPAN + 1)
+        others = chain(carried[span], *(begun[s] for s in stretch))
         at = 0
-        for start, stop in taken:
-            if start - at >= storage.nbytes:
+        for start, stop, _, _ in sorted([other for other in others if other[2] <= last and first <= other[3]]):
+            if start - at >= nbytes:
                 break
-            at = max(at, stop)
+            if stop > at:
+                at = stop
+        place = (at, at + nbytes, first, last)
+        begun[span].append(place)
+        for later in stretch[1:]:
+            carried[later].append(place)
         offsets[storage] = at
-        peak = max(peak, at + storage.nbytes)
+        peak = max(peak, at + nbytes)
     return offsets, peak
 
 

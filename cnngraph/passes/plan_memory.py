@@ -13,7 +13,7 @@ from typing import Any
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.kernels.template import KernelCall, Scratch
-from cnngraph.passes.memory_pack import check_packing, lower_bound, pack
+from cnngraph.passes.memory_pack import check_packing, most_alive, pack
 from cnngraph.passes.memory_storage import Storage, Storages
 from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC
 
@@ -82,7 +82,7 @@ def plan_memory(graph: Graph, calls: Mapping[Node, KernelCall | None]) -> Memory
     check_packing(offsets, plan.arena)
     check_packing(fixed_offsets, plan.static_bytes)
     offsets.update(fixed_offsets)
-    plan.bound = lower_bound(batched)
+    plan.bound, step = most_alive(batched)
 
     for value, (storage, offset) in shared.of.items():
         if storage.output is not None:
@@ -97,7 +97,9 @@ def plan_memory(graph: Graph, calls: Mapping[Node, KernelCall | None]) -> Memory
             plan.copies.append((index, value))
     scratch = [_scratch(call) for call in calls.values() if call is not None]
     plan.scratch = max(scratch, default=0)
-    _describe(plan, graph, shared, offsets, batched)
+    _describe(plan, graph, shared, offsets)
+    if batched:
+        plan.peak_step = graph.nodes[step].label
     graph.stage = "planned"
     return plan
 
@@ -107,7 +109,7 @@ def _scratch(call: KernelCall) -> int:
     return sum(-(-a.nbytes // 64) * 64 for a in call.arguments.values() if isinstance(a, Scratch))
 
 
-def _describe(plan: MemoryPlan, graph: Graph, shared: Storages, offsets: Mapping[Storage, int], batched: list[Storage]) -> None:
+def _describe(plan: MemoryPlan, graph: Graph, shared: Storages, offsets: Mapping[Storage, int]) -> None:
     labels = [node.label for node in graph.nodes]
     for storage in shared.storages():
         names = [name for value in storage.members for name in value.names][:3]
@@ -115,8 +117,3 @@ def _describe(plan: MemoryPlan, graph: Graph, shared: Storages, offsets: Mapping
             "names": names, "first": labels[storage.first], "last": labels[min(storage.last, len(labels) - 1)],
             "offset": offsets.get(storage), "bytes": storage.nbytes, "batched": storage.batched, "output": storage.output is not None,
         })  # fmt: skip
-    best = 0
-    for step in {s.first for s in batched}:
-        live = sum(s.nbytes for s in batched if s.first <= step <= s.last)
-        if live > best:
-            best, plan.peak_step = live, labels[step]
