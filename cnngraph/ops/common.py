@@ -129,18 +129,19 @@ def window_extents(
 ) -> tuple[int, ...]:
     """Number of windows along each spatial axis (ONNX Conv and Pool).
 
-    With ``ceil_mode`` a last partial window counts if it starts inside the input or its left padding.
+    With ``ceil_mode`` a last partial window counts if it starts inside the input or its left padding, and so does the only one where the
+    kernel is larger than the padded input by less than a stride.
     """
     out = []
     for i, extent in enumerate(spatial):
         begin, end = pads[i], pads[i + len(kernel)]
         reach = dilations[i] * (kernel[i] - 1) + 1
         room = extent + begin + end - reach
+        windows = (ceil_div(room, strides[i]) if ceil_mode else room // strides[i]) + 1
         require(
-            room >= 0,
+            windows >= 1,
             f"kernel {show(kernel)} with dilations {dilations} is larger than the input {show(spatial)} padded by {pads}",
         )
-        windows = (ceil_div(room, strides[i]) if ceil_mode else room // strides[i]) + 1
         if ceil_mode and (windows - 1) * strides[i] >= extent + begin:
             windows -= 1
         out.append(windows)

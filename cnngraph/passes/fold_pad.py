@@ -88,6 +88,9 @@ def _pool_refusal(pool: Pool, source: Value, pads: tuple[int, ...], spatial: int
     """``exact``: the Pad adds minus infinity, as max pooling does."""
     if pool.indices:
         return "the indices of the maxima would change"
+    for axis in range(spatial):
+        if max(pads[axis], pads[spatial + axis]) >= pool.dilations[axis] * (pool.kernel[axis] - 1) + 1:
+            return "a window could lie in the padding alone"
     if pool.kind == "average":
         if (not pool.count_include_pad and any(pool.pads)) or pool.ceil_mode:
             return "the average would count padding differently"
@@ -98,9 +101,6 @@ def _pool_refusal(pool: Pool, source: Value, pads: tuple[int, ...], spatial: int
         return "max pooling pads with minus infinity and its input may be negative"
     if pool.ceil_mode or any(d != 1 for d in pool.dilations):
         return "max pooling with ceil_mode or dilation"
-    for axis in range(spatial):
-        if pads[axis] >= pool.kernel[axis] or pads[spatial + axis] >= pool.kernel[axis]:
-            return "a window could lie in the padding alone"
     return None
 
 

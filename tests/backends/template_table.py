@@ -76,6 +76,7 @@ def pool_cases() -> list[Case]:
         ((BATCH, 3, 5, 8, 9), (3, 5, 5), (1, 1, 1), (1, 2, 2, 1, 2, 2), (1, 1, 1), False),
         ((BATCH, 3, 2, 2), (3, 3), (1, 1), (2, 2, 2, 2), (1, 1), False),
         ((BATCH, 3, 6, 9), (2, 2), (2, 2), (0, 0, 0, 0), (1, 1), False),
+        ((BATCH, 3, 5, 2), (3, 3), (2, 2), (0, 0, 0, 0), (1, 1), True),
     ]
     out = []
     for (shape, kernel, strides, pads, dilations, ceil), (kind, count) in itertools.product(
@@ -96,6 +97,7 @@ def pool_plain_cases() -> list[Case]:
         ((BATCH, 3, 7), (4,), (2,), (3, 2), (1,), True),
         ((BATCH, 2, 4, 5, 36), (2, 3, 2), (2, 1, 2), (1, 0, 0, 0, 1, 0), (1, 1, 1), False),
         ((BATCH, 3, 2, 2), (3, 3), (1, 1), (2, 2, 2, 2), (1, 1), False),
+        ((BATCH, 3, 2, 5), (3, 3), (2, 2), (0, 0, 0, 0), (1, 1), True),
     ]
     return [
         Case("pool_plain", Pool(kind, kernel, strides, pads, dilations, ceil, count), (shape,))

@@ -37,3 +37,9 @@ def test_a_free_batch_beside_operands_of_fixed_extents(count: int) -> None:
     x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
     with pytest.raises(Exception, match="batch"):
         ours(single_node("ScatterElements", [x, np.zeros((count, 1), I64), x[:, :1]], 1, 17, constants=(1,), batch=(0, 2)), [])
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_the_last_partial_window_may_be_the_only_one(op: str) -> None:
+    x = np.arange(20, dtype=np.float32).reshape(1, 2, 5, 2)
+    compare(op, [x], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1, opset=19)

@@ -56,6 +56,13 @@ def test_max_pooling_behind_a_relu_and_average_pooling() -> None:
         assert changes == expected
 
 
+def test_a_window_that_would_lie_in_the_padding_alone_keeps_the_pad() -> None:
+    net = Net(3, 7, 7)
+    padded = net.node(Pad((0, 0, 3, 0, 0, 0, 0, 0), "constant", 0.0), net.x)
+    changes, context = apply(net, FoldPad(), outputs=[net.node(pool("average", True), padded)])
+    assert changes == 0 and "padding alone" in context.rejections[0].reason
+
+
 @pytest.mark.parametrize(("value", "folds"), [(7.0, True), (0.0, False)])
 def test_integers_are_padded_with_the_zero_point(value: float, folds: bool) -> None:
     net = Net(3, 7, 7)
