@@ -32,6 +32,17 @@ def test_pointwise_convolution_of_a_plain_image(channels: int, size: tuple[int, 
             run_emulated(case, isa, request)
 
 
+@pytest.mark.parametrize("channels", [3, 16])
+def test_the_only_plane_of_the_result_may_lie_on_padding(channels: int) -> None:
+    """A kernel of one plane, of which one is computed, in front of the image."""
+    op = Conv((1, 3, 3), (3, 1, 1), (2, 1, 1, 0, 1, 1), (1, 1, 1), 1, None)
+    weights = _RNG.standard_normal((40, channels, 1, 3, 3)).astype(np.float32)
+    case = Case("conv_direct", op, ((BATCH, channels, 1, 4, 5), weights, _RNG.standard_normal(40).astype(np.float32)))
+    for isa in ("avx512", "avx2"):
+        for request in requests(case, isa):
+            run_emulated(case, isa, request)
+
+
 @pytest.mark.parametrize(("channels", "stride", "dilation"), [(16, 1, 4), (20, 1, 9), (16, 2, 5), (3, 1, 6), (32, 1, 30)])
 def test_rows_of_taps_far_apart(channels: int, stride: int, dilation: int) -> None:
     op = Conv((3, 3), (stride, stride), (dilation,) * 4, (dilation, dilation), 1, None)

@@ -178,7 +178,7 @@ class ConvDirect:
             divided = math.gcd(*(bound for span in spans for bound in span))
         unroll = next(u for u in most if divided % u == 0)
 
-        deep = g.out[0] > 1 or g.kernel[0] > 1
+        deep = g.out[0] > 1 or g.kernel[0] > 1 or g.pad[0] > 0
         deep = (deep or (g.spread and not in_place)) and not g.pointwise
         if in_place:
             columns = g.size[2] if not g.pointwise else tile.grid_cols
