@@ -9,7 +9,7 @@ from cnngraph.ir.types import BATCH, PLAIN, Layout
 from cnngraph.kernels.template import Extent, LayoutRequest, Packed
 from cnngraph.ops import Conv
 from cnngraph_cpu.templates.conv_direct_plan import pack_weights
-from cnngraph_cpu.templates.conv_geometry import geometry, group_spans
+from cnngraph_cpu.templates.conv_geometry import collide, geometry, group_spans, padding_unread
 from cnngraph_cpu.templates.tile_loops import ANY_TAIL
 from tests.backends.template_cases import Case, plan, requests, run_emulated
 
@@ -83,6 +83,42 @@ def test_taps_on_padding_are_passed_over(
             constants = dict(call.spec.constants)
             assert constants["TAIL_COLS"] == ANY_TAIL or "SKIP_ROWS" in constants or "SKIP_COLUMNS" in constants
             run_emulated(case, isa, request)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pads", "dilation", "in_place"),
+    [
+        ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), True),
+        ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), True),
+        ((3, 3), (2, 2), (0, 0, 1, 1), (1, 1), True),
+        ((1, 3), (1, 1), (0, 1, 0, 1), (1, 1), True),
+        ((5, 3), (1, 1), (2, 1, 2, 1), (1, 1), True),
+        ((3, 3), (2, 2), (2, 2, 2, 2), (2, 2), True),
+        ((3, 5), (1, 1), (1, 2, 1, 2), (1, 1), False),  # of the first tap two pixels of a tile lie on padding
+        ((3, 3), (1, 1), (2, 2, 2, 2), (2, 2), False),
+        ((1, 1), (1, 1), (1, 1, 1, 1), (1, 1), False),  # the tap lies on padding on both sides
+    ],
+)
+def test_padded_images_are_read_in_place(
+    kernel: tuple[int, ...], stride: tuple[int, ...], pads: tuple[int, ...], dilation: tuple[int, ...], in_place: bool
+) -> None:
+    """Where taps on padding are passed over pixel by pixel, rows are not copied; emulated pointers refuse what lies outside of x."""
+    weights = (_RNG.standard_normal((32, 20, *kernel)) / 8).astype(np.float32)
+    case = Case("conv_direct", Conv(kernel, stride, pads, dilation, 1, None), ((BATCH, 20, 9, 46), weights, None))
+    request = LayoutRequest((Layout(16), None, None), (Layout(16),))
+    node, call = plan(case, "avx512", request)
+    assert call.spec.constant("TR") == 1 and call.spec.constant("TC") > 1
+    assert padding_unread(geometry(node), 1, call.spec.constant("TC")) is in_place
+    assert (call.spec.constant("SOURCE") == 0) is in_place
+    run_emulated(case, "avx512", request)
+
+
+def test_blocks_that_begin_in_the_same_sets_collide() -> None:
+    way = 128 * 1024
+    assert collide(16, 2 * way, 4096)
+    assert not collide(8, 2 * way, way)
+    assert not collide(16, way + 4096, 4096)
+    assert collide(16, way + 4096, 10 * 4096)
 
 
 @pytest.mark.parametrize(

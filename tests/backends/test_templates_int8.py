@@ -15,7 +15,7 @@ from cnngraph.ops import Reorder
 from cnngraph.ops.quantized_range import PARTS, RangeOfParts, RangeParameters
 from cnngraph_cpu import backend
 from tests.backends.int8_cases import Computed, IntCase, plan, prepare, requests, run_emulated
-from tests.backends.int8_table import ALL, reorder_cases
+from tests.backends.int8_table import ALL, qconv, reorder_cases
 
 ISAS = ("avx512vnni", "avx2", "sse4")
 
@@ -25,6 +25,16 @@ def test_emulated_kernel_equals_reference(name: str) -> None:
     for isa in ISAS if int(name.split("-")[0]) % 3 == 0 else ISAS[:2]:
         for request in requests(ALL[name], isa):
             run_emulated(ALL[name], isa, request)
+
+
+@pytest.mark.parametrize(("types", "zero", "in_place"), [("usu", 0, True), ("sss", -128, True), ("usu", 3, False), ("sss", 0, False)])
+def test_padded_images_are_read_in_place_where_padding_is_zero(types: str, zero: int, in_place: bool) -> None:
+    case = qconv((20, 9, 40), 32, (3, 3), (1, 1), (1, 1, 1, 1), types=types, zeros=(zero, 0, 3), batch=1)
+    (request,) = requests(case, "avx512vnni")
+    _, call = plan(case, "avx512vnni", request)
+    assert call.spec.constant("TR") == 1 and call.spec.constant("TC") > 1
+    assert (call.spec.constant("SOURCE") == 0) is in_place
+    run_emulated(case, "avx512vnni", request)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if "conv" in name.lower()][::4])

@@ -34,7 +34,7 @@ from cnngraph_cpu.templates.common import (
     per_channel,
     refuse_layer,
 )
-from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, geometry, group_spans, skips
+from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, collide, geometry, group_spans, padding_unread, skips
 from cnngraph_cpu.templates.conv_register_tiles import (
     Tile,
     alternatives,
@@ -106,6 +106,20 @@ class ConvDirect:
         g = geometry(node)
         return replace(g, pad_end=(0, 0, 1)) if g.pointwise and self._copies(node, target) else g
 
+    def _in_place(self, g: Geometry, tile: Tile, target: Target) -> bool:
+        """Whether the kernel reads the image where it is: no padding that it would read, no blocks that drive each other from the cache."""
+        if g.pointwise:
+            return True
+        if not any(g.pad + g.pad_end):
+            return g.kernel[0] == 1 and g.out[0] == 1
+        if is_small(g) or not padding_unread(g, tile.rows, tile.cols):
+            return False
+        row = g.size[2] * target.width * 4 // self.step
+        blocks = ceil_div(g.channels, target.width)
+        reach = (g.kernel[1] - 1) * g.dilation[1] + 1
+        rows = (rows_in_scratch(tile, reach, g.stride[1], row * blocks, target) - 1) * g.stride[1] + reach
+        return not collide(blocks, g.size[1] * row, min(rows, g.size[1]) * row)
+
     def _tile(self, g: Geometry, target: Target) -> Tile:
         if self._like is not None:
             return best_by_tile(g, target)[tile_of(self._like)]
@@ -152,7 +166,7 @@ class ConvDirect:
         copies = self._copies(node, target)
         tile, small = self._tile(g, target), is_small(g)
         merged = plain and g.dilation[2] == 1
-        in_place = not copies and not any(g.pad + g.pad_end) and ((g.kernel[0] == 1 and g.out[0] == 1) or g.pointwise)
+        in_place = not copies and self._in_place(g, tile, target)
         cb = round_up(g.channels, 1 if merged else step) if plain else width
         blocks = 1 if plain else ceil_div(g.channels, width)
         out_blocks = ceil_div(g.out_channels, width)
@@ -180,19 +194,22 @@ class ConvDirect:
 
         deep = g.out[0] > 1 or g.kernel[0] > 1 or g.pad[0] > 0
         deep = (deep or (g.spread and not in_place)) and not g.pointwise
+        reach = (g.kernel[1] - 1) * g.dilation[1] + 1
         if in_place:
             columns = g.size[2] if not g.pointwise else tile.grid_cols
             row_step = columns * width
             block_step = product(g.size) * width
             tap_step = g.dilation[1] * row_step
-            fit = rows_in_place(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
+            if g.kernel[1] > 1:
+                fit = rows_in_scratch(tile, reach, g.stride[1], row_step * used * element.itemsize, target)
+            else:
+                fit = rows_in_place(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
             block_rows = self._scaled(halved(fit, tile, tiles), tile)
             scratch_rows = scratch_width = copied = 0
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
             row_step = scratch_width * cb
             tap_step = row_step if deep else g.dilation[1] * row_step
-            reach = (g.kernel[1] - 1) * g.dilation[1] + 1
             row_bytes = row_step * blocks * element.itemsize
             block_rows = 1 if deep else self._scaled(rows_in_scratch(tile, reach, g.stride[1], row_bytes, target), tile)
             scratch_rows = g.kernel[0] * g.kernel[1] if deep else (block_rows - 1) * g.stride[1] + reach
@@ -210,8 +227,8 @@ class ConvDirect:
             constants.append(("P", 2))
         if grouped:
             constants.append(("GROUPED", 1))
-        if not (in_place or small):
-            constants += skips(g, merged)
+        if not small:
+            constants += skips(g, merged, in_place)
         if not small:
             constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile.vectors)
@@ -233,9 +250,10 @@ class ConvDirect:
             "taps": g.kernel[0] * g.kernel[1],
             "taps_y": g.kernel[1], "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "inner_count": inner,
             "tile_weights": tile_weights, "stride_d": g.stride[0], "dilation_d": g.dilation[0], "dilation_y": g.dilation[1],
-            "pad_d": g.pad[0], "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": copied, "row_step": row_step,
-            "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width, "block_rows": block_rows,
-            "tiles_per_group": tiles_per_group_of(tiles, row_blocks), "SX": g.stride[2], "SY": g.stride[1], "CB": cb,
+            "pad_d": g.pad[0], "pad_y": g.pad[1], "pad_x": g.pad[2] if in_place else min(g.pad[2], scratch_width), "copied": copied,
+            "row_step": row_step, "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width,
+            "block_rows": block_rows, "tiles_per_group": tiles_per_group_of(tiles, row_blocks),
+            "SX": g.stride[2], "SY": g.stride[1], "CB": cb,
         }  # fmt: skip
         arguments.update({name: Extent(value) for name, value in numbers.items()})
         arguments.update(operands)

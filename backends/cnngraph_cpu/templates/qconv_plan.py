@@ -25,7 +25,7 @@ from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import qconv_direct as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, refuse_epilogue
-from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, skips
+from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, padding_unread, skips
 from cnngraph_cpu.templates.conv_register_tiles import Tile, choose_tile, is_small, rows_in_place, rows_in_scratch, tiles_per_group_of
 from cnngraph_cpu.templates.quantized import (
     Layer,
@@ -139,7 +139,8 @@ class QConv:
         tile, small = choose_tile(g, tile_target(target)), is_small(g)
         plain = x.type.layout.plain
         merged = plain and g.dilation[2] == 1
-        in_place = not plain and not any(g.pad + g.pad_end)
+        skipped = not small and isinstance(layer.x_zero, int) and unsigned_zero(layer) == 0
+        in_place = not plain and (not any(g.pad + g.pad_end) or (skipped and padding_unread(g, tile.rows, tile.cols)))
         cb = round_up(g.channels, 4) if plain else width
         blocks = 1 if plain else ceil_div(g.channels, width)
         groups_in = ceil_div(g.channels, 4)
@@ -181,8 +182,8 @@ class QConv:
             ("SUMS", int(deltas is not None)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))),
             ("PACK4", int(packs(layer, y.type.dtype))),
         ]  # fmt: skip
-        if not (in_place or small) and isinstance(layer.x_zero, int) and unsigned_zero(layer) == 0:
-            constants += skips(g, merged)
+        if skipped:
+            constants += skips(g, merged, in_place)
         if not small:
             constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
         epilogue = op.epilogue if isinstance(op, ConvInteger) else None
@@ -200,7 +201,8 @@ class QConv:
             "tiles": tiles, "height": g.size[1], "width": g.size[2], "rows_out": tile.grid_rows, "row_out": tile.grid_cols * width,
             "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols, "taps": g.kernel[1],
             "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "dilation_y": g.dilation[1], "inner_count": inner,
-            "tile_weights": packed[0].size, "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": copied,
+            "tile_weights": packed[0].size, "pad_y": g.pad[1],
+            "pad_x": g.pad[2] if in_place else min(g.pad[2], scratch_width), "copied": copied,
             "row_step": row_step, "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width,
             "block_rows": block_rows, "tiles_per_group": tiles_per_group_of(tiles, row_blocks),
         }  # fmt: skip

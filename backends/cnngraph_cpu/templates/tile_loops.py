@@ -54,7 +54,7 @@ def take_rows(task: int) -> None:
     rows = min(block_rows, rows_out - row0)
     if SOURCE == IN_PLACE:
         source = x
-        source_at = image * x_batch + row0 * SY * row_step
+        source_at = image * x_batch + (row0 * SY - pad_y) * row_step - pad_x * CB
     else:
         source = packed
         source_at = 0
