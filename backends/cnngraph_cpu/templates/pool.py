@@ -7,6 +7,7 @@ separable: the rows of the window are combined first, into a line of scratch, th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import TensorType, ceil_div, per_image, product, static
@@ -20,13 +21,54 @@ W = AVERAGE = COUNT_PAD = SEPARABLE = SX = KX = SCALE = 0
 _MOST_UNROLLED_TAPS = 3
 
 
+def first_row() -> None:
+    """The output row ``oy`` of ``oz`` of an image's plane, which is a block of channels or a channel, that a thread begins with."""
+    rows = out_d * out_y
+    tasks = images * planes * rows
+    first_task = tasks * tid // threads
+    image = first_task // (planes * rows)
+    plane = first_task // rows % planes
+    oz = first_task % rows // out_y
+    oy = first_task % out_y
+
+
+def window_rows() -> None:
+    """The rows of taps of an output row that lie within the input, ``first_*`` to ``last_*``, and how many an average counts."""
+    row = oz * out_y + oy
+    z0 = oz * stride_d - pad_d
+    y0 = oy * stride_y - pad_y
+    first_d = max(0, (DZ - 1 - z0) // DZ)
+    last_d = max(first_d, min(kernel_d, (depth - z0 + DZ - 1) // DZ))
+    first_y = max(0, (DY - 1 - y0) // DY)
+    last_y = max(first_y, min(kernel_y, (height - y0 + DY - 1) // DY))
+    if COUNT_PAD:
+        counted_d = min(kernel_d, (limit_d - pad_d - z0 + DZ - 1) // DZ)
+        counted_rows = counted_d * min(kernel_y, (limit_y - pad_y - y0 + DY - 1) // DY)
+    else:
+        counted_rows = (last_d - first_d) * (last_y - first_y)
+
+
+def next_row() -> None:
+    """Move on to the next output row, plane, image."""
+    oy = oy + 1
+    if oy == out_y:
+        oy = 0
+        oz = oz + 1
+        if oz == out_d:
+            oz = 0
+            plane = plane + 1
+            if plane == planes:
+                plane = 0
+                image = image + 1
+
+
 def rows_of_window(COLS: int, column: int) -> None:
     """Combine the window's rows for COLS input columns, into scratch."""
     for c in unroll(COLS):
         acc[c] = splat(0.0) if AVERAGE else splat(-1e400)
     for kz in range(first_d, last_d):
         for ky in range(first_y, last_y):
-            line = image * x_batch + (((cb * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + column) * W
+            line = image * x_batch + (((plane * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + column) * W
             for c in unroll(COLS):
                 value = load(x, line + c * W)
                 acc[c] = add(acc[c], value) if AVERAGE else maximum(acc[c], value)
@@ -67,7 +109,7 @@ def output_columns(COLS: int, ox: int, from_x: int, to_x: int) -> None:
         source = x
         for kz in range(first_d, last_d):
             for ky in range(first_y, last_y):
-                row_at = image * x_batch + (((cb * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + x0) * W
+                row_at = image * x_batch + (((plane * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + x0) * W
                 taps_of_row(COLS, from_x, to_x)
     if SCALE:
         for c in unroll(COLS):
@@ -80,7 +122,7 @@ def output_columns(COLS: int, ox: int, from_x: int, to_x: int) -> None:
         divisor = splat(to_float(max(counted, 1)))
         for c in unroll(COLS):
             acc[c] = div(acc[c], divisor)
-    to = image * y_batch + ((cb * rows + row) * out_x + ox) * W
+    to = image * y_batch + ((plane * rows + row) * out_x + ox) * W
     for c in unroll(COLS):
         store(y, to + c * W, acc[c])
 
@@ -95,7 +137,7 @@ def clipped_columns(start: int, stop: int) -> None:
 
 
 def pool(
-    x: F32Pointer, y: F32Pointer, scratch: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, first_inner: int,
+    x: F32Pointer, y: F32Pointer, scratch: F32Pointer, images: int, x_batch: int, y_batch: int, planes: int, first_inner: int,
     last_inner: int, depth: int, height: int, width: int, out_d: int, out_y: int, out_x: int, kernel_d: int, kernel_y: int,
     kernel_x: int, stride_d: int, stride_y: int, stride_x: int, DZ: int, DY: int, DX: int, pad_d: int,
     pad_y: int, pad_x: int, limit_d: int, limit_y: int, limit_x: int, tid: int, threads: int,
@@ -106,26 +148,9 @@ def pool(
     ``[first_inner, last_inner)`` are the output columns whose window lies within the row.
     """
     acc = registers(8)
-    rows = out_d * out_y
-    tasks = images * blocks * rows
-    first_task = tasks * tid // threads
-    image = first_task // (blocks * rows)
-    cb = first_task // rows % blocks
-    oz = first_task % rows // out_y
-    oy = first_task % out_y
+    first_row()
     for task in range(first_task, tasks * (tid + 1) // threads):
-        row = oz * out_y + oy
-        z0 = oz * stride_d - pad_d
-        y0 = oy * stride_y - pad_y
-        first_d = max(0, (DZ - 1 - z0) // DZ)
-        last_d = max(first_d, min(kernel_d, (depth - z0 + DZ - 1) // DZ))
-        first_y = max(0, (DY - 1 - y0) // DY)
-        last_y = max(first_y, min(kernel_y, (height - y0 + DY - 1) // DY))
-        if COUNT_PAD:
-            counted_d = min(kernel_d, (limit_d - pad_d - z0 + DZ - 1) // DZ)
-            counted_rows = counted_d * min(kernel_y, (limit_y - pad_y - y0 + DY - 1) // DY)
-        else:
-            counted_rows = (last_d - first_d) * (last_y - first_y)
+        window_rows()
         if SEPARABLE:
             eights = width // 8 * 8
             fours = eights + (width - eights) // 4 * 4
@@ -143,16 +168,10 @@ def pool(
         for ox in range(eights, fours, 4):
             output_columns(4, ox, 0, kernel_x)
         clipped_columns(fours, out_x)
-        oy = oy + 1
-        if oy == out_y:
-            oy = 0
-            oz = oz + 1
-            if oz == out_d:
-                oz = 0
-                cb = cb + 1
-                if cb == blocks:
-                    cb = 0
-                    image = image + 1
+        next_row()
+
+
+ROW_HELPERS = (first_row, window_rows, next_row)
 
 
 class PoolBlocked:
@@ -162,22 +181,13 @@ class PoolBlocked:
     reorders_arithmetic = False
     code = Code(
         pool,
-        {f.__name__: f for f in (rows_of_window, taps_of_row, output_columns, clipped_columns)},
+        {f.__name__: f for f in (*ROW_HELPERS, rows_of_window, taps_of_row, output_columns, clipped_columns)},
         "Max or average pooling over a blocked tensor.",
     )
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses pooling that also returns indices."""
-        if not isinstance(node.op, Pool):
-            return "not pooling"
-        if len(node.outputs) != 1 or node.op.indices:
-            return "the indices of the maxima are wanted"
-        refusal = only_floats(node)
-        if refusal:
-            return refusal
-        if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
-            return "an extent is zero or depends on the batch"
-        return None
+        return refuse_pooling(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Blocked in and out."""
@@ -196,38 +206,20 @@ class PoolBlocked:
         op = node.op
         assert isinstance(op, Pool)
         x, y = node.input(0), node.output
-        n = len(op.kernel)
-        lift = 3 - n
-
-        def three(values: Sequence[object], fill: int) -> list[int]:
-            return [fill] * lift + [int(v) for v in values]  # type: ignore[call-overload]
-
         channels = x.type.shape[1]
         assert isinstance(channels, int)
-        size, out, begins, ends = three(x.type.shape[2:], 1), three(y.type.shape[2:], 1), three(op.pads[:n], 0), three(op.pads[n:], 0)
-        kernel, stride, dilation = three(op.kernel, 1), three(op.strides, 1), three(op.dilations, 1)
-        groups = {
-            "": size, "out_": out, "kernel_": kernel, "stride_": stride, "D": dilation, "pad_": begins,
-            "limit_": [s + a + b for s, a, b in zip(size, begins, ends, strict=True)],
-        }  # fmt: skip
+        size, out, kernel, stride, dilation, begins, limit = extents = windows_of(node)
         first, last = inner_columns(size[2], out[2], kernel[2], stride[2], dilation[2], begins[2])
-        window_rows = kernel[0] * kernel[1]
-        separable = window_rows * stride[2] + kernel[2] + stride[2] < 0.8 * window_rows * kernel[2]
+        rows = kernel[0] * kernel[1]
+        separable = rows * stride[2] + kernel[2] + stride[2] < 0.8 * rows * kernel[2]
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "y": Pointer(y), "scratch": Scratch(size[2] * target.width * 4 if separable else 4),
             "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
-            "blocks": Extent(ceil_div(channels, target.width)), "first_inner": Extent(first), "last_inner": Extent(last),
+            "planes": Extent(ceil_div(channels, target.width)), "first_inner": Extent(first), "last_inner": Extent(last),
         }  # fmt: skip
-        for prefix, values in groups.items():
-            names = (
-                ("depth", "height", "width")
-                if not prefix
-                else ("DZ", "DY", "DX")
-                if prefix == "D"
-                else tuple(prefix + axis for axis in "dyx")
-            )
+        for names, values in zip(EXTENT_NAMES, extents, strict=True):
             arguments.update({name: Extent(v) for name, v in zip(names, values, strict=True)})
-        near, taps = dilation == [1, 1, 1], product(op.kernel)  # by a power of two the product is the quotient
+        near, taps = dilation == (1, 1, 1), product(op.kernel)  # by a power of two the product is the quotient
         constants = (
             ("AVERAGE", int(op.kind == "average")), ("COUNT_PAD", int(op.kind == "average" and op.count_include_pad)),
             ("SEPARABLE", int(separable)), ("SX", stride[2]), ("KX", kernel[2] if near and kernel[2] <= _MOST_UNROLLED_TAPS else 0),
@@ -235,6 +227,54 @@ class PoolBlocked:
             *((("SCALE", taps),) if op.kind == "average" and taps & (taps - 1) == 0 and whole_windows(op, x.type, y.type) else ()),
         )  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
+
+
+class Windows(NamedTuple):
+    """Extents of pooling by depth, row and column; of fewer axes the first are 1 long and unpadded. ``limit`` is the padded input's."""
+
+    size: tuple[int, ...]
+    out: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    begins: tuple[int, ...]
+    limit: tuple[int, ...]
+
+
+EXTENT_NAMES = (
+    ("depth", "height", "width"), ("out_d", "out_y", "out_x"), ("kernel_d", "kernel_y", "kernel_x"), ("stride_d", "stride_y", "stride_x"),
+    ("DZ", "DY", "DX"), ("pad_d", "pad_y", "pad_x"), ("limit_d", "limit_y", "limit_x"),
+)  # fmt: skip
+"""What the kernels call the numbers of :class:`Windows`."""
+
+
+def windows_of(node: Node) -> Windows:
+    """The extents of a Pool node."""
+    op = node.op
+    assert isinstance(op, Pool)
+    n = len(op.kernel)
+
+    def three(values: Sequence[int], fill: int) -> tuple[int, ...]:
+        return (fill,) * (3 - n) + tuple(values)
+
+    size, begins = three(static(node.input(0).type.shape[2:]), 1), three(op.pads[:n], 0)
+    limit = tuple(s + a + b for s, a, b in zip(size, begins, three(op.pads[n:], 0), strict=True))
+    out = three(static(node.output.type.shape[2:]), 1)
+    return Windows(size, out, three(op.kernel, 1), three(op.strides, 1), three(op.dilations, 1), begins, limit)
+
+
+def refuse_pooling(node: Node) -> str | None:
+    """Why no pooling kernel of floats takes a node, or None."""
+    if not isinstance(node.op, Pool):
+        return "not pooling"
+    if len(node.outputs) != 1 or node.op.indices:
+        return "the indices of the maxima are wanted"
+    refusal = only_floats(node)
+    if refusal:
+        return refusal
+    if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
+        return "an extent is zero or depends on the batch"
+    return None
 
 
 def whole_windows(op: Pool, x: TensorType, y: TensorType) -> bool:

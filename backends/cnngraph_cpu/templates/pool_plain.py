@@ -32,11 +32,21 @@ from cnngraph_cpu.language import (
     unroll,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import only_floats
-from cnngraph_cpu.templates.pool import whole_windows
+from cnngraph_cpu.templates.pool import (
+    EXTENT_NAMES,
+    ROW_HELPERS,
+    first_row,
+    next_row,
+    refuse_pooling,
+    whole_windows,
+    window_rows,
+    windows_of,
+)
 
 W = AVERAGE = PADDED = SX = KX = SCALE = COUNT_PAD = ROWS = 0
 _MOST_TAPS, _MOST_ROWS = 8, 4
+_IN_COLUMNS = ("kernel_x", "stride_x", "DX", "limit_x")
+"""Extents that constants and ``counts`` hold."""
 
 
 def pad_row() -> None:
@@ -95,7 +105,7 @@ def pool_columns(WHOLE: int, column: int) -> None:
         result = mul(result, splat(1.0 / SCALE))
     elif AVERAGE:
         result = div(result, mul(load(counts, column), splat(to_float(max(counted_rows, 1)))))
-    to = image * y_batch + (channel * rows + row) * out_x + column
+    to = image * y_batch + (plane * rows + row) * out_x + column
     if out_x - column >= W:
         store(y, to, result)
     else:
@@ -103,7 +113,7 @@ def pool_columns(WHOLE: int, column: int) -> None:
 
 
 def pool_plain(
-    x: F32Pointer, y: F32Pointer, scratch: F32Pointer, counts: F32Pointer, images: int, x_batch: int, y_batch: int, channels: int,
+    x: F32Pointer, y: F32Pointer, scratch: F32Pointer, counts: F32Pointer, images: int, x_batch: int, y_batch: int, planes: int,
     depth: int, height: int, width: int, out_d: int, out_y: int, out_x: int, kernel_d: int, kernel_y: int, stride_d: int, stride_y: int,
     DZ: int, DY: int, pad_d: int, pad_y: int, pad_x: int, limit_d: int, limit_y: int, line_width: int, whole: int, span: int,
     tid: int, threads: int,
@@ -114,26 +124,10 @@ def pool_plain(
     """
     low = registers(KX)
     high = registers(KX)
-    rows = out_d * out_y
-    tasks = images * channels * rows
-    first_task = tasks * tid // threads
-    image = first_task // (channels * rows)
-    channel = first_task // rows % channels
-    oz = first_task % rows // out_y
-    oy = first_task % out_y
+    first_row()
     for _ in range(first_task, tasks * (tid + 1) // threads):
-        row = oz * out_y + oy
-        z0 = oz * stride_d - pad_d
-        y0 = oy * stride_y - pad_y
-        first_d = max(0, (DZ - 1 - z0) // DZ)
-        last_d = max(first_d, min(kernel_d, (depth - z0 + DZ - 1) // DZ))
-        first_y = max(0, (DY - 1 - y0) // DY)
-        last_y = max(first_y, min(kernel_y, (height - y0 + DY - 1) // DY))
-        if COUNT_PAD:
-            counted_rows = min(kernel_d, (limit_d - pad_d - z0 + DZ - 1) // DZ) * min(kernel_y, (limit_y - pad_y - y0 + DY - 1) // DY)
-        else:
-            counted_rows = (last_d - first_d) * (last_y - first_y)
-        source_at = image * x_batch + ((channel * depth + z0) * height + y0) * width
+        window_rows()
+        source_at = image * x_batch + ((plane * depth + z0) * height + y0) * width
         if PADDED:
             pad_row()
             source = scratch
@@ -151,23 +145,14 @@ def pool_plain(
             to_y = last_y
         certain = whole
         if not PADDED:
-            last_row = ((channel * depth + z0 + (last_d - 1) * DZ) * height + y0 + (last_y - 1) * DY) * width
-            if last_row + span <= channels * depth * height * width:  # what is read behind the row belongs to the image
+            last_row = ((plane * depth + z0 + (last_d - 1) * DZ) * height + y0 + (last_y - 1) * DY) * width
+            if last_row + span <= planes * depth * height * width:  # what is read behind the row belongs to the image
                 certain = out_x
         for column in range(0, certain, W):
             pool_columns(1, column)
         for column in range(certain, out_x, W):
             pool_columns(0, column)
-        oy = oy + 1
-        if oy == out_y:
-            oy = 0
-            oz = oz + 1
-            if oz == out_d:
-                oz = 0
-                channel = channel + 1
-                if channel == channels:
-                    channel = 0
-                    image = image + 1
+        next_row()
 
 
 class PoolPlain:
@@ -175,21 +160,19 @@ class PoolPlain:
 
     name = "pool_plain"
     reorders_arithmetic = False
-    code = Code(pool_plain, {f.__name__: f for f in (pad_row, row_of_window, pool_columns)}, "Max or average pooling over a plain tensor.")
+    code = Code(
+        pool_plain,
+        {f.__name__: f for f in (*ROW_HELPERS, pad_row, row_of_window, pool_columns)},
+        "Max or average pooling over a plain tensor.",
+    )
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses indices, blocked tensors, as many channels as lanes, and windows that are wide, dilated or far apart in a row."""
-        op = node.op
-        if not isinstance(op, Pool):
-            return "not pooling"
-        if len(node.outputs) != 1 or op.indices:
-            return "the indices of the maxima are wanted"
-        refusal = only_floats(node)
+        refusal = refuse_pooling(node)
         if refusal:
             return refusal
-        x = node.input(0).type
-        if not all(isinstance(d, int) and d > 0 for d in (*x.shape[1:], *node.output.type.shape[1:])):
-            return "an extent is zero or depends on the batch"
+        op, x = node.op, node.input(0).type
+        assert isinstance(op, Pool)
         channels = x.shape[1]
         assert isinstance(channels, int)
         if channels >= target.width or not x.layout.plain:
@@ -214,14 +197,8 @@ class PoolPlain:
         """One task an output row of a channel."""
         op = node.op
         assert isinstance(op, Pool)
-        x, y, lanes, n = node.input(0), node.output, target.width, len(op.kernel)
-
-        def three(values: Sequence[object], fill: int) -> list[int]:
-            return [fill] * (3 - n) + [int(v) for v in values]  # type: ignore[call-overload]
-
-        size, out, begins, ends = three(x.type.shape[2:], 1), three(y.type.shape[2:], 1), three(op.pads[:n], 0), three(op.pads[n:], 0)
-        kernel, stride, dilation = three(op.kernel, 1), three(op.strides, 1), three(op.dilations, 1)
-        limit = [s + a + b for s, a, b in zip(size, begins, ends, strict=True)]
+        x, y, lanes = node.input(0), node.output, target.width
+        size, out, kernel, stride, dilation, begins, limit = extents = windows_of(node)
         reach = (out[2] - 1) * stride[2] + kernel[2]
         padded = begins[2] > 0 or reach > size[2]
         line_width = round_up(max(reach, begins[2] + size[2]) + 2 * lanes, lanes) if padded else size[2]
@@ -237,19 +214,16 @@ class PoolPlain:
         channels = x.type.shape[1]
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "y": Pointer(y), "scratch": Scratch(line_width * 4 if padded else 4), "counts": Packed(counts),
-            "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y), "channels": Extent(channels),
+            "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y), "planes": Extent(channels),
         }  # fmt: skip
-        names = ("depth", "height", "width", "out_d", "out_y", "out_x", "kernel_d", "kernel_y", "stride_d", "stride_y", "DZ", "DY")
-        values = (*size, *out, *kernel[:2], *stride[:2], *dilation[:2])
-        arguments.update({name: Extent(value) for name, value in zip(names, values, strict=True)})
-        rest = {"pad_d": begins[0], "pad_y": begins[1], "pad_x": begins[2], "limit_d": limit[0], "limit_y": limit[1]}
-        arguments.update({name: Extent(value) for name, value in rest.items()})
+        for names, values in zip(EXTENT_NAMES, extents, strict=True):
+            arguments.update({name: Extent(value) for name, value in zip(names, values, strict=True) if name not in _IN_COLUMNS})
         span = (ceil_div(out[2], lanes) - 1) * lanes * stride[2] + furthest
         arguments.update({"line_width": Extent(line_width), "whole": Extent(whole), "span": Extent(span)})
         constants = (
             ("AVERAGE", int(op.kind == "average")), ("COUNT_PAD", int(op.kind == "average" and op.count_include_pad)),
             ("PADDED", int(padded)), ("ROWS", rows), ("SX", stride[2]), ("KX", kernel[2]),
             ("SCALE", scale if scale & (scale - 1) == 0 else 0),
-            *((("DZ", 1), ("DY", 1)) if dilation[:2] == [1, 1] else ()),
+            *((("DZ", 1), ("DY", 1)) if dilation[:2] == (1, 1) else ()),
         )  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, constants), arguments)
