@@ -9,7 +9,7 @@ import numpy as np
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import PLAIN, numel, product, static
 from cnngraph.kernels.template import KernelCall, LayoutRequest, Target
-from cnngraph.ops import Conv
+from cnngraph.ops import Conv, ConvTranspose
 from cnngraph_cuda.language import (
     DataPointer,
     Operand0,
@@ -38,6 +38,22 @@ from cnngraph_cuda.templates.common import (
 VL = THREADS = 0
 
 
+def pixel_place() -> None:
+    """``frame``, ``row`` and ``column`` of the output's ``pixel``."""
+    frame = pixel // out_area
+    row = (pixel - frame * out_area) // out_width
+    column = pixel - frame * out_area - row * out_width
+
+
+def output_place() -> None:
+    """``image``, ``pixel`` and ``channel`` of output element ``at``, and the pixel's place."""
+    rest = at // outputs
+    channel = at - rest * outputs
+    image = rest // plane
+    pixel = rest - image * plane
+    pixel_place()
+
+
 def conv_direct(
     x: DataPointer, w: Operand0, b: Operand1, y: DataPointer, elements: int, outputs: int, group_outputs: int, group_channels: int,
     plane: int, out_area: int, out_width: int, frames: int, height: int, width: int, taps_d: int, taps_h: int, taps_w: int,
@@ -48,13 +64,7 @@ def conv_direct(
     v = registers(1)
     at = block_x() * THREADS + thread()
     if at < elements:
-        rest = at // outputs
-        channel = at - rest * outputs
-        image = rest // plane
-        pixel = rest - image * plane
-        frame = pixel // out_area
-        row = (pixel - frame * out_area) // out_width
-        column = pixel - frame * out_area - row * out_width
+        output_place()
         source = channel // group_outputs * group_channels
         v[0] = load_operand(1, b, channel)
         for t in range(taps_d):
@@ -72,10 +82,38 @@ def conv_direct(
         store_one(y, image * y_batch + pixel * y_pixel + channel, v[0])
 
 
+PLACE_HELPERS = {"output_place": output_place, "pixel_place": pixel_place}
+
+
 def triple(values: Sequence[int], lead: int) -> tuple[int, int, int]:
     """One to three numbers as three."""
     padded = (lead,) * (3 - len(values)) + tuple(values)
     return padded[0], padded[1], padded[2]
+
+
+def by_axis(name: str, values: Sequence[int], lead: int) -> dict[str, int]:
+    """Arguments ``name_d``, ``name_h`` and ``name_w``."""
+    return {f"{name}_{axis}": value for axis, value in zip("dhw", triple(values, lead), strict=True)}
+
+
+def layer_numbers(node: Node, op: Conv | ConvTranspose, outputs: int, group_channels: int) -> dict[str, int]:
+    """The extents that kernels of one output element a thread are given: all but the padding, the steps between weights and pixels."""
+    plane, image = triple(static(node.output.type.shape[2:]), 1), triple(static(node.input(0).type.shape[2:]), 1)
+    return {
+        "outputs": outputs, "group_outputs": outputs // op.group, "group_channels": group_channels, "plane": product(plane),
+        "out_area": plane[1] * plane[2], "out_width": plane[2], "frames": image[0], "height": image[1], "width": image[2],
+        **by_axis("taps", op.kernel, 1), **by_axis("stride", op.strides, 1), **by_axis("dilation", op.dilations, 1),
+    }  # fmt: skip
+
+
+def one_thread_an_element(node: Node) -> Work:
+    """The launch of such a kernel."""
+    return Work(numel(node.output.type.shape), "elements", 128, 1)
+
+
+def bias_type(bias: Value | None) -> int:
+    """The type of the bias in memory: that of the data where it is computed at run time."""
+    return F32 if bias is None or bias.is_constant else data_type(bias.type.dtype)
 
 
 class ConvDirect:
@@ -83,7 +121,7 @@ class ConvDirect:
 
     name = "conv_direct"
     reorders_arithmetic = False
-    code = Code(conv_direct, {}, "Convolution, one output element a thread.")
+    code = Code(conv_direct, PLACE_HELPERS, "Convolution, one output element a thread.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses epilogue operands that no kernel loads."""
@@ -106,7 +144,7 @@ class ConvDirect:
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One thread an element."""
-        op, x, y = node.op, node.input(0), node.output
+        op = node.op
         assert isinstance(op, Conv)
         weights, bias = node.input(1), node.inputs[2]
         outputs, group_channels = static(weights.type.shape[:2])
@@ -115,21 +153,7 @@ class ConvDirect:
         if weights.data is not None:
             data = np.ascontiguousarray(weights.data.reshape(outputs, group_channels, -1).transpose(2, 1, 0).astype(np.float32))
             steps = {"w_tap": group_channels * outputs, "w_channel": outputs, "w_output": 1}
-        plane = triple(static(y.type.shape[2:]), 1)
-        image = triple(static(x.type.shape[2:]), 1)
-        spatial = len(op.kernel)
-        units, threads = numel((y.type.shape[0], product(plane), outputs)), 128
-        numbers: dict[str, int] = {
-            "outputs": outputs, "group_outputs": outputs // op.group, "group_channels": group_channels, "plane": product(plane),
-            "out_area": plane[1] * plane[2], "out_width": plane[2], "frames": image[0], "height": image[1], "width": image[2], **steps,
-        }  # fmt: skip
-        for name, values, lead in (
-            ("taps", op.kernel, 1), ("stride", op.strides, 1), ("pad", op.pads[:spatial], 0), ("dilation", op.dilations, 1),
-        ):  # fmt: skip
-            numbers |= {f"{name}_{axis}": v for axis, v in zip("dhw", triple(values, lead), strict=True)}
-        work = Work(units, "elements", threads, 1)
-        kinds = (
-            ("T0", F32 if weights.is_constant else data_type(weights.type.dtype)),
-            ("T1", F32 if bias is None or bias.is_constant else data_type(bias.type.dtype)),
-        )  # fmt: skip
-        return layer_call(self, node, target, op.epilogue, work, data, outputs, numbers, kinds)
+        numbers = layer_numbers(node, op, outputs, group_channels)
+        numbers |= {**steps, **by_axis("pad", op.pads[: len(op.kernel)], 0)}
+        kinds = (("T0", F32 if weights.is_constant else data_type(weights.type.dtype)), ("T1", bias_type(bias)))
+        return layer_call(self, node, target, op.epilogue, one_thread_an_element(node), data, outputs, numbers, kinds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, numel, product, static
+from cnngraph.ir.types import PLAIN, static
 from cnngraph.kernels.template import KernelCall, LayoutRequest, Target
 from cnngraph.ops import ConvTranspose
 from cnngraph_cuda.language import (
@@ -23,9 +23,9 @@ from cnngraph_cuda.language import (
     store_one,
     thread,
 )
-from cnngraph_cuda.source import F32, Code
-from cnngraph_cuda.templates.common import Work, data_type, layer_call, layer_layouts, refuse_epilogue, refuse_types
-from cnngraph_cuda.templates.conv_direct import triple
+from cnngraph_cuda.source import Code
+from cnngraph_cuda.templates.common import data_type, layer_call, layer_layouts, refuse_epilogue, refuse_types
+from cnngraph_cuda.templates.conv_direct import PLACE_HELPERS, bias_type, by_axis, layer_numbers, one_thread_an_element, output_place
 
 VL = THREADS = 0
 
@@ -51,13 +51,7 @@ def conv_transpose_direct(
     v = registers(1)
     at = block_x() * THREADS + thread()
     if at < elements:
-        rest = at // outputs
-        channel = at - rest * outputs
-        image = rest // plane
-        pixel = rest - image * plane
-        frame = pixel // out_area
-        row = (pixel - frame * out_area) // out_width
-        column = pixel - frame * out_area - row * out_width
+        output_place()
         group = channel // group_outputs
         source = group * group_channels
         own = channel - group * group_outputs
@@ -88,7 +82,7 @@ class ConvTransposeDirect:
 
     name = "conv_transpose_direct"
     reorders_arithmetic = False
-    code = Code(conv_transpose_direct, {"reach": reach}, "Transposed convolution, one output element a thread.")
+    code = Code(conv_transpose_direct, {**PLACE_HELPERS, "reach": reach}, "Transposed convolution, one output element a thread.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other types, and epilogue operands that no kernel loads."""
@@ -111,22 +105,10 @@ class ConvTransposeDirect:
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One thread an element."""
-        op, x, weights, bias, y = node.op, node.input(0), node.input(1), node.inputs[2], node.output
+        op, weights = node.op, node.input(1)
         assert isinstance(op, ConvTranspose)
         inputs, group_outputs = static(weights.type.shape[:2])
         outputs = group_outputs * op.group
-        plane, image = triple(static(y.type.shape[2:]), 1), triple(static(x.type.shape[2:]), 1)
-        units, threads = numel((y.type.shape[0], product(plane), outputs)), 128
-        numbers: dict[str, int] = {
-            "outputs": outputs, "group_outputs": group_outputs, "group_channels": inputs // op.group, "plane": product(plane),
-            "out_area": plane[1] * plane[2], "out_width": plane[2], "frames": image[0], "height": image[1], "width": image[2],
-        }  # fmt: skip
-        for name, values, lead in (
-            ("taps", op.kernel, 1), ("stride", op.strides, 1), ("begin", op.begins, 0), ("dilation", op.dilations, 1),
-        ):  # fmt: skip
-            numbers |= {f"{name}_{axis}": v for axis, v in zip("dhw", triple(values, lead), strict=True)}
-        kinds = (
-            ("T0", data_type(weights.type.dtype)), ("T1", F32 if bias is None or bias.is_constant else data_type(bias.type.dtype)),
-        )  # fmt: skip
-        work = Work(units, "elements", threads, 1)
-        return layer_call(self, node, target, op.epilogue, work, weights, outputs, numbers, kinds)
+        numbers = layer_numbers(node, op, outputs, inputs // op.group) | by_axis("begin", op.begins, 0)
+        kinds = (("T0", data_type(weights.type.dtype)), ("T1", bias_type(node.inputs[2])))
+        return layer_call(self, node, target, op.epilogue, one_thread_an_element(node), weights, outputs, numbers, kinds)

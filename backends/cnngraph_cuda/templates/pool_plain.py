@@ -31,7 +31,7 @@ from cnngraph_cuda.language import (
 )
 from cnngraph_cuda.source import Code
 from cnngraph_cuda.templates.common import DATA_TYPES, INTEGERS, data_type, kernel_call, launch, refuse_empty
-from cnngraph_cuda.templates.conv_direct import triple
+from cnngraph_cuda.templates.conv_direct import pixel_place, triple
 
 AVERAGE = INCLUDE_PAD = PLACES = FLOATS = THREADS = 0
 
@@ -47,9 +47,7 @@ def pool_plain(
     if at < elements:
         plane = at // out_plane
         pixel = at - plane * out_plane
-        frame = pixel // out_area
-        row = (pixel - frame * out_area) // out_width
-        column = pixel - frame * out_area - row * out_width
+        pixel_place()
         first = plane * (frames * height * width)
         best = load_one(x, first)
         if AVERAGE:
@@ -114,7 +112,7 @@ class PoolPlain:
 
     name = "pool_plain"
     reorders_arithmetic = False
-    code = Code(pool_plain, {}, "Max or average pooling, row-major.")
+    code = Code(pool_plain, {"pixel_place": pixel_place}, "Max or average pooling, row-major.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other types."""
