@@ -34,6 +34,27 @@ _RUN = 64
 """Images a task of a concatenation of short pieces; axes in front of the axis count as images."""
 
 
+def place_of_pixels() -> None:
+    """The pixels ``first`` to ``stop`` of a task, its ``count`` channels from block ``cb`` on, and where they begin."""
+    image = task // (blocks * chunks)
+    cb = task // chunks % blocks
+    first = task % chunks * chunk
+    stop = min(first + chunk, pixels)
+    count = min(W, channels - cb * W)
+    source = image * x_batch + cb * W * pixels
+    to = image * y_batch + cb * W * pixels
+
+
+def slice_of_part() -> None:
+    """Elements ``first`` to ``stop`` of the part of an image that a task copies, and up to where they fill vectors."""
+    source = image * x_batch
+    to = image * y_batch + at
+    step = (count // slices + W) // W * W
+    first = min(count, task % slices * step)
+    stop = min(count, first + step)
+    whole = first + (stop - first) // W * W
+
+
 def reorder(
     x: F32Pointer, y: F32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, channels: int, pixels: int, chunk: int,
     tid: int, threads: int,
@@ -42,13 +63,7 @@ def reorder(
     chunks = (pixels + chunk - 1) // chunk
     tasks = images * blocks * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        image = task // (blocks * chunks)
-        cb = task // chunks % blocks
-        first = task % chunks * chunk
-        stop = min(first + chunk, pixels)
-        count = min(W, channels - cb * W)
-        source = image * x_batch + cb * W * pixels
-        to = image * y_batch + cb * W * pixels
+        place_of_pixels()
         if pixels == 1:
             if TO_BLOCKED:
                 store(y, to, load_partial(x, source, count))
@@ -80,7 +95,7 @@ class ReorderKernel:
 
     name = "reorder"
     reorders_arithmetic = False
-    code = Code(reorder, {}, "Reorder between the plain and the blocked layout.")
+    code = Code(reorder, {"place_of_pixels": place_of_pixels}, "Reorder between the plain and the blocked layout.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other operators and other blocks than the target's."""
@@ -140,12 +155,7 @@ def concat(y: F32Pointer, images: int, y_batch: int, parts: int, slices: int, ar
             for i in range(image * RUN, min(image * RUN + RUN, images)):
                 store_partial(y, i * y_batch + at, load_partial(x, i * x_batch, count), count)
         else:
-            source = image * x_batch
-            to = image * y_batch + at
-            step = (count // slices + W) // W * W
-            first = min(count, task % slices * step)
-            stop = min(count, first + step)
-            whole = first + (stop - first) // W * W
+            slice_of_part()
             for i in range(first, whole, W):
                 store(y, to + i, load(x, source + i))
             if whole < stop:
@@ -157,7 +167,7 @@ class ConcatCopy:
 
     name = "concat"
     reorders_arithmetic = False
-    code = Code(concat, {}, "Concatenation by copying.")
+    code = Code(concat, {"slice_of_part": slice_of_part}, "Concatenation by copying.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses empty tensors and a batch that is not outside the axis."""

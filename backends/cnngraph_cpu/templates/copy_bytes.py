@@ -16,8 +16,8 @@ from cnngraph_cpu.language import (
     store_bytes,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.copy import ConcatCopy, ReorderKernel
-from cnngraph_cpu.templates.copy_strided import CopyStrided
+from cnngraph_cpu.templates.copy import ConcatCopy, ReorderKernel, place_of_pixels, slice_of_part
+from cnngraph_cpu.templates.copy_strided import CopyStrided, place_of_row
 from cnngraph_cpu.templates.quantized import EIGHT
 
 CONTIGUOUS, REPEATED, STRIDED, TRANSPOSED = range(4)
@@ -34,13 +34,7 @@ def reorder_bytes(
     chunks = (pixels + chunk - 1) // chunk
     tasks = images * blocks * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        image = task // (blocks * chunks)
-        cb = task // chunks % blocks
-        first = task % chunks * chunk
-        stop = min(first + chunk, pixels)
-        count = min(W, channels - cb * W)
-        source = image * x_batch + cb * W * pixels
-        to = image * y_batch + cb * W * pixels
+        place_of_pixels()
         for p in range(first, stop):
             for c in range(count):
                 if TO_BLOCKED:
@@ -53,7 +47,7 @@ class ReorderBytes(ReorderKernel):
     """Between plain and blocked."""
 
     name = "reorder_bytes"
-    code = Code(reorder_bytes, {}, "Reorder of bytes between the plain and the blocked layout.")
+    code = Code(reorder_bytes, {"place_of_pixels": place_of_pixels}, "Reorder of bytes between the plain and the blocked layout.")
 
     def refuse_type(self, dtype: DType) -> str | None:
         """A refusal of other elements than bytes."""
@@ -75,12 +69,7 @@ def concat_bytes(y: BytePointer, images: int, y_batch: int, parts: int, slices: 
                 for j in range(count):
                     put_byte(y, i * y_batch + at + j, get_byte(x, i * x_batch + j))
         else:
-            source = image * x_batch
-            to = image * y_batch + at
-            step = (count // slices + W) // W * W
-            first = min(count, task % slices * step)
-            stop = min(count, first + step)
-            whole = first + (stop - first) // W * W
+            slice_of_part()
             for i in range(first, whole, W):
                 store_bytes(y, to + i, load_bytes(x, source + i))
             for i in range(whole, stop):
@@ -91,7 +80,7 @@ class ConcatBytes(ConcatCopy):
     """Concatenation along any axis; along axis 1 it is left out where the parts can be written in place."""
 
     name = "concat_bytes"
-    code = Code(concat_bytes, {}, "Concatenation of bytes by copying.")
+    code = Code(concat_bytes, {"slice_of_part": slice_of_part}, "Concatenation of bytes by copying.")
 
     def refuse_types(self, node: Node) -> str | None:
         """A refusal of other elements than bytes."""
@@ -106,13 +95,7 @@ def strided_bytes(
     chunks = (inner + chunk - 1) // chunk
     tasks = d0 * d1 * d2 * d3 * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        row = task // chunks
-        first = task % chunks * chunk
-        stop = min(first + chunk, inner)
-        i3 = row % d3
-        i2 = row // d3 % d2
-        i1 = row // (d3 * d2) % d1
-        i0 = row // (d3 * d2 * d1)
+        place_of_row()
         at = i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3
         to = i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3
         if MODE == TRANSPOSED:
@@ -134,7 +117,7 @@ class StridedBytes(CopyStrided):
     """Transpose, Slice and Expand."""
 
     name = "strided_bytes"
-    code = Code(strided_bytes, {}, "Copy of bytes between tensors with different strides.")
+    code = Code(strided_bytes, {"place_of_row": place_of_row}, "Copy of bytes between tensors with different strides.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other types, and more than five loops after merging."""

@@ -62,6 +62,17 @@ def copy_transposed() -> None:
             put(y, to + k * y_across + j, get(x, at + k + j * x_inner))
 
 
+def place_of_row() -> None:
+    """The place of a task's row along the four outer axes, and its elements ``first`` to ``stop`` along the inner one."""
+    row = task // chunks
+    first = task % chunks * chunk
+    stop = min(first + chunk, inner)
+    i3 = row % d3
+    i2 = row // d3 % d2
+    i1 = row // (d3 * d2) % d1
+    i0 = row // (d3 * d2 * d1)
+
+
 def copy_strided(
     x: F32Pointer, y: F32Pointer, d0: int, d1: int, d2: int, d3: int, across: int, inner: int, chunk: int, x0: int, x1: int, x2: int,
     x3: int, x_inner: int, y0: int, y1: int, y2: int, y3: int, y_across: int, tid: int, threads: int,
@@ -70,13 +81,7 @@ def copy_strided(
     chunks = (inner + chunk - 1) // chunk
     tasks = d0 * d1 * d2 * d3 * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        row = task // chunks
-        first = task % chunks * chunk
-        stop = min(first + chunk, inner)
-        i3 = row % d3
-        i2 = row // d3 % d2
-        i1 = row // (d3 * d2) % d1
-        i0 = row // (d3 * d2 * d1)
+        place_of_row()
         at = i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3
         to = i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3
         if MODE == TRANSPOSED:
@@ -135,7 +140,9 @@ class CopyStrided:
     name = "copy_strided"
     reorders_arithmetic = False
     any_batch_axis = True
-    code = Code(copy_strided, {"copy_row": copy_row, "copy_transposed": copy_transposed}, "Copy between tensors with different strides.")
+    code = Code(
+        copy_strided, {f.__name__: f for f in (place_of_row, copy_row, copy_transposed)}, "Copy between tensors with different strides."
+    )
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses more than five loops after merging."""

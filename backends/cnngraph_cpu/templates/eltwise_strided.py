@@ -24,6 +24,7 @@ from cnngraph_cpu.language import (
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import only_floats, overwritable
+from cnngraph_cpu.templates.copy_strided import place_of_row
 from cnngraph_cpu.templates.strides import OUTER, broadcast_strides, merge_axes, outer_axes
 
 W = K = VARIES = 0
@@ -47,13 +48,7 @@ def eltwise_strided(
     chunks = (inner + chunk - 1) // chunk
     tasks = d0 * d1 * d2 * d3 * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        row = task // chunks
-        first = task % chunks * chunk
-        stop = min(first + chunk, inner)
-        i3 = row % d3
-        i2 = row // d3 % d2
-        i1 = row // (d3 * d2) % d1
-        i0 = row // (d3 * d2 * d1)
+        place_of_row()
         for k in unroll(K):
             at[k] = i0 * int_argument(args, 8 + 5 * k) + i1 * int_argument(args, 9 + 5 * k)
             at[k] = at[k] + i2 * int_argument(args, 10 + 5 * k) + i3 * int_argument(args, 11 + 5 * k)
@@ -89,7 +84,7 @@ class EltwiseStrided:
     name = "eltwise_strided"
     reorders_arithmetic = False
     any_batch_axis = True
-    code = Code(eltwise_strided, {}, "Element-wise expression over plain tensors with general broadcasting.")
+    code = Code(eltwise_strided, {"place_of_row": place_of_row}, "Element-wise expression over plain tensors with general broadcasting.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses more than five loops after merging."""
