@@ -27,6 +27,7 @@ from cnngraph_cuda.device import EmulatedDevice
 from cnngraph_cuda.executor import CudaExecutor, check_buffers, plan_launch
 from cnngraph_cuda.lanes import Pointer
 from cnngraph_cuda.tensor_maps import TensorMap
+from cnngraph_cuda.warpgroups import EmulationError
 
 TOLERANCE = {"f32": 3e-6, "tf32": 2e-3, "f16": 4e-3, "bf16": 3e-2}
 """Relative to the largest element; against float64."""
@@ -151,3 +152,14 @@ def run_product(product: Any, spoil: Callable[[str], str] | None = None, order: 
     stats = emulator.launch(emulator.load(text, kernel.name), launch.grid, launch.threads, launch.shared, arguments, ORDERS[order])
     error = np.abs(result.astype(np.float64) - expected).max() / np.abs(expected).max()
     return (float(error) if np.isfinite(error) else np.inf), stats
+
+
+def shown_by_some_order(is_wrong: Callable[[str], bool], orders: Sequence[str] = ("forward", "backward")) -> bool:
+    """Whether under some order of warps ``is_wrong`` holds of the result, or the emulator refuses to go on; later orders are not run."""
+    for order in orders:
+        try:
+            if is_wrong(order):
+                return True
+        except EmulationError:
+            return True
+    return False

@@ -23,7 +23,7 @@ from cnngraph_cuda.templates.conv_plan import GROUP_TILES, Problem, choose_copie
 from cnngraph_cuda.tensor_maps import MAP_WORDS, SWIZZLE_NONE, TensorMap, Window, map_of
 from cnngraph_cuda.warpgroups import EmulationError
 
-from .support import ORDERS, build, compare, run_product, single_product
+from .support import ORDERS, build, compare, run_product, shown_by_some_order, single_product
 from .test_conv import network as conv_network
 from .test_emulator import WRONG, without
 
@@ -71,13 +71,7 @@ MUTATIONS = {
 
 def is_caught(product, mutation=None):
     """Whether some order of warps shows that a kernel or its arguments are spoilt."""
-    for order in ("forward", "backward"):
-        try:
-            if run_product(product, mutation, order)[0] > WRONG:
-                return True
-        except EmulationError:
-            return True
-    return False
+    return shown_by_some_order(lambda order: run_product(product, mutation, order)[0] > WRONG)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
