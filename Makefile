@@ -27,14 +27,14 @@ demo: $(RUNTIME)
 	@$(BIN)/python -m cnngraph_models.demo $(ARGS)
 
 test: $(DEVELOP)
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(DEVELOP)
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m slow $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m slow $(ARGS)
 
 conformance: $(DEVELOP)
 	@$(BIN)/python -W ignore -m tests.conformance.onnx_suites
-	@$(BIN)/python -m pytest -q -n $(JOBS) tests/conformance $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal tests/conformance $(ARGS)
 
 fuzz-ops: $(DEVELOP)
 	@$(BIN)/python -W ignore -m tests.fuzz $(ARGS)

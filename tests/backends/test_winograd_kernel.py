@@ -39,7 +39,10 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=[(m, raw) for m in sorted(winograd_plan.G) for raw in (False, True)], ids=str)
+KINDS = [(m, raw) for m in sorted(winograd_plan.G) for raw in (False, True)]
+
+
+@pytest.fixture(params=KINDS, ids=str)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[int, bool]:
     """Let the plan choose among blockings of one tile size; and transform no weights, so that kernels do, a block of channels at a time."""
     outputs, raw = request.param
@@ -63,6 +66,9 @@ def test_emulated_kernel_meets_reference(number: int, isa: str, kind: tuple[int,
     assert np.array_equal(one, three)
 
 
+@pytest.mark.parametrize(
+    "kind", [k if k in ((2, False), (4, True)) else pytest.param(k, marks=pytest.mark.slow) for k in KINDS], indirect=True, ids=str
+)
 def test_compiled_kernel_meets_reference(kind: tuple[int, bool]) -> None:
     isa = backend.isas()[0].replace("vnni", "").replace("bf16", "")
     cases = CASES[:3]

@@ -12,9 +12,10 @@ from tests.conformance.onnx_suites import FAILURES, all_cases, check, must_pass
 
 _LISTED = must_pass()
 _UNLISTED = sorted(set(all_cases()) - set(_LISTED))
+_LARGE = {name for name in _LISTED if name.startswith("light/") and name != "light/test_squeezenet"}
 
 
-@pytest.mark.parametrize("name", _LISTED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in _LARGE else name for name in _LISTED])
 def test_listed_case_passes(name: str) -> None:
     if name not in all_cases():
         pytest.skip(f"onnx {onnx.__version__} has no such case")

@@ -29,9 +29,9 @@ SIZES: dict[str, tuple[int, ...]] = {
     "googlenet": (3, 80, 81), "mobilenet": (3, 64, 64), "mobilenet_v2": (3, 33, 64), "mobilenet_v3_small": (3, 64, 64),
     "mobilenet_v3_large": (3, 64, 32), "densenet121": (3, 64, 32), "nasnet_mobile": (3, 65, 64), "efficientnet_b0": (3, 63, 64),
     "resnet50_v2": (3, 32, 33), "resnet50_dct": (64, 4, 4), "squeezenet1_0": (3, 64, 64), "squeezenet1_1": (3, 63, 64),
-    "shufflenet_v1_g3": (3, 64, 64), "shufflenet_v2": (3, 64, 64), "unet": (3, 16, 32), "unet_resize": (3, 16, 16),
+    "shufflenet_v1_g3": (3, 64, 64), "shufflenet_v2": (3, 64, 64), "unet_resize": (3, 16, 16),
     "autoencoder": (3, 31, 40), "autoencoder_latent2": (1, 28, 28), "espcn": (1, 20, 15), "audio_m5": (1, 8000),
-    "audio_m5_stereo": (2, 8000), "retinanet": (3, 64, 64), "mask_rcnn": (3, 64, 80),
+    "audio_m5_stereo": (2, 8000),
     "mobile_facenet": (3, 48, 48), "jpeg_dct": (1, 64, 48), "capsnet": (1, 28, 28), "cyclegan": (3, 32, 40),
 }  # fmt: skip
 SLOW_SIZES = {
@@ -42,6 +42,9 @@ SLOW_SIZES = {
     "yolo_v1": (3, 64, 64),
     "yolo_v3": (3, 32, 64),
     "pix2pix": (3, 256, 256),
+    "unet": (3, 16, 32),
+    "retinanet": (3, 64, 64),
+    "mask_rcnn": (3, 64, 80),
 }
 COMPILED = ("autoencoder_latent2", "capsnet")
 SLOWLY_COMPILED = (
