@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import ceil_div
+from cnngraph.ir.types import ceil_div, static
 from cnngraph.ops import Conv, ConvInteger, Elementwise, Pool, QLinearBinary, QLinearConv, QLinearUnary, QTable, Slice
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import replace
@@ -70,7 +70,7 @@ def _steps(user: Node, value: Value) -> Steps | None:
 
 
 def _sampled(value: Value, steps: Steps) -> tuple[int, ...]:
-    return tuple(ceil_div(int(d), s) for d, s in zip(value.type.shape[2:], steps, strict=True))  # type: ignore[arg-type]
+    return tuple(ceil_div(d, s) for d, s in zip(static(value.type.shape[2:]), steps, strict=True))
 
 
 def _pixelwise(node: Node) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node
+from cnngraph.ir.types import static
 from cnngraph.ops import Conv
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import replace
@@ -59,7 +60,7 @@ class TrimTaps(Pass):
 
 
 def _axis(op: Conv, node: Node, index: int) -> Axis:
-    size, out = int(node.input(0).type.shape[2 + index]), int(node.output.type.shape[2 + index])  # type: ignore[arg-type]
+    size, out = static((node.input(0).type.shape[2 + index], node.output.type.shape[2 + index]))
     taps, stride, dilation = op.kernel[index], op.strides[index], op.dilations[index]
     pad, pad_end = op.pads[index], op.pads[index + len(op.kernel)]
     whole = Axis(0, taps - 1, pad, pad_end, dilation)

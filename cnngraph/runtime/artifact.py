@@ -112,10 +112,10 @@ def _write_several(file: BinaryIO, several: Sequence[ProgramData]) -> None:
     file.write(bytes(_HEADER_BYTES + room))
     start = _pad(file)
     for entry, one in zip(entries, several, strict=True):
-        entry["at"] = _pad(file)
+        entry["at"] = at = _pad(file)
         _write(file, one)
         file.seek(0, os.SEEK_END)
-        entry["bytes"] = file.tell() - int(entry["at"])  # type: ignore[call-overload]
+        entry["bytes"] = file.tell() - at
     nbytes = file.tell() - start
     text = json.dumps(entries).encode().ljust(room)
     file.seek(_HEADER_BYTES)

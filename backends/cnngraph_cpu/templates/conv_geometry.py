@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import Dim, ceil_div
+from cnngraph.ir.types import Dim, ceil_div, static
 from cnngraph.ops.conv import Conv
+from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 
 _FAR_ROWS = 4
 _LEAST_SKIPPED = 100
@@ -45,18 +46,18 @@ class Geometry:
         return self.kernel == (1, 1, 1) and self.stride == (1, 1, 1) and not any(self.pad + self.pad_end)
 
 
+def three(values: Iterable[Dim], fill: int) -> tuple[int, int, int]:
+    """Numbers of one to three axes, none of them the batch, as those of three; ``fill`` stands for the first."""
+    numbers = static(values)
+    a, b, c = (fill,) * (3 - len(numbers)) + numbers
+    return a, b, c
+
+
 def geometry(node: Node) -> Geometry:
-    """The geometry of a Conv node."""
+    """The geometry of a convolution of floats or integers."""
     op = node.op
-    assert isinstance(op, Conv)
-    x, y = node.input(0).type, node.output.type
-    lift = 3 - len(op.kernel)
-    rank = len(op.kernel)
-
-    def three(values: Sequence[Dim], fill: int) -> tuple[int, int, int]:
-        a, b, c = (fill,) * lift + tuple(int(v) for v in values)  # type: ignore[arg-type]
-        return a, b, c
-
+    assert isinstance(op, (Conv, ConvInteger, QLinearConv))
+    x, y, rank = node.input(0).type, node.output.type, len(op.kernel)
     channels, out_channels = x.shape[1], y.shape[1]
     assert isinstance(channels, int) and isinstance(out_channels, int)
     return Geometry(

@@ -16,6 +16,7 @@ from cnngraph.ops import Pool
 from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, mul, registers, splat, store, to_float, unroll
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_floats
+from cnngraph_cpu.templates.conv_geometry import three
 
 W = AVERAGE = COUNT_PAD = SEPARABLE = SX = KX = SCALE = 0
 _MOST_UNROLLED_TAPS = 3
@@ -253,13 +254,9 @@ def windows_of(node: Node) -> Windows:
     op = node.op
     assert isinstance(op, Pool)
     n = len(op.kernel)
-
-    def three(values: Sequence[int], fill: int) -> tuple[int, ...]:
-        return (fill,) * (3 - n) + tuple(values)
-
-    size, begins = three(static(node.input(0).type.shape[2:]), 1), three(op.pads[:n], 0)
+    size, begins = three(node.input(0).type.shape[2:], 1), three(op.pads[:n], 0)
     limit = tuple(s + a + b for s, a, b in zip(size, begins, three(op.pads[n:], 0), strict=True))
-    out = three(static(node.output.type.shape[2:]), 1)
+    out = three(node.output.type.shape[2:], 1)
     return Windows(size, out, three(op.kernel, 1), three(op.strides, 1), three(op.dilations, 1), begins, limit)
 
 

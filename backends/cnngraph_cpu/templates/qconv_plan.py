@@ -25,7 +25,7 @@ from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import qconv_direct as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, refuse_epilogue
-from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, padding_unread, skips
+from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, geometry, padding_unread, skips
 from cnngraph_cpu.templates.conv_register_tiles import Tile, choose_tile, is_small, rows_in_place, rows_in_scratch, tiles_per_group_of
 from cnngraph_cpu.templates.quantized import (
     Layer,
@@ -42,26 +42,6 @@ from cnngraph_cpu.templates.tile_loops import take_rows, tile_row, tile_rows, wa
 
 _SHARE = 4
 """Blocks of rows are as many as of float32, though bytes would fit fewer: threads need tasks."""
-
-
-def geometry(node: Node) -> Geometry:
-    """The geometry of a node with a window, lifted to three spatial axes."""
-    op = node.op
-    assert isinstance(op, (ConvInteger, QLinearConv))
-    x, y, rank = node.input(0).type, node.output.type, len(op.kernel)
-    lift = 3 - rank
-
-    def three(values: Sequence[object], fill: int) -> tuple[int, int, int]:
-        a, b, c = (fill,) * lift + tuple(int(v) for v in values)  # type: ignore[call-overload]
-        return a, b, c
-
-    channels, out_channels = x.shape[1], y.shape[1]
-    assert isinstance(channels, int) and isinstance(out_channels, int)
-    return Geometry(
-        images=x.shape[0], channels=channels, out_channels=out_channels, group=op.group,
-        size=three(x.shape[2:], 1), out=three(y.shape[2:], 1), kernel=three(op.kernel, 1), stride=three(op.strides, 1),
-        dilation=three(op.dilations, 1), pad=three(op.pads[:rank], 0), pad_end=three(op.pads[rank:], 0),
-    )  # fmt: skip
 
 
 def flat(g: Geometry) -> bool:

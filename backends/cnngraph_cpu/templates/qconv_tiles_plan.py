@@ -14,6 +14,7 @@ from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import qconv_tiles as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts
+from cnngraph_cpu.templates.conv_geometry import geometry
 from cnngraph_cpu.templates.conv_tiles import TILE_PIXELS
 from cnngraph_cpu.templates.conv_tiles_plan import (
     BYTES,
@@ -26,7 +27,7 @@ from cnngraph_cpu.templates.conv_tiles_plan import (
     steps_of,
     tile_order,
 )
-from cnngraph_cpu.templates.qconv_plan import QConv, geometry
+from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.quantized import bound_arguments, channel_arguments, layer_of, packs, signed_weights
 
 _ORDER = tuple(name for name, _ in parameters(kernel.qconv_tiles))

@@ -49,9 +49,10 @@ from cnngraph_cpu.language import (
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts
+from cnngraph_cpu.templates.conv_geometry import geometry
 from cnngraph_cpu.templates.depthwise import MOST_UNROLLED_TAPS, extents, next_row, packed_filters, start_row
 from cnngraph_cpu.templates.pool import inner_columns
-from cnngraph_cpu.templates.qconv_plan import QConv, geometry
+from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, packs, padded, refuse_layer, signed_weights
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2

@@ -37,6 +37,7 @@ from cnngraph_cpu.language import (
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked
+from cnngraph_cpu.templates.conv_geometry import three
 from cnngraph_cpu.templates.pool import inner_columns
 from cnngraph_cpu.templates.quantized import EIGHT, UNUSED, number
 
@@ -185,14 +186,10 @@ class QPool:
         assert isinstance(op, (Pool, QLinearAveragePool))
         n, average = len(op.kernel), isinstance(op, QLinearAveragePool)
         dilations = op.dilations if isinstance(op, Pool) else (1,) * n
-
-        def two(values: Sequence[object], fill: int) -> list[int]:
-            return [fill] * (2 - n) + [int(v) for v in values]  # type: ignore[call-overload]
-
         channels = x.type.shape[1]
         assert isinstance(channels, int)
-        size, out, pads = two(x.type.shape[2:], 1), two(y.type.shape[2:], 1), two(op.pads[:n], 0)
-        kernel, stride, dilation = two(op.kernel, 1), two(op.strides, 1), two(dilations, 1)
+        size, out, pads = three(x.type.shape[2:], 1)[1:], three(y.type.shape[2:], 1)[1:], three(op.pads[:n], 0)[1:]
+        kernel, stride, dilation = three(op.kernel, 1)[1:], three(op.strides, 1)[1:], three(dilations, 1)[1:]
         first, last = inner_columns(size[1], out[1], kernel[1], stride[1], dilation[1], pads[1])
         low, high = x.type.dtype.range
         numbers = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import ceil_div, numel
+from cnngraph.ir.types import ceil_div, numel, static
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Concat, Slice
 from cnngraph.ops.channels import TakeChannels
@@ -72,7 +72,7 @@ def sources(node: Node) -> list[tuple[int, int]] | None:
     op, parts = node.op, [v for v in node.inputs if v is not None]
     if not parts or any(v.type.rank < 2 or not isinstance(v.type.shape[1], int) for v in parts):
         return None
-    counts = [int(v.type.shape[1]) for v in parts]  # type: ignore[arg-type]
+    counts = static(v.type.shape[1] for v in parts)
     joined = [(i, c) for i, count in enumerate(counts) for c in range(count)]
     if isinstance(op, Concat):
         return joined if op.axis == 1 else None

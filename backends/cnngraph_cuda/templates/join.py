@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnngraph.ir.graph import Node, Value
-from cnngraph.ir.types import PLAIN, numel
+from cnngraph.ir.types import PLAIN, numel, static
 from cnngraph.kernels.template import Argument, Extent, KernelCall, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Concat
 from cnngraph_cuda.language import DataPointer, I32Pointer, block_x, load_int, load_one, store_one, thread
@@ -88,7 +88,7 @@ class Join:
         """One thread an element."""
         op, y, parts = node.op, node.output, _parts(node)
         assert isinstance(op, Concat)
-        lengths = [int(v.type.shape[op.axis]) for v in parts]  # type: ignore[arg-type]
+        lengths = static(v.type.shape[op.axis] for v in parts)
         table = np.array([(part << _SHIFT) | i for part, length in enumerate(lengths) for i in range(length)], np.int32)
         filled = [min(i, len(parts) - 1) for i in range(MOST_PARTS)]
         units, threads = numel(y.type.shape), 256
