@@ -50,10 +50,6 @@ def _f32(x: Any) -> Any:
     return np.float32(x)
 
 
-def _nan_min_max(function: Any) -> Any:
-    return lambda a, b: function(np.asarray(a, np.float32), np.asarray(b, np.float32))
-
-
 def _scalar(function: Callable[..., Any], operands: int) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         arrays = [np.asarray(a, np.float32) for a in args[:operands]]

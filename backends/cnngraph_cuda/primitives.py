@@ -331,7 +331,3 @@ OLDER = _older()
 def primitives_of(arch: str) -> dict[str, Primitive]:
     """The primitives of an architecture."""
     return {**PRIMITIVES, **OLDER} if arch == "sm_75" else PRIMITIVES
-
-
-INLINE = ("i32", "udiv", "umod", "below", "select", "both", "to_float", "as_float", "as_bits")
-"""Operations without PTX text of their own: conversions, unsigned arithmetic, choices, the barrier."""

@@ -13,8 +13,6 @@ from cnngraph.frontend.attributes import schema_of
 from cnngraph.frontend.tensors import onnx_code, text
 from cnngraph.ir.types import TensorType
 
-_PREVIEW = ("ai.onnx.preview", "ai.onnx.preview.training")
-
 
 class Bodies:
     """Looks up the function that a node calls."""
