@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
+
 import numpy as np
 import pytest
 
+from cnngraph.kernels.specialize import EXPRESSIONS, VECTOR_NAMES
 from cnngraph.ops import Elementwise, Expression
 from cnngraph.ops.scalar import FUNCTIONS
 from cnngraph_cpu import backend
+from cnngraph_cpu.registry import TEMPLATES
 from tests.backends.template_cases import Case, Compiled, arguments, plan, requests
 
 PARAMETERS = {"clip": (-1.5, 6.0), "scale": (1.7,), "shift": (0.5,), "leaky_relu": (0.1,), "elu": (1.3,), "selu": (1.6732632, 1.050701),
@@ -61,3 +67,24 @@ def test_every_scalar_function(isa: str) -> None:
             at = int(error.argmax())
             worst[name] = (error.max(), first[at], second[at], output.read()[at], want[at])
     assert not worst
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_no_variable_of_a_template_hides_a_function_of_its_expression(name: str) -> None:
+    code = TEMPLATES[name].code
+    nodes = [
+        node
+        for function in (code.function, *code.helpers.values())
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    ]
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    registers = {
+        node.targets[0].id
+        for node in nodes
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "registers"
+        if isinstance(node.targets[0], ast.Name)
+    }
+    variables = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    variables |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    if called & {"epilogue", *EXPRESSIONS}:
+        assert not (variables - registers) & (set(FUNCTIONS) | set(VECTOR_NAMES.values()))

@@ -114,11 +114,11 @@ def combine_group(first: int) -> None:
 
 
 def group_norm(
-    x: F32Pointer, scale: F32Pointer, bias: F32Pointer, numbers: F32Pointer, y: F32Pointer, means: F32Pointer, squares: F32Pointer,
+    x: F32Pointer, factors: F32Pointer, bias: F32Pointer, numbers: F32Pointer, y: F32Pointer, means: F32Pointer, squares: F32Pointer,
     images: int, x_batch: int, y_batch: int, blocks: int, channels: int, pixels: int, run: int, group_channels: int, chunk: int,
     tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``y = (x - mean) * (scale / deviation) + bias`` over [images, blocks, pixels, W]; ``run`` blocks a task.
+    """``y = (x - mean) * (factors / deviation) + bias`` over [images, blocks, pixels, W]; ``run`` blocks a task.
 
     ``numbers`` are epsilon and the reciprocals of the channels and of the elements of a group.
     """
@@ -136,11 +136,11 @@ def group_norm(
             combine_group(group * group_channels)
         for cb in range(block0, stop):
             middle = load(means, (cb - block0) * W)
-            slope = div(load(scale, cb * W), sqrt(add(load(squares, (cb - block0) * W), broadcast(numbers, 0))))
-            shift = load(bias, cb * W)
+            slope = div(load(factors, cb * W), sqrt(add(load(squares, (cb - block0) * W), broadcast(numbers, 0))))
+            addend = load(bias, cb * W)
             for p in range(pixels):
                 inner = (cb * pixels + p) * W
-                value = fma(sub(load(x, image * x_batch + inner), middle), slope, shift)
+                value = fma(sub(load(x, image * x_batch + inner), middle), slope, addend)
                 out = epilogue(value, image, inner, cb * W)
                 store(y, image * y_batch + inner, out)
 
@@ -189,7 +189,7 @@ class GroupNormBlocked:
         numbers = np.array([op.epsilon, 1 / group_channels, 1 / (group_channels * pixels)], np.float32)
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width)
         arguments: dict[str, Argument] = {
-            "x": Pointer(x), "scale": per_channel(ones if scale is None else scale.data, channels, width),
+            "x": Pointer(x), "factors": per_channel(ones if scale is None else scale.data, channels, width),
             "bias": per_channel(None if bias is None else bias.data, channels, width),
             "numbers": Packed(numbers), "y": Pointer(y), "means": Scratch(run * width * 4),
             "squares": Scratch(run * width * 4), "images": Extent(x.type.shape[0]), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
