@@ -18,7 +18,7 @@ import cnngraph
 from cnngraph.errors import InternalError
 from cnngraph.kernels.template import CompiledKernel, KernelSource
 from cnngraph_cpu import cache
-from cnngraph_cpu.target import ISAS
+from cnngraph_cpu.target import ISAS, require_architecture
 
 
 def _workers() -> int:
@@ -138,7 +138,9 @@ def compile_sources(
 
     Raises:
         InternalError: a kernel does not compile (the message holds Numba's report).
+        UsageError: ``isa`` is of another architecture than this machine.
     """
+    require_architecture(isa)
     info = ISAS[isa]
     done: dict[str, CompiledKernel] = {}
     missing: list[tuple[KernelSource, str]] = []

@@ -5,6 +5,7 @@ Each target names one fixed LLVM CPU, never the host, so that the code does not 
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 
 from cnngraph.errors import UsageError
@@ -84,3 +85,11 @@ def resolve(isa: str | None, *, integers: bool = False, halves: bool = False) ->
         if wanted and fitting:
             return fitting[0]
     return best
+
+
+def require_architecture(isa: str) -> None:
+    """Raise UsageError unless ``isa`` is of the architecture that LLVM compiles for here, this machine's."""
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    if arm != (isa == "neon"):
+        here, there = ("64-bit Arm", "x86-64") if arm else ("x86-64", "64-bit Arm")
+        raise UsageError(f"{isa} is of {there}, but kernels are compiled for this machine's architecture, {here}")

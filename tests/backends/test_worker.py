@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import platform
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from cnngraph_cpu.jit import _Worker
+from cnngraph.errors import UsageError
+from cnngraph_cpu.jit import _Worker, compile_sources
 from cnngraph_cpu.worker import _LEFT_OUT, _pipeline, remember_signatures, single_assignments
 
 SOURCES = {
@@ -103,3 +105,13 @@ def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypa
         assert worker.compile(str(source), "kernel").code
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize(
+    ("machine", "isa", "words"), [("x86_64", "neon", "64-bit Arm"), ("aarch64", "avx2", "x86-64"), ("arm64", "sse4", "x86-64")]
+)
+def test_code_for_another_architecture_is_refused(machine: str, isa: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLVM would make code of this machine's architecture, under the other's name."""
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(UsageError, match=f"{isa} is of {words}"):
+        compile_sources([], isa)
