@@ -48,6 +48,7 @@ from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.remove_identity import RemoveIdentity
 from cnngraph.passes.select_kernels import select_kernels
 from cnngraph.passes.share_kernels import share_kernels
+from cnngraph.passes.sink_movement import SinkMovement
 from cnngraph.passes.take_channels import TakeWholeChannels
 from cnngraph.passes.trim_taps import TrimTaps
 from cnngraph.passes.widen_half import WidenHalf
@@ -80,6 +81,8 @@ CANONICAL: tuple[Pass, ...] = (
     MatchDense(),
     RemoveIdentity(),  # so that patterns see a convolution's real reader
     MergeReshapes(),
+    SinkMovement(),
+    MergeReshapes(),  # of transposes that have met their inverses
     MergeCommon(),
     RemoveDead(),
 )

@@ -2,7 +2,7 @@
 
 f(g(a), b) => (f . g)(a, b) when g's only reader is f and g's result has f's shape, so that nothing is computed twice. Operands are
 deduplicated: x*sigmoid(x) reads x once. Scalar constants become parameters: x + c => shift(x), x * c => scale(x),
-min/max with a constant => clip.
+min/max with a constant => clip; x**2 => x * x, x**-1 => reciprocal(x).
 """
 
 from __future__ import annotations
@@ -111,4 +111,6 @@ def with_constant(instr: Instr, constant_at: int, number: float) -> Instr | None
         return Instr("clip", (0,), (-np.inf, number))
     if instr.fn == "max":
         return Instr("clip", (0,), (number, np.inf))
+    if instr.fn == "pow" and constant_is_right and number in (2, -1):
+        return Instr("mul", (0, 0)) if number == 2 else Instr("reciprocal", (0,))
     return None

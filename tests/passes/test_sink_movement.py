@@ -1,0 +1,142 @@
+"""SinkMovement: transposes meet their inverses, dense layers of rows take up what follows, results stay the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cnngraph.ir.graph import Value
+from cnngraph.ir.types import BATCH
+from cnngraph.ops import Concat, Conv, Dense, Elementwise, Pool, Reduce, Reshape, Slice, Transpose
+from cnngraph.ops.expression import Expression
+from cnngraph.passes.fuse_elementwise import FuseElementwise
+from cnngraph.passes.fuse_epilogue import FuseEpilogue
+from cnngraph.passes.merge_reshapes import MergeReshapes
+from cnngraph.passes.remove_dead import RemoveDead
+from cnngraph.passes.sink_movement import SinkMovement
+from tests.passes.support import Net, apply
+
+LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+PASSES = (MergeReshapes(), SinkMovement(), MergeReshapes(), RemoveDead())
+
+
+def last(net: Net, value: Value) -> Value:
+    return net.node(Transpose(LAST), value)
+
+
+def first(net: Net, value: Value) -> Value:
+    return net.node(Transpose(FIRST), value)
+
+
+def constant(net: Net, *shape: int) -> Value:
+    return net.constant(net.rng.uniform(0.5, 2, shape).astype(np.float32))
+
+
+def test_activations_written_with_channels_last_join_their_convolution() -> None:
+    net = Net(4, 6, 7)
+    a = last(net, net.conv(net.x, 8))
+    a = net.elementwise("mul", a, constant(net, 8))
+    a = net.elementwise("add", a, constant(net, 1, 1, 1, 8))
+    a = net.elementwise("mul", a, net.elementwise("sigmoid", a))
+    b = last(net, net.conv(first(net, a), 8))
+    both = net.elementwise("add", a, b)
+    changes, _ = apply(net, *PASSES, FuseElementwise(), FuseEpilogue(), outputs=[net.conv(first(net, net.relu(both)), 3)])
+    assert changes > 6
+    assert net.names().count("Transpose") == 0
+    assert [type(node.op) for node in net.nodes] == [Conv] * 3
+
+
+def test_squeeze_and_excitation_with_channels_last() -> None:
+    """The gate [N,1,1,C] is reshaped, which moves nothing, and so is the average."""
+    net = Net(4, 6, 7)
+    a = net.relu(last(net, net.conv(net.x, 8)))
+    mean = net.node(Reduce("mean", (1, 2), True), a)
+    gate = net.elementwise("sigmoid", last(net, net.conv(first(net, mean), 8, kernel=1, pad=0)))
+    apply(net, *PASSES, outputs=[first(net, net.elementwise("mul", a, gate))])
+    assert net.names().count("Transpose") == 0
+
+
+@pytest.mark.parametrize(("axes", "sinks"), [((1, 2), True), ((3,), True), ((1,), False), ((2,), False), ((1, 2, 3), True)])
+def test_reductions_that_drop_axes_keep_the_order_of_the_others(axes: tuple[int, ...], sinks: bool) -> None:
+    net = Net(4, 6, 7)
+    apply(net, *PASSES, outputs=[net.node(Reduce("max", axes, False), last(net, net.x))])
+    assert (net.names() == ["Reduce"]) is sinks
+
+
+def test_concatenations_along_the_last_axis() -> None:
+    net = Net(4, 6, 7)
+    parts = [last(net, net.conv(net.x, filters)) for filters in (3, 5)]
+    apply(net, *PASSES, outputs=[first(net, net.node(Concat(3), *parts)), net.node(Concat(1), *parts[:1], parts[0])])
+    assert [node.op for node in net.nodes if isinstance(node.op, Concat)] == [Concat(1), Concat(2)]
+    assert net.names().count("Transpose") == 1
+
+
+@pytest.mark.parametrize("reader", [Slice((0, 1, 0, 0), (1, 1, 1, 1), (BATCH, 2, 7, 4)), Pool("max", (2, 2), (1, 1), (0,) * 4, (1, 1))])
+def test_transposes_that_others_read_stay(reader: object) -> None:
+    net = Net(4, 6, 7)
+    a = last(net, net.x)
+    changes, _ = apply(net, SinkMovement(), outputs=[net.relu(a), net.node(reader, a)])
+    assert changes == 0
+
+
+def test_operands_that_would_have_to_be_transposed_are_refused() -> None:
+    net = Net(4, 6, 7)
+    other = net.node(Reshape((BATCH, 6, 7, 4)), net.relu(net.x))
+    changes, _ = apply(net, SinkMovement(), outputs=[net.elementwise("add", last(net, net.x), other)])
+    assert changes == 0
+
+
+def test_transposes_of_different_order_do_not_meet() -> None:
+    net = Net(5, 5, 5)
+    a, b = last(net, net.x), first(net, net.relu(net.x))
+    changes, _ = apply(net, SinkMovement(), outputs=[net.elementwise("add", a, b), net.node(Concat(2), a, b)])
+    assert changes == 0
+
+
+def test_a_transpose_that_broadcasts_stays_an_operand() -> None:
+    net = Net(4, 6, 7)
+    vector = net.node(Transpose(LAST), net.node(Reduce("mean", (2, 3), True), net.x))
+    whole = net.node(Reshape((BATCH, 6, 7, 4)), net.relu(net.x))
+    changes, _ = apply(net, SinkMovement(), outputs=[net.elementwise("add", whole, vector)])
+    assert changes == 0
+
+
+def test_the_batch_may_be_moved_too() -> None:
+    net = Net(4, 6)
+    a = net.node(Transpose((2, 0, 1)), net.x)
+    apply(net, *PASSES, outputs=[net.node(Transpose((1, 2, 0)), net.elementwise("mul", net.relu(a), constant(net, 6, 1, 4)))])
+    assert net.names() == ["Elementwise", "Elementwise"]
+
+
+def rows(net: Net, value: Value, outputs: int) -> Value:
+    """A dense layer of the last axis of a tensor of three axes."""
+    length, depth = value.type.shape[1:]
+    assert isinstance(depth, int) and isinstance(length, int)
+    flat = net.node(Reshape((BATCH * length, depth)), value)
+    return net.node(Reshape((BATCH, length, outputs)), net.node(Dense(), flat, net.weights(depth, outputs), None))
+
+
+def test_dense_layers_of_rows_take_up_bias_activation_and_residual() -> None:
+    net = Net(9, 16)
+    a = net.elementwise("add", rows(net, net.x, 16), constant(net, 16))
+    a = net.elementwise("mul", a, net.elementwise("sigmoid", a))
+    b = net.elementwise("add", constant(net, 1, 1, 16), rows(net, a, 16))
+    out = net.elementwise("add", net.x, b)
+    apply(net, SinkMovement(), MergeReshapes(), FuseElementwise(), FuseEpilogue(), RemoveDead(), outputs=[out])
+    layers = [node for node in net.nodes if isinstance(node.op, Dense)]
+    assert len(layers) == 2 and all(node.op.epilogue is not None for node in layers)
+    assert not any(isinstance(node.op, Elementwise) for node in net.nodes)
+
+
+def test_rows_whose_operand_varies_along_them_keep_their_shape() -> None:
+    net = Net(9, 16)
+    changes, _ = apply(net, SinkMovement(), outputs=[net.elementwise("add", rows(net, net.x, 16), constant(net, 9, 1))])
+    assert changes == 0
+
+
+@pytest.mark.parametrize(("exponent", "expected"), [(2, "mul(in0, in0)"), (-1, "reciprocal(in0)"), (3, "pow(in0, in1)")])
+def test_squares_and_reciprocals_are_not_powers(exponent: float, expected: str) -> None:
+    net = Net(4, 6)
+    power = net.node(Elementwise(Expression.of("pow", 2)), net.x, net.constant(np.array(exponent, np.float32)))
+    apply(net, FuseElementwise(), outputs=[power])
+    assert [str(node.op.expression) for node in net.nodes if isinstance(node.op, Elementwise)] == [expected]
