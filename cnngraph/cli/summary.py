@@ -29,11 +29,13 @@ def command(model: str, count: Count, memory: bool, how: Compilation, as_json: b
     """List the layers of MODEL (an ONNX file): output shape, parameters and multiply-adds of each, and the totals."""
     from cnngraph.analysis.summary import CONVENTIONS, summarize
     from cnngraph.frontend.reader import read_model
+    from cnngraph.frontend.signature import declare
     from cnngraph.options import Limits
 
     if is_artifact(model):
         raise UsageError(f"'{printable(model)}' does not keep the layers; give the ONNX model, or use cnngraph inspect")
     proto, _ = read_model(model, Limits())
+    declare(proto, how.shapes)
     found = summarize(proto, count)
     program = open_fixed_program(model, how) if memory or how.precision != "f32" else None
     plan = program.memory_report() if program is not None and memory else None
@@ -83,8 +85,8 @@ def show_layers(found: Summary, convention: str) -> None:
         click.echo(f"trainable: {found.trainable:,}, not trainable: {found.non_trainable:,}")
     click.echo(f"multiply-adds of one image: {found.macs:,} (convolutions and matrix products, without biases)")
     if found.unknown_macs:
-        click.echo(f"{found.unknown_macs} layers are not counted, because a shape is not known")
-    click.echo(f"{found.weight_layers} weight layers, {found.depth} on the longest path")
+        click.echo(f"not counted, because a shape is not known: {found.unknown_macs}; --shape gives the shapes of inputs")
+    click.echo(f"weight layers: {found.weight_layers}, on the longest path: {found.depth}")
 
 
 def _shape(shape: Sequence[int | None] | None) -> str:

@@ -42,6 +42,26 @@ def declared_type(info: onnx.ValueInfoProto) -> tuple[DType, DeclaredShape]:
     return dtype, tuple(dims)
 
 
+def declare(model: onnx.ModelProto, shapes: Mapping[str, RequestedShape]) -> None:
+    """Let the inputs of ``model`` declare the caller's shapes, in place.
+
+    Raises:
+        UsageError: ``shapes`` names an unknown input or has another rank, or a size is negative.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = {info.name: info for info in model.graph.input if info.name not in stored}
+    _check_request({name: declared_type(info) for name, info in inputs.items() if not is_direct(info)}, shapes, None)
+    for name, request in shapes.items():
+        shape = inputs[name].type.tensor_type.shape
+        shape.Clear()
+        for size in request:
+            dim = shape.dim.add()
+            if isinstance(size, int):
+                dim.dim_value = size
+            elif size is not None:
+                dim.dim_param = size
+
+
 def is_direct(info: onnx.ValueInfoProto) -> bool:
     """Whether a value is a sequence, an optional or a tensor of strings, which only the tail can hold."""
     kind = info.type.WhichOneof("value")

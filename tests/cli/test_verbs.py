@@ -254,6 +254,21 @@ def test_summary_with_memory(call: Call, lenet: Path) -> None:
     assert "arena / lower bound" in call("summary", lenet, "--memory").out
 
 
+def test_summary_takes_the_shapes_that_are_given(call: Call, lenet: Path, tmp_path: Path) -> None:
+    model = onnx.load(lenet)
+    (image,) = model.graph.input
+    for axis, name in ((2, "height"), (3, "width")):
+        image.type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(model, tmp_path / "free.onnx")
+    free = call("summary", tmp_path / "free.onnx")
+    assert "not counted, because a shape is not known: " in free.out
+    given = call("summary", tmp_path / "free.onnx", "--shape", f"{image.name}=1x1x32x32", "--json").json["totals"]
+    assert given == call("summary", lenet, "--json").json["totals"] and given["unknown_macs"] == 0
+    for wrong in ("other=1", f"{image.name}=1x28"):
+        refused = call("summary", tmp_path / "free.onnx", "--shape", wrong)
+        assert refused.code == 2 and "shapes" in refused.err
+
+
 def test_summary_needs_the_model(call: Call, artifact: Path) -> None:
     assert call("summary", artifact).code == 2
 
