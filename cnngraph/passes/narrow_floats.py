@@ -80,19 +80,11 @@ def narrow_floats(graph: Graph, keep: Sequence[str] = ()) -> Narrowed:
     """
     policy = _Policy(graph, keep)
     out = Narrowed()
-    casts: dict[tuple[Value, DType], Value] = {}
-    weights: dict[Value, Value] = {}
-
-    def cast(value: Value, to: DType, node: Node) -> Value:
-        if (value, to) not in casts:
-            (casts[value, to],) = graph.add(Cast(to), [value], origin=node.origin, before=node)
-            out.casts += 1
-        return casts[value, to]
-
+    operands = _Operands(graph)
     for node in graph.nodes:
         if not any(v.type.dtype is DType.F32 for v in node.outputs):
             if any(v is not None and v.type.dtype is DType.BF16 and not v.is_constant for v in node.inputs):
-                _widen(graph, node, cast)
+                operands.widen(node)
             continue
         reason = policy.refusal(node)
         last = isinstance(node.op, LAYERS) and reason is None and node not in policy.before_a_layer
@@ -100,30 +92,18 @@ def narrow_floats(graph: Graph, keep: Sequence[str] = ()) -> Narrowed:
             out.kept.append((node, "no layer follows: its result stays float32"))
         if reason is not None:
             out.kept.append((node, reason))
-            _widen(graph, node, cast)
+            operands.widen(node)
             continue
-        inputs: list[Value | None] = []
-        for place, value in enumerate(node.inputs):
-            if value is None or value.type.dtype is not DType.F32:
-                inputs.append(value)
-            elif value.is_constant and (not isinstance(node.op, MIXING) or (isinstance(node.op, LAYERS) and place == 1)):
-                assert value.data is not None
-                if value not in weights:
-                    weights[value] = graph.constant(value.data.astype(DType.BF16.numpy), value.names)
-                inputs.append(weights[value])
-            elif value.is_constant or (place == 0 and _is_image(node, value)):
-                inputs.append(value)
-            else:
-                inputs.append(cast(value, DType.BF16, node))
         op = node.op
         if isinstance(op, (Conv, ConvTranspose, Dense, Elementwise, GroupNorm)):
             op = dataclasses.replace(op, to=DType.F32 if last else DType.BF16)
-        results = graph.add(op, inputs, origin=node.origin, before=node)
+        results = graph.add(op, operands.narrow(node), origin=node.origin, before=node)
         for old, new in zip(node.outputs, results, strict=True):
             new.names = old.names
             graph.replace_uses(old, new)
         graph.erase(node)
         out.nodes += not last
+    out.casts = operands.count
     for index, (name, value) in enumerate(graph.outputs):
         if value.type.dtype is DType.BF16 and policy.outputs[index] is DType.F32:
             origin = value.producer.origin if value.producer is not None else (name,)
@@ -140,14 +120,50 @@ def _is_image(node: Node, value: Value) -> bool:
     return isinstance(node.op, Conv) and node.op.group == 1 and isinstance(channels, int) and 0 < channels < _IMAGE_CHANNELS
 
 
-def _widen(graph: Graph, node: Node, cast: object) -> None:
-    """Let ``node`` read float32 wherever its inputs have become bfloat16."""
-    assert callable(cast)
-    changed = [
-        cast(v, DType.F32, node) if v is not None and v.type.dtype is DType.BF16 and v.producer is not None else v for v in node.inputs
-    ]
-    if any(a is not b for a, b in zip(changed, node.inputs, strict=True)):
-        graph.rewire(node, changed)
+class _Operands:
+    """Values in the type that a node reads them in, each made once: casts, and constants in bfloat16."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._casts: dict[tuple[Value, DType], Value] = {}
+        self._weights: dict[Value, Value] = {}
+
+    @property
+    def count(self) -> int:
+        """Casts made."""
+        return len(self._casts)
+
+    def widen(self, node: Node) -> None:
+        """Let ``node`` read float32 wherever its inputs have become bfloat16."""
+        half = [v is not None and v.type.dtype is DType.BF16 and v.producer is not None for v in node.inputs]
+        self.graph.rewire(
+            node, [self._cast(v, DType.F32, node) if v is not None and h else v for v, h in zip(node.inputs, half, strict=True)]
+        )
+
+    def narrow(self, node: Node) -> list[Value | None]:
+        """The inputs of the node that takes the place of ``node``: in bfloat16, but for constants and images that its kernel rounds."""
+        inputs: list[Value | None] = []
+        for place, value in enumerate(node.inputs):
+            if value is None or value.type.dtype is not DType.F32:
+                inputs.append(value)
+            elif value.is_constant and (not isinstance(node.op, MIXING) or (isinstance(node.op, LAYERS) and place == 1)):
+                inputs.append(self._constant(value))
+            elif value.is_constant or (place == 0 and _is_image(node, value)):
+                inputs.append(value)
+            else:
+                inputs.append(self._cast(value, DType.BF16, node))
+        return inputs
+
+    def _cast(self, value: Value, to: DType, node: Node) -> Value:
+        if (value, to) not in self._casts:
+            (self._casts[value, to],) = self.graph.add(Cast(to), [value], origin=node.origin, before=node)
+        return self._casts[value, to]
+
+    def _constant(self, value: Value) -> Value:
+        assert value.data is not None
+        if value not in self._weights:
+            self._weights[value] = self.graph.constant(value.data.astype(DType.BF16.numpy), value.names)
+        return self._weights[value]
 
 
 class _Policy:
