@@ -31,6 +31,12 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@pytest.fixture(scope="module")
+def trees() -> dict[Path, ast.Module]:
+    """Every source parsed, which takes a second: not when tests are collected."""
+    return {path: ast.parse(path.read_text("utf-8")) for path in SOURCES}
+
+
 def undocumented(scope: ast.Module | ast.ClassDef) -> Iterator[str]:
     """Public functions, classes and methods without a docstring; the methods of a protocol are described there."""
     for node in scope.body:
@@ -43,45 +49,42 @@ def undocumented(scope: ast.Module | ast.ClassDef) -> Iterator[str]:
             yield from undocumented(node)
 
 
-@pytest.mark.parametrize("path", ALL, ids=relative)
-def test_files_stay_short(path: Path) -> None:
-    assert len(path.read_text("utf-8").splitlines()) <= LONGEST
+def test_files_stay_short() -> None:
+    lengths = {relative(path): len(path.read_text("utf-8").splitlines()) for path in ALL}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_public_names_are_documented(path: Path) -> None:
-    tree = ast.parse(path.read_text("utf-8"))
-    assert ast.get_docstring(tree), "the module has no docstring"
-    assert not list(undocumented(tree))
+def test_public_names_are_documented(trees: dict[Path, ast.Module]) -> None:
+    missing = {relative(path): list(undocumented(tree)) + ["the module"] * (not ast.get_docstring(tree)) for path, tree in trees.items()}
+    assert not {name: lines for name, lines in missing.items() if lines}
 
 
-@pytest.mark.parametrize("path", ALL, ids=relative)
-def test_nothing_is_left_to_do(path: Path) -> None:
-    text = path.read_text("utf-8")
+def test_nothing_is_left_to_do() -> None:
     words = "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3, "raise NotImplemented" + "Error"))
-    assert not re.search(rf"\b({words})\b", text)
+    assert not [relative(path) for path in ALL if re.search(rf"\b({words})\b", path.read_text("utf-8"))]
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if PACKAGES["cnngraph"] in p.parents], ids=relative)
-def test_the_core_imports_no_backend_by_name(path: Path) -> None:
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add((node.module or "").partition(".")[0])
-    allowed = {"cnngraph_models"} if path.parent.name == "cli" else set()
-    assert {name for name in imported if name.startswith("cnngraph_")} <= allowed
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+def imports(tree: ast.Module) -> set[str]:
+    """The modules that ``tree`` imports, or imports from; and the names imported from them."""
+    found = set()
+    for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-            assert not names & {"pickle", "marshal", "shelve", "dill"}
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "eval"
+            found |= {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+    return found
+
+
+def test_the_core_imports_no_backend_by_name(trees: dict[Path, ast.Module]) -> None:
+    for path in (path for path in SOURCES if PACKAGES["cnngraph"] in path.parents):
+        allowed = {"cnngraph_models"} if path.parent.name == "cli" else set()
+        packages = {name.partition(".")[0] for name in imports(trees[path])}
+        assert {name for name in packages if name.startswith("cnngraph_")} <= allowed, relative(path)
+
+
+def test_nothing_is_unpickled_or_evaluated(trees: dict[Path, ast.Module]) -> None:
+    for path, tree in trees.items():
+        assert not imports(tree) & {"pickle", "marshal", "shelve", "dill"}, relative(path)
+        calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        assert "eval" not in calls, relative(path)
 
 
 @pytest.mark.parametrize("folder", PACKAGES.values(), ids=PACKAGES)

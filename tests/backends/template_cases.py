@@ -7,7 +7,7 @@ as inside a concatenation, with guards between them that must survive.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -124,6 +124,14 @@ def requests(case: Case, isa: str) -> list[LayoutRequest]:
     assert template.accepts(node, target) is None, template.accepts(node, target)
     assert template.cost(node, target) > 0
     return list(template.layouts(node, target))
+
+
+def sample(cases: Iterable[Case], step: int) -> list[Case]:
+    """Every ``step``-th case of each template, in the order of the templates."""
+    by_template: dict[str, list[Case]] = {}
+    for case in cases:
+        by_template.setdefault(case.template, []).append(case)
+    return [case for group in by_template.values() for case in group[::step]]
 
 
 def plan(case: Case, isa: str, request: LayoutRequest) -> tuple[Node, KernelCall]:

@@ -202,7 +202,7 @@ def test_rounding_is_to_nearest_even_and_keeps_nan() -> None:
 def test_compiled(isa: str) -> None:
     if isa not in available(special=True):
         pytest.skip(f"this machine has no {isa}")
-    cases = [*(PAIRS if isa == "avx512bf16" else []), *STORAGE]
+    cases = [*PAIRS, *STORAGE[::3]] if isa == "avx512bf16" else [*STORAGE]
     cases.append(Case("reorder", Reorder(Layout(backend.target(isa).width)), ((BATCH, 35, 5, 7),), half=True, tolerance=0))
     runs = [(case, offer) for case in cases for offer in requests(case, isa)]
     kernels = Compiled([plan(case, isa, offer)[1] for case, offer in runs], isa)

@@ -23,10 +23,10 @@ ort = pytest.importorskip("onnxruntime")
 
 TOLERANCE = 1e-4
 SMALL = ["lenet5", "keras_cnn_small", "keras_cnn_same", "residual_block"]
-MEDIUM = ["alexnet_bn", "resnet18", "mobilenet_v2"]
+MEDIUM = ["resnet18"]
 LARGE = [
-    "alexnet", "flowers17_alexnet", "resnet50", "squeezenet1_1", "cifar_resnet29", "flowers17_vgg", "vgg16", "vgg19", "resnet34",
-    "resnet101", "resnet152", "resnet50_v1_5",
+    "alexnet", "alexnet_bn", "flowers17_alexnet", "resnet50", "squeezenet1_1", "mobilenet_v2", "cifar_resnet29", "flowers17_vgg", "vgg16",
+    "vgg19", "resnet34", "resnet101", "resnet152", "resnet50_v1_5",
 ]  # fmt: skip
 
 

@@ -236,7 +236,7 @@ def mapped_steps(program):
             yield step, launch
 
 
-@pytest.mark.parametrize("precision", ["f16", "tf32"])
+@pytest.mark.parametrize("precision", ["f16", pytest.param("tf32", marks=pytest.mark.slow)])
 def test_maps_of_a_program(precision):
     """Pixels lie one behind the other, weights fill whole boxes, and words say what the launch holds."""
     found = {1: 0, 2: 0, 3: 0}

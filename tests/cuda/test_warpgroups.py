@@ -17,7 +17,7 @@ from .test_emulator import WRONG, without
 TILES = ("128x256", "256x128", "128x128", "128x64", "64x128", "64x64")
 
 
-@pytest.mark.parametrize("precision", ["f16", pytest.param("bf16", marks=pytest.mark.slow), "tf32"])
+@pytest.mark.parametrize("precision", ["f16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("bf16", "tf32"))])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("copies", COPIES)
 def test_convolution(case, precision, copies):
