@@ -126,14 +126,22 @@ def derived(p: dict[str, Any], exact_products: bool) -> dict[str, Any]:
 
     @inline
     def tanh(x: Any) -> Any:
-        # m / (m + 2) with m = e^2|x| - 1 = 2^n (e^r - 1) + (2^n - 1), whose relative error is small for small x too; n as in sigmoid
-        a = minimum(vabs(x), splat(10.0))
-        shifted = fma(a, splat(2.88539008177792681), splat(12582912.0))
-        n = sub(shifted, splat(12582912.0))
-        r = fma(n, splat(2.12194440e-4), fma(n, splat(-0.693359375), add(a, a)))
-        power = add_exponent(splat(1.0), shifted)
-        m = fma(add(expm1_reduced(r), r), power, sub(power, splat(1.0)))
-        return select_nan(x, copy_sign(div(m, add(m, splat(2.0))), x))
+        # An odd rational approximation on [-8, 8], where it reaches 1 (the coefficients of Eigen's ptanh); the quotient
+        # first, lest a subnormal product loses digits. Relative error 3e-7.
+        a = minimum(maximum(x, splat(-7.99881172180175781)), splat(7.99881172180175781))
+        z = mul(a, a)
+        p = splat(-2.76076847742355e-16)
+        p = fma(p, z, splat(2.00018790482477e-13))
+        p = fma(p, z, splat(-8.60467152213735e-11))
+        p = fma(p, z, splat(5.12229709037114e-08))
+        p = fma(p, z, splat(1.48572235717979e-05))
+        p = fma(p, z, splat(6.37261928875436e-04))
+        p = fma(p, z, splat(4.89352455891786e-03))
+        q = splat(1.19825839466702e-06)
+        q = fma(q, z, splat(1.18534705686654e-04))
+        q = fma(q, z, splat(2.26843463243900e-03))
+        q = fma(q, z, splat(4.89352518554385e-03))
+        return select_nan(x, mul(a, div(p, q)))
 
     @inline
     def softplus(x: Any) -> Any:

@@ -71,13 +71,14 @@ def reorder(
                 store_partial(y, to, load(x, source), count)
         else:
             whole = first
-            if count == W:
-                whole = first + (stop - first) // W * W
-                for p in range(first, whole, W):
+            if count == W and stop - first >= W:
+                for tile in range(first, stop, W):
+                    p = min(tile, stop - W)  # the last tile overlaps the one before
                     if TO_BLOCKED:
                         transpose_tile(x, source + p, pixels, y, to + p * W, W)
                     else:
                         transpose_tile(x, source + p * W, W, y, to + p, pixels)
+                whole = stop
             if TO_BLOCKED:
                 for p in range(whole, stop):
                     for c in range(count):
