@@ -22,7 +22,7 @@ from cnngraph.errors import UsageError
 from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError, import_model
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.verify import verify
-from cnngraph.kernels.template import Backend, DeviceBackend, ProgressCallback
+from cnngraph.kernels.template import Backend, DeviceBackend, ProgressCallback, Target
 from cnngraph.ops import ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import Pass, PassContext, PassRecord, run_passes
@@ -41,7 +41,7 @@ from cnngraph.passes.match_dense import MatchDense
 from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_lookups import MergeLookups
 from cnngraph.passes.merge_reshapes import MergeReshapes
-from cnngraph.passes.narrow_floats import narrow_floats
+from cnngraph.passes.narrow_floats import Narrowed, narrow_floats
 from cnngraph.passes.plan_memory import plan_memory
 from cnngraph.passes.propagate_strides import PropagateStrides
 from cnngraph.passes.remove_dead import RemoveDead
@@ -129,37 +129,30 @@ def compile_graph(
     context = PassContext(max_fold_bytes=options.limits.max_fold_bytes)
     backend = backend or get_backend(options.backend)
     device = backend if isinstance(backend, DeviceBackend) else None
-    if device is None and (options.precision not in ("f32", "bf16") or options.allow_cpu_ops):
-        raise UsageError(f"precision {options.precision} and CPU operators are for backends on devices, not {options.backend!r}")
-    halves = device is None and options.precision == "bf16"
-    if options.keep_f32 and not halves:
-        raise UsageError("nodes can be kept in float32 (keep_f32) where the precision is bf16, on the CPU")
+    _check_options(options, device)
     target = device.target_of(options) if device else backend.target(options.isa)
     templates = [t for t in backend.templates() if options.math == "f32" or not t.reorders_arithmetic]
 
     records = optimize(graph, options, context, after)
-    integers = device is None and any(type(node.op) in EIGHT_BIT_LAYERS for node in graph.nodes)
-    if (integers or halves) and options.isa is None:
-        target = backend.target(None, integers=integers, halves=halves)
-    notices = [NO_GAIN.format(isa=target.isa)] if integers and not target.dot else []
-    narrowed = None
-    if halves:
-        start = time.perf_counter()
-        narrowed = narrow_floats(graph, options.keep_f32)
-        verify(graph, "narrow_floats")
-        records.append(_record(graph, "narrow_floats", narrowed.nodes, start, after))
-        notices += [] if target.dot2 else [NO_HALF_GAIN.format(isa=target.isa)]
-    for notice in notices:
-        logger.warning(notice)
+    narrowed: Narrowed | None = None
+    notices: list[str] = []
     if device is not None:
         device.adapt(graph, target)
         verify(graph, "adapt")
+    else:
+        halves, integers = options.precision == "bf16", any(type(node.op) in EIGHT_BIT_LAYERS for node in graph.nodes)
+        if (integers or halves) and options.isa is None:
+            target = backend.target(None, integers=integers, halves=halves)
+        notices = _notices(target, integers, halves)
+        if halves:
+            start = time.perf_counter()
+            narrowed = narrow_floats(graph, options.keep_f32)
+            verify(graph, "narrow_floats")
+            records.append(_record(graph, "narrow_floats", narrowed.nodes, start, after))
     tuned = None
     if choices is None and options.tuned:
         from cnngraph.tuning.search import tune
 
-        if device is not None:
-            raise UsageError(f"kernels are tuned for the CPU, not for {options.backend!r}")
         start = time.perf_counter()
         tuned = tune(graph, templates, backend, target, options, tune_progress)
         verify(graph, "tune")
@@ -197,6 +190,25 @@ def compile_graph(
     if narrowed is not None:
         program.report["precision"] = narrowed.report()
     return program if graph.tail is None else TailedProgram(program, graph.tail)
+
+
+def _check_options(options: CompileOptions, device: DeviceBackend | None) -> None:
+    """Raise UsageError for what the backend, a device's or the CPU's (None), cannot honour."""
+    if device is None and (options.precision not in ("f32", "bf16") or options.allow_cpu_ops):
+        raise UsageError(f"precision {options.precision} and CPU operators are for backends on devices, not {options.backend!r}")
+    if options.keep_f32 and (device is not None or options.precision != "bf16"):
+        raise UsageError("nodes can be kept in float32 (keep_f32) where the precision is bf16, on the CPU")
+    if device is not None and options.tuned:
+        raise UsageError(f"kernels are tuned for the CPU, not for {options.backend!r}")
+
+
+def _notices(target: Target, integers: bool, halves: bool) -> list[str]:
+    """What of 8 bits and bfloat16 gains little on ``target``; also logged."""
+    notices = [NO_GAIN.format(isa=target.isa)] if integers and not target.dot else []
+    notices += [NO_HALF_GAIN.format(isa=target.isa)] if halves and not target.dot2 else []
+    for notice in notices:
+        logger.warning(notice)
+    return notices
 
 
 def compile(
