@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import onnx
 
@@ -125,6 +126,9 @@ def _check_request(
     for name, request in (shapes or {}).items():
         if name not in declared:
             raise UsageError(f"shapes names '{printable(name)}'; the model's inputs are {', '.join(map(printable, declared))}")
+        for dim in request:
+            if not (dim is None or isinstance(dim, (str, Integral))):
+                raise UsageError(f"shapes gives {dim!r} as a dimension of '{printable(name)}': neither an integer, nor a name, nor None")
         dims = declared[name][1]
         if dims is not None and len(dims) != len(request):
             raise UsageError(f"shapes gives {len(request)} dimensions for '{printable(name)}', which has {len(dims)}")
