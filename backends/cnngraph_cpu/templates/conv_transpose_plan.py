@@ -118,8 +118,9 @@ class Plan:
 
     @property
     def deep(self) -> bool:
-        """Whether the depth axis matters."""
-        return self.axes[0].grid > 1 or self.axes[0].extent > 1
+        """Whether the depth axis matters: a kernel of several planes may reach past the only one of the image."""
+        z = self.axes[0]
+        return z.grid > 1 or z.extent > 1 or z.first != 0 or z.reach > 1
 
     def geometry(self, taps: tuple[int, int, int]) -> Geometry:
         """The grid as a convolution of stride 1 with ``taps``, for choosing a tile and packing weights."""
