@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 from cnngraph.errors import UsageError
@@ -69,8 +70,8 @@ class CompileOptions:
             raise UsageError(f"math is {self.math!r}; choose f32 or exact")
         if self.precision not in ("f32", "tf32", "f16", "bf16"):
             raise UsageError(f"precision is {self.precision!r}; choose f32, tf32, f16 or bf16")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads is {self.threads}; it must be at least 1")
+        if self.threads is not None and not (isinstance(self.threads, Integral) and self.threads >= 1):
+            raise UsageError(f"threads is {self.threads}; it must be an integer of at least 1")
         if self.tune_budget is not None and not 0 <= self.tune_budget < float("inf"):
             raise UsageError(f"tune_budget is {self.tune_budget}; it must be a number of seconds")
 

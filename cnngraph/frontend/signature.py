@@ -124,6 +124,8 @@ def _check_request(
     if batch is not None and batch < 0:
         raise UsageError(f"the batch size {batch} is negative")
     for name, request in (shapes or {}).items():
+        if isinstance(request, str) or not hasattr(request, "__len__"):
+            raise UsageError(f"shapes gives {request!r} for '{printable(name)}'; it must be a sequence of dimensions")
         if name not in declared:
             raise UsageError(f"shapes names '{printable(name)}'; the model's inputs are {', '.join(map(printable, declared))}")
         for dim in request:

@@ -265,9 +265,9 @@ def _executor(data: ProgramData) -> Any:
 
 
 def _thread_count(threads: int) -> int:
-    if not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"threads is {threads}; it must be from 1 to {MAX_THREADS}")
-    return threads
+    if not (isinstance(threads, (int, np.integer)) and 1 <= threads <= MAX_THREADS):
+        raise UsageError(f"threads is {threads}; it must be an integer from 1 to {MAX_THREADS}")
+    return int(threads)
 
 
 def _shown(shape: Sequence[int | str]) -> str:
