@@ -57,10 +57,10 @@ def declare(model: onnx.ModelProto, shapes: Mapping[str, RequestedShape]) -> Non
         shape.Clear()
         for size in request:
             dim = shape.dim.add()
-            if isinstance(size, int):
-                dim.dim_value = size
-            elif size is not None:
+            if isinstance(size, str):
                 dim.dim_param = size
+            elif size is not None:
+                dim.dim_value = int(size)
 
 
 def is_direct(info: onnx.ValueInfoProto) -> bool:

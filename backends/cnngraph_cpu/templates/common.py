@@ -34,14 +34,19 @@ def only_floats(node: Node) -> str | None:
     return None
 
 
-def refuse_layer(node: Node) -> str | None:
-    """A refusal of a layer (x, weights, bias, operands of the epilogue) unless it is of floats, its weights constant, its extents known."""
-    refusal = only_floats(node)
-    if refusal:
-        return refusal
+def refuse_weights(node: Node) -> str | None:
+    """A refusal of a layer (x, weights, bias, operands of the epilogue) unless it is of floats and its weights are constant."""
     bias = node.inputs[2]
     if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-        return "the weights are computed at run time"
+        return only_floats(node) or "the weights are computed at run time"
+    return only_floats(node)
+
+
+def refuse_layer(node: Node) -> str | None:
+    """What :func:`refuse_weights` refuses, and extents that are not known."""
+    refusal = refuse_weights(node)
+    if refusal:
+        return refusal
     if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
         return "an extent is zero or depends on the batch"
     return refuse_epilogue(node.inputs[3:], node.output.type)

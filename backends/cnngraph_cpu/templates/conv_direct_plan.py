@@ -228,9 +228,7 @@ class ConvDirect:
         if grouped:
             constants.append(("GROUPED", 1))
         if not small:
-            constants += skips(g, merged, in_place)
-        if not small:
-            constants += [("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
+            constants += [*skips(g, merged, in_place), ("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile.vectors)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),

@@ -32,11 +32,11 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import (
     epilogue_arguments,
-    only_floats,
     operand_layouts,
     overwritable,
     per_channel,
     refuse_epilogue,
+    refuse_weights,
 )
 
 P = 1
@@ -122,12 +122,9 @@ class DenseLayer:
         """Refuses weights that are computed at run time."""
         if not isinstance(node.op, Dense):
             return "not a dense layer"
-        refusal = only_floats(node)
+        refusal = refuse_weights(node)
         if refusal:
             return refusal
-        bias = node.inputs[2]
-        if not node.input(1).is_constant or (bias is not None and not bias.is_constant):
-            return "the weights are computed at run time"
         if any(d == 0 for d in (*node.input(0).type.shape, *node.output.type.shape)):
             return "an empty matrix"
         return refuse_epilogue(node.inputs[3:], node.output.type)
