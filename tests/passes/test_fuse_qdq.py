@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+import cnngraph
 from cnngraph.frontend import import_model
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.interpret import interpret
@@ -226,3 +228,39 @@ def test_one_quantisation_for_each_reader() -> None:
 def test_a_gate_by_channel_computes_integers() -> None:
     graph, context = fused(small(_broadcast))
     assert not context.rejections and "QLinearBinary" in names(graph)
+
+
+def test_half_way_the_operator_on_integers_decides() -> None:
+    """9060 times the factor is 37.4999988, in float32 37.5: onnxruntime's QLinearConv says 38, its float evaluation 37."""
+    numbers = {
+        "xs": np.float32(0.03538675), "ws": np.array([0.0074349153], np.float32), "ys": np.float32(0.06356435), "zero": np.int8(0),
+        "w": np.full((1, 1, 1, 1), 90, np.int8), "wz": np.zeros(1, np.int8), "b": np.array([960], np.int32),
+    }  # fmt: skip
+    numbers["bs"] = numbers["xs"] * numbers["ws"]
+
+    def model(*nodes: NodeProto) -> bytes:
+        ends = [helper.make_tensor_value_info(name, TensorProto.INT8, shape) for name, shape in (("x", ["N", 1, 1, 1]), ("y", None))]
+        constants = [numpy_helper.from_array(np.asarray(number), name) for name, number in numbers.items()]
+        graph = helper.make_graph(nodes, "half", ends[:1], ends[1:], constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+
+    steps = model(
+        helper.make_node("DequantizeLinear", ["x", "xs", "zero"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "bs"], ["bf"], axis=0),
+        helper.make_node("Conv", ["xf", "wf", "bf"], ["yf"]),
+        helper.make_node("QuantizeLinear", ["yf", "ys", "zero"], ["y"]),
+    )
+    whole = model(helper.make_node("QLinearConv", ["x", "xs", "zero", "w", "ws", "wz", "ys", "zero", "b"], ["y"]))
+    feeds = {"x": np.full((1, 1, 1, 1), 90, np.int8)}
+    unfused, onnxruntime = (
+        ort.InferenceSession(m, _unfused(), providers=["CPUExecutionProvider"]).run(None, feeds)[0] for m in (steps, whole)
+    )
+    assert (unfused.item(), onnxruntime.item()) == (37, 38)
+    assert [cnngraph.compile(m).run(feeds)["y"].item() for m in (steps, whole)] == [38, 38]
+
+
+def _unfused() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
