@@ -37,6 +37,7 @@ from cnngraph.passes.integers_as_floats import IntegersAsFloats
 from cnngraph.passes.lower_batchnorm import LowerBatchNorm
 from cnngraph.passes.lower_conv_transpose import LowerConvTranspose
 from cnngraph.passes.lower_integers import LowerIntegers
+from cnngraph.passes.lower_recurrent import LowerRecurrent
 from cnngraph.passes.match_dense import MatchDense
 from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_lookups import MergeLookups
@@ -79,6 +80,7 @@ CANONICAL: tuple[Pass, ...] = (
     WidenHalf(),  # after it, so that only real half-precision arithmetic is left
     FoldConstants(),  # before the rest: weights become constants, which the fusions ask for
     MatchDense(),
+    LowerRecurrent(),  # before transposes meet, of which it makes some
     RemoveIdentity(),  # so that patterns see a convolution's real reader
     MergeReshapes(),
     SinkMovement(),

@@ -38,7 +38,7 @@ from cnngraph.ops.quantized import (
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool, QLinearSoftmax
 from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary, QTable
 from cnngraph.ops.quantized_range import RangeOfParts, RangeParameters
-from cnngraph.ops.recurrent import Recurrent
+from cnngraph.ops.recurrent import Recurrent, RecurrentSteps
 from cnngraph.ops.reduce import Reduce
 from cnngraph.ops.resize import Resize
 from cnngraph.ops.roi import MaxRoiPool, RoiAlign
@@ -100,6 +100,7 @@ __all__ = [
     "RangeOfParts",
     "RangeParameters",
     "Recurrent",
+    "RecurrentSteps",
     "Reduce",
     "Reorder",
     "Reshape",
