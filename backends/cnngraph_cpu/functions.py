@@ -126,22 +126,21 @@ def derived(p: dict[str, Any], exact_products: bool) -> dict[str, Any]:
 
     @inline
     def tanh(x: Any) -> Any:
-        # An odd rational approximation on [-8, 8], where it reaches 1 (the coefficients of Eigen's ptanh); the quotient
-        # first, lest a subnormal product loses digits. Relative error 3e-7.
-        a = minimum(maximum(x, splat(-7.99881172180175781)), splat(7.99881172180175781))
+        # An odd rational approximation up to 7.9, where it reaches 1 (the coefficients of Eigen's ptanh divided by the denominator's
+        # first: its product with z is an addition); the quotient first, lest a subnormal product loses digits. Relative error 3e-7.
+        a = minimum(maximum(x, splat(-7.892765522003174)), splat(7.892765522003174))
         z = mul(a, a)
-        p = splat(-2.76076847742355e-16)
-        p = fma(p, z, splat(2.00018790482477e-13))
-        p = fma(p, z, splat(-8.60467152213735e-11))
-        p = fma(p, z, splat(5.12229709037114e-08))
-        p = fma(p, z, splat(1.48572235717979e-05))
-        p = fma(p, z, splat(6.37261928875436e-04))
-        p = fma(p, z, splat(4.89352455891786e-03))
-        q = splat(1.19825839466702e-06)
-        q = fma(q, z, splat(1.18534705686654e-04))
-        q = fma(q, z, splat(2.26843463243900e-03))
-        q = fma(q, z, splat(4.89352518554385e-03))
-        return select_nan(x, mul(a, div(p, q)))
+        p = splat(-2.3039842256267207e-10)
+        p = fma(p, z, splat(1.669245932589547e-07))
+        p = fma(p, z, splat(-7.180982356658205e-05))
+        p = fma(p, z, splat(0.042747851461172104))
+        p = fma(p, z, splat(12.399015426635742))
+        p = fma(p, z, splat(531.823486328125))
+        p = fma(p, z, splat(4083.8642578125))
+        q = add(z, splat(98.92249298095703))
+        q = fma(q, z, splat(1893.10986328125))
+        q = fma(q, z, splat(4083.86474609375))
+        return mul(a, div(p, q))
 
     @inline
     def softplus(x: Any) -> Any:
@@ -207,7 +206,7 @@ def derived(p: dict[str, Any], exact_products: bool) -> dict[str, Any]:
         q = fma(q, z, splat(-1.68282697438203e-03))
         q = fma(q, z, splat(-7.37332916720468e-03))
         q = fma(q, z, splat(-1.42647390514189e-02))
-        return select_nan(x, minimum(maximum(mul(a, div(p, q)), splat(-1.0)), splat(1.0)))
+        return minimum(maximum(mul(a, div(p, q)), splat(-1.0)), splat(1.0))
 
     @inline
     def reciprocal(x: Any) -> Any:
