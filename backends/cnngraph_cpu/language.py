@@ -19,7 +19,7 @@ def _only_specialised(*args: Any) -> Any:
 
 
 load = store = load_partial = store_partial = broadcast = splat = _only_specialised
-fma = add = sub = mul = div = maximum = minimum = relu = exp = log = neg = sqrt = _only_specialised
+fma = add = sub = mul = div = maximum = minimum = relu = exp = log = neg = sqrt = sigmoid = tanh = _only_specialised
 get = put = get_int = put_int = to_float = advance = reduce_add = reduce_max = _only_specialised
 int_argument = pointer_argument = scalar_log = prefetch = _only_specialised
 reduce_mul = reduce_min = select_negative = transpose_tile = absolute = where_equal = where_less_equal = permute = _only_specialised
@@ -28,6 +28,7 @@ load_bytes = load_signed_bytes = load_bytes_partial = load_signed_bytes_partial 
 load_words = store_words = load_words_partial = store_words_partial = broadcast_word = splat_int = _only_specialised
 dot4 = to_floats = round_between = add_int = sub_int = mul_int = xor_int = max_int = _only_specialised
 get_byte = get_signed_byte = put_byte = get_word = fma_single = load_interleaved = store_four_bytes = _only_specialised
+load_shorts = load_signed_shorts = add_shorts = sub_shorts = shift_shorts = dot_shorts = shift_left = shift_right = _only_specialised
 translate = store_four_rounded = byte_pointer_argument = _only_specialised
 int_pointer_argument = truncated = long_expression = _only_specialised
 half_pointer_argument = load_pairs = broadcast_pair = dot2 = _only_specialised

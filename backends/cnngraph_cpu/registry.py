@@ -33,6 +33,8 @@ from cnngraph_cpu.templates.qpointwise import Dequantize, Lookup, QBinary, Quant
 from cnngraph_cpu.templates.qpool import QAverageImage, QPool
 from cnngraph_cpu.templates.qrange import RangeKernel, RangeParametersKernel
 from cnngraph_cpu.templates.qsoftmax import QSoftmax
+from cnngraph_cpu.templates.qwinograd_plan import QWinograd
+from cnngraph_cpu.templates.recurrent import RecurrentKernel
 from cnngraph_cpu.templates.reduce import ReduceSpatial
 from cnngraph_cpu.templates.reduce_plain import ReducePlain
 from cnngraph_cpu.templates.resize import ResizeRows
@@ -50,8 +52,9 @@ TEMPLATES = {
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
-        ArgReducePlain(), QConv(), QConvTiles(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(),
+        ArgReducePlain(), QConv(), QConvTiles(), QWinograd(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(),
         QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(), QSoftmax(),
         CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(), RangeParametersKernel(),
+        RecurrentKernel(),
     )
 }  # fmt: skip
