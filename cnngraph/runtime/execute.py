@@ -111,12 +111,12 @@ class Context:
 
     def place(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """Set the addresses of the caller's arrays."""
-        bases, place = self.bases, FIRST_IO
+        bases, place, address = self.bases, FIRST_IO, address_of
         for array in inputs:
-            bases[place] = address_of(array)
+            bases[place] = address(array)
             place += 1
         for array in outputs:
-            bases[place] = address_of(array)
+            bases[place] = address(array)
             place += 1
 
     def prepare(self, batch: int, threads: int) -> None:
@@ -164,6 +164,7 @@ class Executor:
         self._sharing = START_CYCLES + BARRIER_CYCLES * (1 if data.by_image else len(data.steps))
         self._arguments = max((p.most_arguments for p in self.parts if isinstance(p, Segment)), default=0)
         self._free: list[Context] = []
+        self._alone = (0, 0)  # batch and threads of the latest run that one thread did by itself
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int) -> None:
         """Compute ``outputs`` (C-contiguous, overwritten) from ``inputs`` (C-contiguous, of the declared dtypes).
@@ -173,13 +174,17 @@ class Executor:
         Raises:
             UsageError: the code is for other CPUs.
         """
+        if (batch, threads) == self._alone:
+            self._run_alone(inputs, outputs, batch)
+            return
         if self._missing:
             self._refuse()
         if self._cycles * batch < ALONE_CYCLES and not self._worth_sharing(batch, threads):
             if self._only is None or (self.data.by_image and batch > 1):
                 self._run(inputs, outputs, batch, 1, None)
             else:
-                self._run_alone(self._only, inputs, outputs, batch)
+                self._run_alone(inputs, outputs, batch)
+                self._alone = batch, threads
             return
         slots = process_slots()
         granted = slots.take(threads)
@@ -204,7 +209,7 @@ class Executor:
             f"this program is compiled for {printable(self.data.isa)}; it can be saved, but not run, for this machine lacks {lacking}"
         )
 
-    def _run_alone(self, only: Segment, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int) -> None:
+    def _run_alone(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int) -> None:
         """A small run of the only segment on the caller's thread, where every microsecond counts."""
         try:
             context = self._free.pop()
@@ -213,7 +218,8 @@ class Executor:
         try:
             if context.alone != batch:
                 self._start(context, inputs, outputs, batch, 1)
-                context.job[_STEPS], context.job[_COUNT] = only.address, only.count
+                assert self._only is not None
+                context.job[_STEPS], context.job[_COUNT] = self._only.address, self._only.count
                 context.alone = batch
             else:
                 context.place(inputs, outputs)

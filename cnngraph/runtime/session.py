@@ -15,11 +15,11 @@ from cnngraph.runtime.cpus import MAX_THREADS, default_threads
 from cnngraph.runtime.execute import Executor, _dtype
 from cnngraph.runtime.program import KernelStep, ProgramData, TensorSpec
 
-_Results = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
-_Shapes = tuple[tuple[tuple[int, ...], ...], int, _Results]
-_Checked = tuple[list[np.ndarray], int, _Results]
+_Arrays = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
+"""Name, shape and type of inputs or outputs."""
+_Checked = tuple[list[np.ndarray], int, _Arrays]
 
-_empty = np.empty
+_empty, _ndarray = np.empty, np.ndarray
 _PLAIN = 0x101
 """NumPy's flags of an array that is C-contiguous and aligned."""
 
@@ -58,7 +58,7 @@ class Program:
         self._input_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.inputs]
         self._output_rules = [(s.name, _dtype(s.dtype), s.factors()) for s in data.outputs]
         self._names = frozenset(s.name for s in data.inputs)
-        self._latest: _Shapes = ((), 0, ())
+        self._latest: tuple[_Arrays, int, _Arrays] = ((), 0, ())
 
     def run(
         self, feeds: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None, *, threads: int | None = None
@@ -82,17 +82,19 @@ class Program:
             unknown = [name for name in outputs if name not in {s.name for s in self.outputs}]
             if unknown:
                 raise InvalidInputError(f"no output is called {printable(unknown[0])}; there is {self._list(self.outputs)}")
-        results = []
-        for shape, dtype in shapes:  # no comprehensions here and below: before Python 3.12 each costs a call
-            results.append(_empty(shape, dtype))
+        results, named = [], {}
+        for name, shape, dtype in shapes:  # no comprehensions here and below: before Python 3.12 each costs a call
+            named[name] = array = _empty(shape, dtype)
+            results.append(array)
         count = self.threads if threads is None else _thread_count(threads)
         if batch:
-            self._execute(arrays, results, batch, count)
+            try:
+                self._executor.run(arrays, results, batch, count)
+            except MemoryError:
+                needed = self.data.arena * batch + self.data.static_bytes
+                raise LimitExceededError(f"a batch of {batch} needs {needed:,} bytes of working memory, more than there are") from None
         elif any(array.size for array in results):
             raise InvalidInputError("the batch is 0, but an output does not depend on it")
-        named = {}
-        for rule, array in zip(self._output_rules, results):  # noqa: B905  strict costs time
-            named[rule[0]] = array
         return named if outputs is None else {name: named[name] for name in outputs}
 
     async def arun(
@@ -106,13 +108,6 @@ class Program:
     def __reduce__(self) -> Any:
         raise TypeError("a program cannot be pickled; save it and load the file in the other process, which then shares its memory")
 
-    def _execute(self, arrays: list[np.ndarray], results: list[np.ndarray], batch: int, threads: int) -> None:
-        try:
-            self._executor.run(arrays, results, batch, threads)
-        except MemoryError:
-            needed = self.data.arena * batch + self.data.static_bytes
-            raise LimitExceededError(f"a batch of {batch} needs {needed:,} bytes of working memory, more than there are") from None
-
     def __call__(self, feeds: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """The same as :meth:`run`."""
         return self.run(feeds)
@@ -120,7 +115,7 @@ class Program:
     def profile(self, feeds: Mapping[str, np.ndarray], repeat: int = 5, *, threads: int = 1) -> list[dict[str, Any]]:
         """Least time of every step, run alone: ``{"kernel", "nodes", "seconds"}``, in order."""
         arrays, batch, shapes = self._check(feeds)
-        results = [_empty(shape, dtype) for shape, dtype in shapes]
+        results = [_empty(shape, dtype) for _, shape, dtype in shapes]
         self._executor.run(arrays, results, batch, 1)
         rows = self._executor.profile(arrays, results, batch, repeat, _thread_count(threads))
         return [{"kernel": kernel, "nodes": nodes, "seconds": seconds} for kernel, nodes, seconds in rows]
@@ -185,13 +180,13 @@ class Program:
 
     def _recognise(self, feeds: Mapping[str, np.ndarray] | None) -> _Checked | None:
         """The same as :meth:`_check`, fast, for feeds with the shapes of the latest run; None for any others."""
-        shapes, batch, results = self._latest
-        if not feeds or len(feeds) != len(shapes):
+        known, batch, results = self._latest
+        if not feeds or len(feeds) != len(known):
             return None
         arrays = []
-        for (name, dtype, _), shape in zip(self._input_rules, shapes):  # noqa: B905  strict costs time
+        for name, shape, dtype in known:
             array = feeds.get(name)
-            if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype or array.flags.num & _PLAIN != _PLAIN:
+            if type(array) is not _ndarray or array.shape != shape or array.dtype != dtype or array.flags.num & _PLAIN != _PLAIN:
                 return None
             arrays.append(array)
         return arrays, batch, results
@@ -224,8 +219,9 @@ class Program:
             flags = array.flags
             arrays.append(array if flags.c_contiguous and flags.aligned else np.array(array, order="C"))
         batch = 1 if batch is None else batch
-        results = tuple((tuple(a * batch + b for a, b in factors), dtype) for _, dtype, factors in self._output_rules)
-        self._latest = tuple(array.shape for array in arrays), batch, results  # one store: other threads see all of it or nothing
+        results = tuple((name, tuple(a * batch + b for a, b in factors), dtype) for name, dtype, factors in self._output_rules)
+        known = tuple((rule[0], array.shape, rule[1]) for rule, array in zip(self._input_rules, arrays, strict=True))
+        self._latest = known, batch, results  # one store: other threads see all of it or nothing
         return arrays, batch, results
 
     def _wrong_names(self, feeds: Mapping[str, np.ndarray]) -> None:
