@@ -100,6 +100,7 @@ FUSED: tuple[Pass, ...] = (
     LowerConvTranspose(),  # after it, because depth_to_space would stand between the convolution and its activation
     PropagateStrides(),  # after the epilogues, so that a residual sum is part of the convolution that it ends
     TakeWholeChannels(),  # after the fusions, so that what reads and writes the moved channels is a kernel's node
+    MergeReshapes(),  # of what stands in front of or behind a depth_to_space that was made above
     FoldConstants(),  # of the constants that the rewrites above have made
     RemoveDead(),
 )
