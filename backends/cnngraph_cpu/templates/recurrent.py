@@ -74,32 +74,28 @@ def products(ROWS: int, COUNT: int, BLOCKS: int, j: int, at: int, state: int, ga
 
 
 def rows_of_products(ROWS: int, COUNT: int, BLOCKS: int, at: int, state: int, gate0: int) -> None:
-    """The same for every block."""
-    j = 0
-    while j + BLOCKS <= vectors:
+    """The same for every block, in every other step from the last: what of the weights is still in the cache comes first."""
+    tiles = vectors // BLOCKS
+    for i in range(tiles):
+        j = i * BLOCKS
+        if step % 2 == 1:
+            j = (tiles - 1 - i) * BLOCKS
         products(ROWS, COUNT, BLOCKS, j, at, state, gate0)
-        j = j + BLOCKS
     if BLOCKS > 1:
-        while j < vectors:
+        for j in range(tiles * BLOCKS, vectors):
             products(ROWS, COUNT, 1, j, at, state, gate0)
-            j = j + 1
 
 
 def all_products(COUNT: int, BLOCKS: int, ALONE: int, at: int, state: int, gate0: int) -> None:
-    """The same for every row of the task, in a tile of one, two or MT rows; those beyond the task's are not read again."""
-    if MT == 1:
+    """The same for every row of the task, in the least tile that holds them; rows beyond the task's are not read again."""
+    if count == 1:
         rows_of_products(1, COUNT, ALONE, at, state, gate0)
-    elif MT == 2:
-        if count == 1:
-            rows_of_products(1, COUNT, ALONE, at, state, gate0)
-        else:
-            rows_of_products(2, COUNT, BLOCKS, at, state, gate0)
-    elif count == 1:
-        rows_of_products(1, COUNT, ALONE, at, state, gate0)
-    elif count == 2:
-        rows_of_products(2, COUNT, BLOCKS, at, state, gate0)
-    else:
+    elif MT <= 2 or count == 2:
+        rows_of_products(min(MT, 2), COUNT, BLOCKS, at, state, gate0)
+    elif MT <= 4 or count > 4:
         rows_of_products(MT, COUNT, BLOCKS, at, state, gate0)
+    else:
+        rows_of_products(4, COUNT, BLOCKS, at, state, gate0)
 
 
 def activate(CODE: int, WHICH: int, g: int) -> None:
