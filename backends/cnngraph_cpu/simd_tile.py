@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnngraph_cpu.simd import VectorType, splat_value
-from cnngraph_cpu.simd_half import BrainFloat
+from cnngraph_cpu.simd_half import BF16, BrainFloat
 from cnngraph_cpu.simd_int import U8
 from cnngraph_cpu.target import ISAS
 
@@ -219,6 +219,7 @@ def _packing() -> dict[str, Any]:
     vector_type, floats = VectorType(_LANES), ir.VectorType(_FLOAT, _LANES)
     halves, words = ir.VectorType(BrainFloat(), 2 * _LANES), ir.VectorType(_WORD, _LANES)
     row, block = ir.VectorType(_BYTE, _ROW_BYTES), ir.VectorType(_BYTE, _LANES)
+    half_row = ir.VectorType(ir.IntType(16), _LANES)
 
     def put(builder: Any, pointer: Any, offset: Any, value: Any) -> None:
         builder.store(value, builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())).align = 1
@@ -248,6 +249,32 @@ def _packing() -> dict[str, Any]:
             return context.get_dummy_value()
 
         return types.void(U8, types.intp, vector_type, vector_type), codegen
+
+    @intrinsic
+    def store_half_blocks(typingctx: Any, pointer: Any, offset: Any, x: Any, first: Any, second: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            pointer, offset, x, *places = values
+            parts = []
+            for place in places:
+                parts.append(builder.load(builder.bitcast(builder.gep(x, [place]), half_row.as_pointer())))
+                parts[-1].align = 2
+            put(builder, pointer, offset, joined(builder, *parts))
+            return context.get_dummy_value()
+
+        return types.void(U8, types.intp, BF16, types.intp, types.intp), codegen
+
+    @intrinsic
+    def prefetch_row(typingctx: Any, pointer: Any, offset: Any) -> Any:
+        """Into the private cache; no access, so that the place may lie behind the end."""
+
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            function = ir.FunctionType(ir.VoidType(), [_ADDRESS, _WORD, _WORD, _WORD])
+            numbers = [ir.Constant(_WORD, number) for number in (0, 2, 1)]  # to read, second level, data
+            prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+            builder.call(prefetch, [builder.gep(values[0], [values[1]]), *numbers])
+            return context.get_dummy_value()
+
+        return types.void(U8, types.intp), codegen
 
     @intrinsic
     def store_split(typingctx: Any, pointer: Any, offset: Any, a: Any, b: Any) -> Any:
@@ -282,7 +309,8 @@ def _packing() -> dict[str, Any]:
         return types.void(U8, types.intp, U8, types.intp, types.intp, types.intp, types.intp, types.int64), codegen
 
     return {
-        "fill_row": fill_row, "store_halves": store_halves, "store_split": store_split, "store_byte_blocks": store_byte_blocks,
+        "fill_row": fill_row, "store_halves": store_halves, "store_half_blocks": store_half_blocks, "store_split": store_split,
+        "store_byte_blocks": store_byte_blocks, "prefetch_row": prefetch_row,
     }  # fmt: skip
 
 

@@ -185,6 +185,10 @@ def packing_primitives(width: int) -> dict[str, Callable[..., Any]]:
     def store_halves(p: Any, offset: int, a: np.ndarray, b: np.ndarray) -> None:
         _line(p, offset)[:] = to_bf16(np.concatenate([a, b]).astype(np.float32)).view(np.uint8)
 
+    def store_half_blocks(p: Any, offset: int, x: Any, first: int, second: int) -> None:
+        assert x.array.dtype.name == "bfloat16", "copies of other elements than bfloat16"
+        _line(p, offset)[:] = np.concatenate([x.array[x.span(at, width)] for at in (first, second)]).view(np.uint8)
+
     def store_split(p: Any, offset: int, a: np.ndarray, b: np.ndarray) -> None:
         x = np.concatenate([a, b]).astype(np.float32)
         high = to_bf16(x)
@@ -196,7 +200,8 @@ def packing_primitives(width: int) -> dict[str, Callable[..., Any]]:
         _line(p, offset)[:] = np.concatenate(blocks) ^ np.uint8(flips)
 
     return {
-        "fill_row": fill_row, "store_halves": store_halves, "store_split": store_split, "store_byte_blocks": store_byte_blocks,
+        "fill_row": fill_row, "store_halves": store_halves, "store_half_blocks": store_half_blocks, "store_split": store_split,
+        "store_byte_blocks": store_byte_blocks, "prefetch_row": lambda p, offset: None,
     }  # fmt: skip
 
 

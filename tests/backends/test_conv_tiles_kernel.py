@@ -149,6 +149,14 @@ def test_more_images_than_a_part_holds(batch: int) -> None:
     _within_bound(case, run_emulated(case, "avx512amx", request, threads=2))
 
 
+def test_channel_blocks_of_a_pixel_do_not_share_their_place_in_the_first_cache() -> None:
+    for pixels in (16, 32, 33, 49, 64, 196, 784):
+        case = dataclasses.replace(_conv((pixels,), 96, 64, (1,)), half=True)
+        (request,) = requests(case, "avx512amx")
+        plane = plan(case, "avx512amx", request)[1].arguments["plane_bytes"]
+        assert isinstance(plane, Extent) and int(plane.value) % 4096 == 2048  # type: ignore[arg-type]
+
+
 def _bytes_of_product(opcode: int, prefix: int, c: int, a: int, b: int) -> bytes:
     """VEX.128.prefix.0F38.W0 opcode: the result in ModRM.reg, the pixels in ModRM.rm, the weights in VEX.vvvv."""
     return bytes([0xC4, 0xE2, (~b & 15) << 3 | prefix, opcode, 0xC0 | c << 3 | a])

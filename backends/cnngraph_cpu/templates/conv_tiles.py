@@ -26,7 +26,9 @@ from cnngraph_cpu.language import (
     get_int,
     load,
     load_partial,
+    prefetch_row,
     store,
+    store_half_blocks,
     store_halves,
     store_split,
     tile_configure,
@@ -41,7 +43,7 @@ from cnngraph_cpu.language import (
 
 TILE_PIXELS, TILE_BYTES, ROW_BYTES = 16, 1024, 64
 
-W = TN = MT = SPLIT = BYTES = PIXEL = GUARD = 0  # fixed by the plan
+W = TN = MT = SPLIT = BYTES = PIXEL = GUARD = COPIED = 0  # fixed by the plan
 
 
 def fill_pixels(fill_at: int, filled: int) -> None:
@@ -55,12 +57,15 @@ def pack_pixels(source: int, step: int, to: int, copied: int) -> None:
     left = channels - kb * 2 * W
     if left >= 2 * W:
         for c in range(copied):
-            first = load(x, source + c * step)
-            second = load(x, source + c * step + plane_in)
-            if SPLIT:
-                store_split(packed, to + c * PIXEL, first, second)
+            if COPIED:
+                store_half_blocks(packed, to + c * PIXEL, x, source + c * step, source + c * step + plane_in)
             else:
-                store_halves(packed, to + c * PIXEL, first, second)
+                first = load(x, source + c * step)
+                second = load(x, source + c * step + plane_in)
+                if SPLIT:
+                    store_split(packed, to + c * PIXEL, first, second)
+                else:
+                    store_halves(packed, to + c * PIXEL, first, second)
     else:
         for c in range(copied):
             first = load_partial(x, source + c * step, left)
@@ -124,7 +129,7 @@ def products(MT: int, met: int, at: int) -> None:
 
 
 def multiply(MT: int, source: int, panel: int) -> None:
-    """The sums of MT tiles of pixels at ``source`` in scratch and one panel, into ``sums``."""
+    """The sums of MT tiles of pixels at ``source`` in scratch and one panel, in tiles; weights at ``fetched`` are fetched by the way."""
     for i in unroll(MT * TN):
         tile_zero(i)
     at = panel * panel_bytes
@@ -132,8 +137,15 @@ def multiply(MT: int, source: int, panel: int) -> None:
     for kb in range(used_blocks):
         for tap in range(taps):
             products(MT, block_at + get_int(tap_table, tap), at)
+            for c in range(0, ahead, ROW_BYTES):
+                prefetch_row(w, fetched + c)
+            fetched = fetched + ahead
             at = at + (1 + SPLIT) * TN * TILE_BYTES
         block_at = block_at + phases * plane_bytes
+
+
+def take_sums(MT: int) -> None:
+    """The sums of MT tiles of pixels from their tiles into ``sums``."""
     for m in unroll(MT):
         for n in unroll(TN):
             tile_store(m * TN + n, sums, (m * TILE_PIXELS * TN + n) * W, TN * ROW_BYTES)
@@ -148,22 +160,22 @@ def store_run(i: int, count: int, v: int) -> None:
         store(y, image * y_batch + inner_at + c * W, out)
 
 
-def store_pixels(base: int, last: int, image_here: int, panel: int) -> None:
-    """The pixels ``base`` .. ``last`` of a line, whose first image is ``image_here``; those beyond a row or an image are left out."""
-    place = base // pitch
-    col = base - place * pitch
+def store_pixels() -> None:
+    """What waits in ``sums``: pixels of a line from ``held_base`` on; those beyond a row or an image are left out."""
+    place = held_base // pitch
+    col = held_base - place * pitch
     image = place // line_rows
     row = place - image * line_rows
-    image = image + image_here
+    image = image + held_image
     i = 0
-    while i < last - base:
-        run = min(last - base - i, pitch - col)
-        if row < rows and col < cols_out:
+    while i < held:
+        run = min(held - i, pitch - col)
+        if row < held_rows and col < cols_out:
             count = min(run, cols_out - col)
             for v in unroll(TN):
-                if not GUARD or panel * TN + v < out_blocks:
-                    channel = (panel * TN + v) * W
-                    inner_at = (panel * TN + v) * plane_out + ((row0 + row) * cols_out + col) * W
+                if not GUARD or held_panel * TN + v < out_blocks:
+                    channel = (held_panel * TN + v) * W
+                    inner_at = (held_panel * TN + v) * plane_out + ((held_row + row) * cols_out + col) * W
                     store_run(i, count, v)
         i = i + run
         col = 0
@@ -173,24 +185,61 @@ def store_pixels(base: int, last: int, image_here: int, panel: int) -> None:
             image = image + 1
 
 
-def all_tiles(here: int) -> None:
-    """Every tile of pixels and every panel of the task; a chunk of panels stays in the private cache for all pixels."""
-    group0 = task % groups * panels_per_group
-    group_end = min(group0 + panels_per_group, panels)
+def all_tiles() -> None:
+    """Every tile of pixels and every panel of the task; a chunk of panels stays in the private cache for all pixels.
+
+    The sums of tiles are stored behind the products of the next, so that vectors work while the tile unit does; after the last task what
+    still waits.
+    """
+    if group0 < group_end:
+        lines = (here + line_images - 1) // line_images
+        most = (min(line_images, here) - 1) * image_step + (rows - 1) * pitch + cols_out
+        sharing = lines * ((most + 2 * TILE_PIXELS - 1) // (2 * TILE_PIXELS)) * ROW_BYTES
+        ahead = 0
+        if sharing <= (1 + SPLIT) * TN * TILE_BYTES:
+            ahead = ((1 + SPLIT) * TN * TILE_BYTES + sharing - 1) // sharing * ROW_BYTES
     chunk = group0
-    while chunk < group_end:
-        for line in range((here + line_images - 1) // line_images):
+    panel = group0
+    line = 0
+    base = 0
+    while chunk < group_end or (task == end_task and held > 0):
+        pixels = 0
+        if chunk < group_end:
+            chunk_end = min(chunk + panels_at_once, group_end)
+            if panel == chunk and line == 0 and base == 0:
+                fetched = chunk_end * panel_bytes
             first_image = line * line_images
             last_image = min(line_images, here - first_image) - 1
             pixels = last_image * image_step + (rows - 1) * pitch + cols_out
-            for base in range(0, pixels, 2 * TILE_PIXELS):
-                for panel in range(chunk, min(chunk + panels_at_once, group_end)):
-                    if pixels - base > TILE_PIXELS:
-                        multiply(2, line * line_bytes + base * PIXEL, panel)
-                    else:
-                        multiply(1, line * line_bytes + base * PIXEL, panel)
-                    store_pixels(base, min(base + 2 * TILE_PIXELS, pixels), image0 + first_image, panel)
-        chunk = chunk + panels_at_once
+            if pixels - base > TILE_PIXELS:
+                multiply(2, line * line_bytes + base * PIXEL, panel)
+            else:
+                multiply(1, line * line_bytes + base * PIXEL, panel)
+        if held > 0:
+            store_pixels()
+        held = 0
+        if chunk < group_end:
+            if pixels - base > TILE_PIXELS:
+                take_sums(2)
+            else:
+                take_sums(1)
+            held = min(2 * TILE_PIXELS, pixels - base)
+            held_base = base
+            held_panel = panel
+            held_image = image0 + first_image
+            held_row = row0
+            held_rows = rows
+            panel = panel + 1
+            if panel == chunk_end:
+                panel = chunk
+                base = base + 2 * TILE_PIXELS
+                if base >= pixels:
+                    base = 0
+                    line = line + 1
+                    if line == lines:
+                        line = 0
+                        chunk = chunk_end
+                        panel = chunk
 
 
 def all_tasks() -> None:
@@ -201,17 +250,23 @@ def all_tasks() -> None:
     image_parts = max(1, (images + together - 1) // together)
     shared = (images + image_parts - 1) // image_parts
     tasks = min(images, image_parts) * row_blocks * groups
+    end_task = tasks * (tid + 1) // threads
     have = -1
-    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+    held = held_base = held_panel = held_image = held_row = held_rows = 0
+    for task in range(tasks * tid // threads, end_task + 1):
         part = task // groups
         image0 = part // row_blocks * shared
         row0 = part % row_blocks * block_rows
         rows = min(block_rows, rows_out - row0)
         here = min(shared, images - image0)
-        if have != part:
-            have = part
-            pack_part(image0, row0, here)
-        all_tiles(here)
+        group0 = task % groups * panels_per_group
+        group_end = group0
+        if task < end_task:
+            group_end = min(group0 + panels_per_group, panels)
+            if have != part:
+                have = part
+                pack_part(image0, row0, here)
+        all_tiles()
     tile_release()
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import DType, ceil_div, product, round_up
+from cnngraph.ir.types import DType, ceil_div, product
 from cnngraph.kernels.emulate_tile import from_bf16, full_configuration, to_bf16
 from cnngraph.kernels.specialize import parameters
 from cnngraph.kernels.template import (
@@ -155,7 +155,7 @@ def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
     for block_rows in dict.fromkeys(ceil_div(rows, count) for count in range(1, rows + 1)):
         row_blocks = ceil_div(rows, block_rows)
         pixels = (block_rows - 1) * pitch + cols
-        plane = round_up(pixels, 2 * kernel.TILE_PIXELS) + shift
+        plane = _plane(pixels, shift)
         nbytes = plane * len(used) * k_blocks * kind.pixel_bytes
         if best is not None and nbytes > _LINE_BYTES and block_rows < rows:
             continue
@@ -175,12 +175,22 @@ def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
     return best if g.images == 1 or best.row_blocks > 1 else _together(best, kind, k_blocks)
 
 
+def _plane(pixels: int, shift: int) -> int:
+    """Pixels of a phase: whole pairs of tiles, and what taps meet beyond.
+
+    The channel blocks of a pair of tiles stay in the first cache for all panels of a 1x1 convolution, so they may not all begin in the
+    same half of its sets, as they would 4096 bytes apart.
+    """
+    pairs = ceil_div(pixels, 2 * kernel.TILE_PIXELS)
+    return (pairs if shift else pairs | 1) * 2 * kernel.TILE_PIXELS + shift
+
+
 def _together(lines: Lines, kind: Kind, k_blocks: int) -> Lines:
     """As many whole images as a part holds: their tiles are fuller, and weights are read once for all."""
     pixels = lines.rows * lines.pitch
     image_bytes = lines.plane * len(lines.phases) * k_blocks * kind.pixel_bytes
     count = max(1, min(_PART_IMAGES, _PART_PIXELS // pixels, _LINE_BYTES // image_bytes))
-    plane = round_up(count * pixels, 2 * kernel.TILE_PIXELS) if lines.shift == 0 else lines.plane
+    plane = _plane(count * pixels, 0) if lines.shift == 0 else lines.plane
     return replace(lines, together=count, plane=plane)
 
 
@@ -219,8 +229,8 @@ _DIRECT = ConvDirect()
 HELPERS = {
     f.__name__: f
     for f in (
-        kernel.fill_pixels, kernel.pack_pixels, kernel.pack_part, kernel.dot, kernel.products, kernel.multiply, kernel.store_run,
-        kernel.store_pixels, kernel.all_tiles, kernel.all_tasks,
+        kernel.fill_pixels, kernel.pack_pixels, kernel.pack_part, kernel.dot, kernel.products, kernel.multiply, kernel.take_sums,
+        kernel.store_run, kernel.store_pixels, kernel.all_tiles, kernel.all_tasks,
     )
 }  # fmt: skip
 
@@ -279,6 +289,8 @@ def call_of(
     assert isinstance(table, Packed)
     guard = int(ceil_div(g.out_channels, width) % across != 0)
     constants = [("TN", across), ("SPLIT", int(kind is SPLIT)), ("PIXEL", kind.pixel_bytes), ("GUARD", guard)]
+    if kind is HALVES and x.type.dtype is DType.BF16:
+        constants.append(("COPIED", 1))
     kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, across)
     dense = gather_weights(weights.astype(np.float32), g, table.data, used, panels, across * width, kind.channels)
     given: dict[str, Argument] = {
