@@ -113,6 +113,47 @@ def test_padded_images_are_read_in_place(
     run_emulated(case, "avx512", request)
 
 
+@pytest.mark.parametrize(
+    ("channels", "stride", "pads", "dilation", "size", "in_place"),
+    [
+        (6, (1, 1), (0, 0, 0, 0), (1, 1), (14, 33), True),
+        (3, (2, 2), (0, 0, 0, 0), (2, 1), (15, 34), True),
+        (1, (1, 1), (0, 0, 0, 0), (1, 1), (12, 40), True),
+        (9, (1, 1), (0, 0, 0, 0), (1, 1), (12, 20), False),  # more planes than lines of cache that begin in the same set
+        (5, (2, 1), (2, 1, 2, 1), (1, 1), (11, 21), False),
+        (1, (1, 1), (1, 17, 1, 17), (1, 1), (9, 5), False),  # padding of more than a vector
+        (4, (1, 2), (0, 3, 2, 0), (1, 3), (7, 48), False),
+        (3, (1, 1, 1), (0, 0, 0, 0, 0, 0), (1, 1, 1), (4, 8, 18), False),
+        (2, (1, 1, 2), (1, 1, 1, 1, 1, 1), (1, 2, 1), (3, 9, 21), False),
+    ],
+)
+def test_plain_images_are_read_plane_by_plane(
+    channels: int, stride: tuple[int, ...], pads: tuple[int, ...], dilation: tuple[int, ...], size: tuple[int, ...], in_place: bool
+) -> None:
+    """Without padding in place, else from rows copied as they are; single channels along contiguous taps."""
+    kernel = (3,) * len(size)
+    outputs = 50_000 // (int(np.prod(size)) // int(np.prod(stride)) * channels * len(size) ** 2) + 17  # more work than small problems
+    weights = (_RNG.standard_normal((outputs, channels, *kernel)) / 8).astype(np.float32)
+    case = Case("conv_direct", Conv(kernel, stride, pads, dilation, 1, None), ((BATCH, channels, *size), weights, None))
+    for isa in ("avx512", "avx2", "sse4"):
+        if (request := requests(case, isa)[0]).inputs[0] == PLAIN:
+            constants = dict(plan(case, isa, request)[1].spec.constants)
+            assert constants["SOURCE"] == (0 if in_place else 2)
+            assert constants["MERGED"] == (channels == 1) and constants.get("PLANAR", 0) == (channels > 1)
+            run_emulated(case, isa, request)
+        else:
+            assert channels >= {"avx512": 16, "avx2": 8, "sse4": 4}[isa]
+
+
+def test_small_problems_are_read_plane_by_plane() -> None:
+    weights = _RNG.standard_normal((16, 2, 3, 3)).astype(np.float32)
+    for pads in ((0, 0, 0, 0), (1, 1, 1, 1)):
+        case = Case("conv_direct", Conv((3, 3), (1, 1), pads, (1, 1), 1, None), ((BATCH, 2, 6, 9), weights, None))
+        request = requests(case, "avx512")[0]
+        assert plan(case, "avx512", request)[1].spec.constant("TAIL_COLS") == ANY_TAIL
+        run_emulated(case, "avx512", request)
+
+
 def test_blocks_that_begin_in_the_same_sets_collide() -> None:
     way = 128 * 1024
     assert collide(16, 2 * way, 4096)

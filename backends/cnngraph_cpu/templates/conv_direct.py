@@ -9,8 +9,10 @@ With P = 2 scratch and weights are bfloat16, and a step takes two input channels
 with pairs of weights, ``[tile][channel block][row tap][column tap][pair of channels][TV*W][2]``. Where taps and channels merge, the last
 pair of a line may be a half, whose other weight is 0.
 
-Scratch is ``[channel block][row][column][CB]``. CB is W for a blocked input; for a plain input with fewer than W
-channels (an image) CB is the channel count and the column taps merge with the channels into one contiguous loop.
+Scratch is ``[channel block][row][column][CB]``. CB is W for a blocked input. A plain input with fewer than W channels (an image) is read
+as it is, or copied row by row: PLANAR, ``[channel][row][column]``, so that a step to the next channel is one to the next plane. The column
+taps of a single channel are one contiguous loop (MERGED). With P = 2 an image's channels become innermost, CB is their count, and the
+column taps merge with them.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from cnngraph_cpu.language import (
     get_int,
     load,
     load_pairs,
+    load_partial,
     put,
     registers,
     splat,
@@ -37,7 +40,7 @@ from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, 
 
 P = 1
 W = TV = U = GROUPED = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = 0  # fixed by the plan
-DEPTH = SKIP_ROWS = SKIP_COLUMNS = 0  # likewise
+DEPTH = SKIP_ROWS = SKIP_COLUMNS = PLANAR = 0  # likewise
 
 
 def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
@@ -65,7 +68,42 @@ def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> No
 
 
 def pack_plain(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
-    """As :func:`pack_blocked` from a plain image; channels become innermost."""
+    """As :func:`pack_blocked` from a plain image."""
+    if P == 2:
+        pack_pairs(x, packed, image, row0)
+    else:
+        pack_planes(x, packed, image, row0)
+
+
+def pack_planes(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
+    """Whole vectors of the rows of each channel. What a row's last vector writes behind its end the next row overwrites."""
+    whole = copied // W * W
+    for ch in range(channels):
+        for r in range(scratch_rows):
+            if DEPTH:
+                z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
+                iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
+            else:
+                z = 0
+                iy = row0 * SY + r - pad_y
+            to = ch * channel_step + r * row_step
+            if iy < 0 or iy >= height or z < 0 or z >= depth:
+                for c in range(0, scratch_width, W):
+                    store(packed, to + c, splat(0.0))
+            else:
+                at = image * x_batch + ((ch * depth + z) * height + iy) * width
+                for c in range(0, pad_x, W):
+                    store(packed, to + c, splat(0.0))
+                for c in range(0, whole, W):
+                    store(packed, to + pad_x + c, load(x, at + c))
+                if whole < copied:
+                    store(packed, to + pad_x + whole, load_partial(x, at + whole, copied - whole))
+                for c in range(pad_x + copied, scratch_width, W):
+                    store(packed, to + c, splat(0.0))
+
+
+def pack_pairs(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
+    """Channels become innermost."""
     for r in range(scratch_rows):
         if DEPTH:
             z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
@@ -78,15 +116,15 @@ def pack_plain(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None
             for c in range(scratch_width * CB):
                 put(packed, to + c, 0.0)
         else:
-            for c in range((pad_x + copied if P == 2 and not MERGED else pad_x) * CB):
+            for c in range((pad_x if MERGED else pad_x + copied) * CB):
                 put(packed, to + c, 0.0)
-            for ch in range(channels if P == 2 else CB):
+            for ch in range(channels):
                 at = image * x_batch + ((ch * depth + z) * height + iy) * width
                 for c in range(copied):
                     put(packed, to + (pad_x + c) * CB + ch, get(x, at + c))
             for c in range((pad_x + copied) * CB, scratch_width * CB):
                 put(packed, to + c, 0.0)
-    if P == 2 and MERGED:  # the last pair of the last line may have half of it behind its end
+    if MERGED:  # the last pair of the last line may have half of it behind its end
         put(packed, scratch_rows * scratch_width * CB, 0.0)
 
 
@@ -106,12 +144,12 @@ def products(ROWS: int, TOP: int, BOTTOM: int, FIRST: int, END: int) -> None:
                         for v in unroll(TV):
                             acc[v, r, c] = dot2(acc[v, r, c], pair, weight[v])
                     else:
-                        value = broadcast(source, line[r] + c * SX * CB + u)
+                        value = broadcast(source, line[r] + c * SX * CB + u * (channel_step if PLANAR else 1))
                         for v in unroll(TV):
                             acc[v, r, c] = fma(weight[v], value, acc[v, r, c])
         at = at + U * TV * W * P
         for r in unroll(ROWS):
-            line[r] = line[r] + U * P
+            line[r] = line[r] + U * (channel_step if PLANAR else P)
 
 
 def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
@@ -135,7 +173,7 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
         base = source_at + cb * block_step + row * SY * row_step + col * SX * CB
         if GROUPED:
             base = base + skipped
-        walk_taps(ROWS, COLS, P, TV * W * P, row, col, base)
+        walk_taps(ROWS, COLS, channel_step if PLANAR else P, TV * W * P, row, col, base)
     for v in unroll(TV):
         if not GUARD or tile * TV + v < out_blocks:
             for r in unroll(ROWS):
@@ -152,10 +190,10 @@ def conv_direct(
     depth: int, height: int, width: int, rows_out: int, height_out: int, row_out: int, full_cols: int, grid_cols: int,
     taps: int, taps_y: int, taps_x: int, tap_x: int, tap_step: int, inner_count: int, tile_weights: int,
     stride_d: int, dilation_d: int, dilation_y: int, pad_d: int, pad_y: int, pad_x: int, copied: int,
-    row_step: int, block_step: int, scratch_rows: int, scratch_width: int,
+    row_step: int, block_step: int, channel_step: int, scratch_rows: int, scratch_width: int,
     block_rows: int, tiles_per_group: int, SX: int, SY: int, CB: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``tap_step``/``row_step``/``block_step``/``tap_x`` are distances in elements of the source the kernel reads.
+    """``tap_step``/``row_step``/``block_step``/``channel_step``/``tap_x`` are distances in elements of the source the kernel reads.
 
     The strides SX, SY and the pixel size CB are arguments too, so that small problems can share one kernel; for others
     the plan makes them constants.

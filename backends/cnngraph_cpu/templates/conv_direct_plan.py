@@ -49,6 +49,8 @@ from cnngraph_cpu.templates.conv_register_tiles import (
 )
 from cnngraph_cpu.templates.tile_loops import take_rows, tile_row, tile_rows, walk_taps
 
+_PLANES = 8
+"""Planes of channels that are read where they are at most: as many as lines of cache that begin in the same set."""
 _BANDS = {"half the rows a block": 0.5, "twice the rows a block": 2.0}
 
 
@@ -63,7 +65,8 @@ class ConvDirect:
         {
             f.__name__: f
             for f in (
-                take_rows, tile_rows, tile_row, walk_taps, kernel.pack_blocked, kernel.pack_plain, kernel.products, kernel.register_tile,
+                take_rows, tile_rows, tile_row, walk_taps, kernel.pack_blocked, kernel.pack_plain, kernel.pack_planes, kernel.pack_pairs,
+                kernel.products, kernel.register_tile,
             )
         },
         "Direct convolution, register-tiled over output pixels and channels.",
@@ -98,16 +101,18 @@ class ConvDirect:
         Images with a vector of channels and more are blocked once layouts are chosen, though not yet while they are.
         """
         x = node.input(0).type
-        element = DType.BF16 if self.step == 2 else DType.F32
-        return x.dtype is not element or (x.layout.plain and geometry(node).channels < target.width)
+        element, planes = (DType.BF16, 0) if self.step == 2 else (DType.F32, _PLANES)
+        return x.dtype is not element or (x.layout.plain and planes < geometry(node).channels < target.width)
 
     def _problem(self, node: Node, target: Target) -> Geometry:
         """The convolution's geometry; rows copied to scratch are those of the image, whose pixels may then not be taken as one row."""
         g = geometry(node)
         return replace(g, pad_end=(0, 0, 1)) if g.pointwise and self._copies(node, target) else g
 
-    def _in_place(self, g: Geometry, tile: Tile, target: Target) -> bool:
+    def _in_place(self, g: Geometry, tile: Tile, target: Target, plain: bool) -> bool:
         """Whether the kernel reads the image where it is: no padding that it would read, no blocks that drive each other from the cache."""
+        if plain and any(g.pad + g.pad_end):
+            return False
         if g.pointwise:
             return True
         if not any(g.pad + g.pad_end):
@@ -165,9 +170,11 @@ class ConvDirect:
         element = DType.BF16 if step == 2 else DType.F32
         copies = self._copies(node, target)
         tile, small = self._tile(g, target), is_small(g)
-        merged = plain and g.dilation[2] == 1
-        in_place = not copies and self._in_place(g, tile, target)
+        planar = plain and step == 1
+        merged = plain and g.dilation[2] == 1 and (step == 2 or g.channels == 1)
+        in_place = not copies and self._in_place(g, tile, target, plain)
         cb = round_up(g.channels, 1 if merged else step) if plain else width
+        pixel = 1 if planar else cb  # elements from a pixel of the source to the next
         blocks = 1 if plain else ceil_div(g.channels, width)
         out_blocks = ceil_div(g.out_channels, width)
         tiles = ceil_div(out_blocks, tile.vectors)
@@ -184,7 +191,7 @@ class ConvDirect:
             return pack_weights(weights, g, spans, tile.vectors * width, cb, step, merged).astype(element.numpy, copy=False)
 
         tile_weights = product(g.kernel[:2]) * line_of(g, spans, cb, step, merged) * tile.vectors * width
-        taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * cb, cb // step
+        taps_x, tap_x, inner = g.kernel[2], g.dilation[2] * pixel, cb // step
         if merged:
             inner, taps_x = ceil_div(g.kernel[2] * cb, step), 1
         divided, most = (inner, (4, 3, 2, 1)) if merged or plain else (g.channels // step, (4, 2, 1))
@@ -197,24 +204,26 @@ class ConvDirect:
         reach = (g.kernel[1] - 1) * g.dilation[1] + 1
         if in_place:
             columns = g.size[2] if not g.pointwise else tile.grid_cols
-            row_step = columns * width
-            block_step = product(g.size) * width
+            row_step = columns * pixel
+            block_step = product(g.size) * pixel
             tap_step = g.dilation[1] * row_step
+            pixel_bytes = used * cb * element.itemsize
             if g.kernel[1] > 1:
-                fit = rows_in_scratch(tile, reach, g.stride[1], row_step * used * element.itemsize, target)
+                fit = rows_in_scratch(tile, reach, g.stride[1], columns * pixel_bytes, target)
             else:
-                fit = rows_in_place(tile, tile.grid_rows, tile.cols * tile.rows * used * width * element.itemsize, target)
+                fit = rows_in_place(tile, tile.grid_rows, tile.cols * tile.rows * pixel_bytes, target)
             block_rows = self._scaled(halved(fit, tile, tiles), tile)
             scratch_rows = scratch_width = copied = 0
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
-            row_step = scratch_width * cb
+            row_step = scratch_width * pixel
             tap_step = row_step if deep else g.dilation[1] * row_step
-            row_bytes = row_step * blocks * element.itemsize
+            row_bytes = scratch_width * cb * blocks * element.itemsize
             block_rows = 1 if deep else self._scaled(rows_in_scratch(tile, reach, g.stride[1], row_bytes, target), tile)
             scratch_rows = g.kernel[0] * g.kernel[1] if deep else (block_rows - 1) * g.stride[1] + reach
             block_step = scratch_rows * row_step
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
+        scratch = scratch_rows * scratch_width * cb * blocks + (width if planar else step - 1)
         row_blocks = ceil_div(tile.grid_rows, block_rows)
         constants = [
             ("TR", tile.rows), ("TC", tile.cols), ("TV", tile.vectors), ("TAIL_COLS", tile.tail),
@@ -225,10 +234,12 @@ class ConvDirect:
             constants = [(name, 1 if name == "GUARD" else value) for name, value in constants]
         if step == 2:
             constants.append(("P", 2))
+        if planar and not merged:
+            constants.append(("PLANAR", 1))
         if grouped:
             constants.append(("GROUPED", 1))
         if not small:
-            constants += [*skips(g, merged, in_place), ("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", cb)]
+            constants += [*skips(g, merged, in_place), ("SX", g.stride[2]), ("SY", g.stride[1]), ("CB", pixel)]
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile.vectors)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),
@@ -236,7 +247,7 @@ class ConvDirect:
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tile.vectors),
             "y": Pointer(y),
             "block_table": Packed(table),
-            "packed": Scratch(max(4, (scratch_rows * row_step * blocks + step - 1) * element.itemsize), element),
+            "packed": Scratch(max(4, scratch * element.itemsize), element),
             "images": Extent(g.images),
             "x_batch": BatchStride(x),
             "y_batch": BatchStride(y),
@@ -249,9 +260,10 @@ class ConvDirect:
             "taps_y": g.kernel[1], "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "inner_count": inner,
             "tile_weights": tile_weights, "stride_d": g.stride[0], "dilation_d": g.dilation[0], "dilation_y": g.dilation[1],
             "pad_d": g.pad[0], "pad_y": g.pad[1], "pad_x": g.pad[2] if in_place else min(g.pad[2], scratch_width), "copied": copied,
-            "row_step": row_step, "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width,
+            "row_step": row_step, "block_step": block_step, "channel_step": product(g.size) if in_place else scratch_rows * scratch_width,
+            "scratch_rows": scratch_rows, "scratch_width": scratch_width,
             "block_rows": block_rows, "tiles_per_group": tiles_per_group_of(tiles, row_blocks),
-            "SX": g.stride[2], "SY": g.stride[1], "CB": cb,
+            "SX": g.stride[2], "SY": g.stride[1], "CB": pixel,
         }  # fmt: skip
         arguments.update({name: Extent(value) for name, value in numbers.items()})
         arguments.update(operands)
