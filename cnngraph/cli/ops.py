@@ -9,7 +9,7 @@ import click
 from cnngraph.cli.output import emit, json_option, table
 
 _AT_RUN_TIME = {
-    "tail": "computed at once if its inputs are known; else after the compiled part, with all that reads it",
+    "tail": "computed at once if its inputs are known, of sequences their lengths; else after the compiled part, with all that reads it",
     "control flow": "unrolled if conditions and trip counts are known; else after the compiled part, with all that reads it",
 }
 

@@ -33,21 +33,22 @@ def _graph(node: RawNode, name: str) -> onnx.GraphProto:
     raise InvalidModelError(f"the graph '{name}' is missing")
 
 
-def _attribute(node: RawNode, name: str, default: Any) -> Any:
-    for attribute in node.proto.attribute:
-        if attribute.name == name:
-            return helper.get_attribute_value(attribute)
+def attribute(node: RawNode, name: str, default: Any) -> Any:
+    """The value of an attribute of ``node``."""
+    for given in node.proto.attribute:
+        if given.name == name:
+            return helper.get_attribute_value(given)
     return default
 
 
-def _number(known: Known) -> Any:
+def number(known: Known) -> Any:
     """The single number of a tensor if it is known, else None."""
     if isinstance(known, Tensor) and known.content is not None and not known.content.symbolic and known.content.array.size == 1:
         return known.content.array.reshape(())[()]
     return None
 
 
-def _emit(importer: NodeImporter, scope: Scope, label: str, op: str, inputs: Sequence[Known], **attributes: Any) -> Known:
+def emit(importer: NodeImporter, scope: Scope, label: str, op: str, inputs: Sequence[Known], **attributes: Any) -> Known:
     """One node of this module's own, in a scope of its own."""
     inner = scope.function(label, _PLAIN)
     names = [f"x{i}" for i in range(len(inputs))]
@@ -65,7 +66,7 @@ def _body(importer: NodeImporter, graph: onnx.GraphProto, scope: Scope, label: s
 
 
 def _if(importer: NodeImporter, node: RawNode, scope: Scope, inputs: Sequence[Known]) -> Sequence[Known] | None:
-    condition = _number(inputs[0])
+    condition = number(inputs[0])
     if condition is None:
         return None
     return _body(importer, _graph(node, "then_branch" if condition else "else_branch"), scope, scope.path + node.label, ())
@@ -74,8 +75,8 @@ def _if(importer: NodeImporter, node: RawNode, scope: Scope, inputs: Sequence[Kn
 def _loop(importer: NodeImporter, node: RawNode, scope: Scope, inputs: Sequence[Known]) -> Sequence[Known] | None:
     body = _graph(node, "body")
     given = [*inputs, None, None][: max(len(inputs), 2)]
-    trips = _number(given[0]) if node.inputs and node.inputs[0] else np.int64(1 << 62)
-    condition = _number(given[1]) if len(node.inputs) > 1 and node.inputs[1] else np.True_
+    trips = number(given[0]) if node.inputs and node.inputs[0] else np.int64(1 << 62)
+    condition = number(given[1]) if len(node.inputs) > 1 and node.inputs[1] else np.True_
     if trips is None or condition is None or any(isinstance(t, Late) for t in inputs):
         return None
     carried: list[Known] = list(given[2:])
@@ -88,7 +89,7 @@ def _loop(importer: NodeImporter, node: RawNode, scope: Scope, inputs: Sequence[
             return None
         arguments = [importer.constant(np.array(count, np.int64)), importer.constant(np.array(bool(condition))), *carried]
         results = _body(importer, body, scope, f"{label}/{count}", arguments)
-        condition = _number(results[0])
+        condition = number(results[0])
         if condition is None or any(isinstance(r, Late) for r in results):
             del importer.problems[before:]  # the tail runs it after all; what was refused while unrolling does not count
             return None
@@ -105,22 +106,22 @@ def _stacked(importer: NodeImporter, scope: Scope, label: str, row: Sequence[Kno
     if any(part is None for part in row):
         return None
     axes = importer.constant(np.array([axis], np.int64))
-    parts = [_emit(importer, scope, label, "Unsqueeze", [part, axes]) for part in row]
-    return parts[0] if len(parts) == 1 else _emit(importer, scope, label, "Concat", parts, axis=axis)
+    parts = [emit(importer, scope, label, "Unsqueeze", [part, axes]) for part in row]
+    return parts[0] if len(parts) == 1 else emit(importer, scope, label, "Concat", parts, axis=axis)
 
 
 def _scan(importer: NodeImporter, node: RawNode, scope: Scope, inputs: Sequence[Known]) -> Sequence[Known] | None:
     if scope.opset < 9 or any(not isinstance(t, Tensor) for t in inputs):
         return None
-    body, count = _graph(node, "body"), int(_attribute(node, "num_scan_inputs", 0))
+    body, count = _graph(node, "body"), int(attribute(node, "num_scan_inputs", 0))
     if not 0 < count <= len(inputs) or len(body.output) < len(inputs) - count:
         raise InvalidModelError("num_scan_inputs does not fit the node's inputs and outputs")
     states, scanned = list(inputs[: len(inputs) - count]), [t for t in inputs[len(inputs) - count :] if isinstance(t, Tensor)]
     outputs = len(body.output) - len(states)
-    axes = _attribute(node, "scan_input_axes", [0] * count)
-    directions = _attribute(node, "scan_input_directions", [0] * count)
-    out_axes = _attribute(node, "scan_output_axes", [0] * outputs)
-    out_directions = _attribute(node, "scan_output_directions", [0] * outputs)
+    axes = attribute(node, "scan_input_axes", [0] * count)
+    directions = attribute(node, "scan_input_directions", [0] * count)
+    out_axes = attribute(node, "scan_output_axes", [0] * outputs)
+    out_directions = attribute(node, "scan_output_directions", [0] * outputs)
     if not len(axes) == len(directions) == count or not len(out_axes) == len(out_directions) == outputs:
         raise InvalidModelError("the axes and directions do not fit the scan inputs and outputs")
     if any(not -t.type.rank <= axis < t.type.rank for t, axis in zip(scanned, axes, strict=True)):
@@ -135,7 +136,7 @@ def _scan(importer: NodeImporter, node: RawNode, scope: Scope, inputs: Sequence[
         slices = []
         for tensor, axis, backward in zip(scanned, axes, directions, strict=True):
             index = importer.constant(np.array(length - 1 - step if backward else step, np.int64))
-            slices.append(_emit(importer, scope, label, "Gather", [tensor, index], axis=axis))
+            slices.append(emit(importer, scope, label, "Gather", [tensor, index], axis=axis))
         results = _body(importer, body, scope, f"{label}/{step}", [*states, *slices])
         if any(isinstance(r, Late) for r in results):
             del importer.problems[before:]  # the tail runs it after all; what was refused while unrolling does not count

@@ -16,7 +16,7 @@ from cnngraph.frontend.nodes import NodeImporter
 from cnngraph.frontend.ordering import order_nodes, raw_nodes
 from cnngraph.frontend.reader import Source, read_model
 from cnngraph.frontend.registry import NEWEST_OPSET, OLDEST_OPSET
-from cnngraph.frontend.scope import Late, Scope
+from cnngraph.frontend.scope import Late, Parts, Scope
 from cnngraph.frontend.signature import RequestedShape, declared_type, is_direct, resolve_inputs
 from cnngraph.frontend.tensors import TensorReader, text
 from cnngraph.frontend.upgrade import upgraded
@@ -175,6 +175,8 @@ class _Importer:
         for info, name in zip(self._proto.output, names, strict=True):
             known = self._scope[name]
             assert known is not None
+            if isinstance(known, Parts):
+                known = self._nodes.late(known, self._scope)
             results[name] = known
             declared: tuple[DType, DeclaredShape] | None = None
             if info.type.WhichOneof("value") is not None and not (isinstance(known, Late) and is_direct(info)):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+from onnx import helper
 
 import cnngraph.frontend.importers  # noqa: F401  registers every importer
 from cnngraph.eager.registry import EAGER
@@ -17,8 +18,9 @@ from cnngraph.frontend.context import ContentUnknown, NodeContext, Tensor
 from cnngraph.frontend.control_flow import CONTROL_FLOW
 from cnngraph.frontend.importers.shape import shape_contents
 from cnngraph.frontend.ordering import RawNode, order_nodes, raw_nodes
-from cnngraph.frontend.registry import find_importer
-from cnngraph.frontend.scope import Known, Late, Scope, captured
+from cnngraph.frontend.registry import NEWEST_OPSET, find_importer
+from cnngraph.frontend.scope import Known, Late, Parts, Scope, captured
+from cnngraph.frontend.sequences import SEQUENCES
 from cnngraph.frontend.tail_builder import TailBuilder
 from cnngraph.frontend.tensors import TensorReader
 from cnngraph.ir.graph import Graph, Value
@@ -168,7 +170,12 @@ class NodeImporter:
         if node.op in CONTROL_FLOW:
             unrolled = CONTROL_FLOW[node.op](self, node, scope, inputs)
             return self.defer(node, scope) if unrolled is None else unrolled
-        if any(isinstance(t, Late) for t in (*inputs, *around.values())):
+        if node.op in SEQUENCES:
+            followed = SEQUENCES[node.op](self, node, scope, inputs)
+            return self.defer(node, scope) if followed is None else followed
+        if node.op == "Identity" and isinstance(inputs[0], Parts):
+            return inputs
+        if any(isinstance(t, (Late, Parts)) for t in (*inputs, *around.values())):
             return self.defer(node, scope)
         tensors = [t if isinstance(t, Tensor) else None for t in inputs]
         opset = scope.opset if node.standard else scope.opsets.get(node.proto.domain, 1)
@@ -282,7 +289,7 @@ class NodeImporter:
             return None
         return [self.constant(r) for r in results]
 
-    def defer(self, node: RawNode, scope: Scope) -> list[Known]:
+    def defer(self, node: RawNode, scope: Scope) -> list[Late]:
         """Leave ``node`` to the tail, which computes it at run time."""
         names = {name for name in (*node.inputs, *captured(node.proto)) if name and name in scope}
         operands: dict[str, Tensor | Late] = {}
@@ -292,8 +299,18 @@ class NodeImporter:
                 raise InternalError(f"'{printable(name)}' was refused", node=scope.path + node.label)
             if isinstance(known, Tensor):
                 self.materialize(known, scope.path + node.label)
-            operands[name] = known
-        return list(self.tail.add(node, scope, operands))
+            operands[name] = self.late(known, scope) if isinstance(known, Parts) else known
+        return self.tail.add(node, scope, operands)
+
+    def late(self, sequence: Parts, scope: Scope) -> Late:
+        """``sequence`` as the tail knows it."""
+        if sequence.late is None:
+            names = [f"x{i}" for i in range(len(sequence.tensors))]
+            inner = scope.function(scope.path + "sequence", {"": NEWEST_OPSET})
+            inner.tensors.update(zip(names, sequence.tensors, strict=True))
+            (made,) = raw_nodes([helper.make_node("SequenceConstruct" if names else "SequenceEmpty", names, ["y"])])
+            (sequence.late,) = self.defer(made, inner)
+        return sequence.late
 
     def _bind(self, node: RawNode, scope: Scope, results: Sequence[Known]) -> None:
         for index, name in enumerate(node.outputs):

@@ -27,7 +27,20 @@ class Late:
     depends: frozenset[str] = frozenset()
 
 
-Known = Tensor | Late | None
+@dataclass(eq=False)
+class Parts:
+    """A sequence of known length.
+
+    Attributes:
+        tensors: its elements.
+        late: the same for the tail, once that needs it.
+    """
+
+    tensors: tuple[Tensor, ...]
+    late: Late | None = None
+
+
+Known = Tensor | Late | Parts | None
 """What a name stands for; None is the result of a refused node."""
 
 
