@@ -34,10 +34,13 @@ from cnngraph_cpu.templates.conv_register_tiles import tiles_per_group_of
 
 _L2 = 2 << 20
 """Bytes of the private cache of every CPU that has tiles."""
-_LINE_BYTES, _CHUNK_BYTES = _L2 * 3 // 8, _L2 // 4
-"""Room in it for packed pixels, and for the panels of weights that all of them meet before the next panels."""
+_LINE_BYTES, _CHUNK_BYTES = _L2 * 3 // 8, _L2 // 8
+"""Room in it for packed pixels, and for the panels of weights that all of them meet before the next panels, which come meanwhile."""
 _PART_PIXELS, _PART_IMAGES = 1024, 16
-_WEIGHT_BYTES_PER_CYCLE = 12.0
+_WEIGHT_BYTES_PER_CYCLE = 9.0
+"""From beyond the private cache: what the first version took for 512 channels at 7x7 beyond what it took at 14x14."""
+_STORE_CYCLES = 3.0
+"""Of a pixel and vector of channels, for what the tile unit waits (estimated)."""
 LEAST_CHANNELS = 16
 LEAST_SPLIT_CHANNELS = 64
 """Of float32. What the pairs round off grows in the layers after it; narrow layers, the first one above all, add most to it for the least
@@ -57,8 +60,8 @@ class Kind:
         pixel_bytes: of a pixel in scratch, for these channels.
         products: tile products for each tile of channels, taps and sums.
         step_cycles: estimated cycles of a step: 32 channels (64 of bytes), one tap, 32 pixels, 32 output channels. The unit's rate is
-            16 a product; from measurements of the first version follow 250 for twelve products, and about 120 for four, which wait for
-            the cache.
+            16 a product. The first version was measured with 190 to 284 for twelve products and 64 to 103 for four, the more the more of
+            pixels and weights came from the private cache at some 43 bytes a cycle; of 3x3 convolutions now only the weights do.
         pack_cycles: estimated cycles to pack a pixel of these channels.
     """
 
@@ -70,9 +73,9 @@ class Kind:
     pack_cycles: float
 
 
-SPLIT = Kind("float32 as bfloat16 pairs", 32, 128, 3, 250.0, 14.0)
-HALVES = Kind("bfloat16", 32, 64, 1, 120.0, 9.0)
-BYTES = Kind("bytes", 64, 64, 1, 120.0, 8.0)
+SPLIT = Kind("float32 as bfloat16 pairs", 32, 128, 3, 215.0, 7.0)
+HALVES = Kind("bfloat16", 32, 64, 1, 80.0, 3.0)
+BYTES = Kind("bytes", 64, 64, 1, 80.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
     shift = reach * pitch + reach_x
     panels, blocks, across = steps_of(g, kind, width)
     weights = panels * blocks * len(taps) * across * kernel.TILE_BYTES * (2 if kind is SPLIT else 1)
-    stream = weights / _WEIGHT_BYTES_PER_CYCLE if weights > _L2 // 2 else 0.0
+    stream = weights / _WEIGHT_BYTES_PER_CYCLE
     best: Lines | None = None
     for block_rows in dict.fromkeys(ceil_div(rows, count) for count in range(1, rows + 1)):
         row_blocks = ceil_div(rows, block_rows)
@@ -160,8 +163,10 @@ def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
         if best is not None and nbytes > _LINE_BYTES and block_rows < rows:
             continue
         step = kind.step_cycles * across / 2
-        work = panels * blocks * len(taps) * step * ceil_div(pixels, kernel.TILE_PIXELS) / 2
-        work += (block_rows + reach) * pitch * len(used) * k_blocks * kind.pack_cycles + panels * across * pixels * 5.0 + stream
+        work = panels * blocks * len(taps) * step * ceil_div(pixels, kernel.TILE_PIXELS) / 2 + panels * across * pixels * _STORE_CYCLES
+        stays = weights <= _L2 // 2
+        work = max(work, stream / row_blocks if stays else stream)  # the weights come meanwhile
+        work += (block_rows + reach) * pitch * len(used) * k_blocks * kind.pack_cycles
         cycles = row_blocks * work
         crowded = nbytes > _LINE_BYTES
         few = row_blocks * panels < 8 or (row_blocks > 1 and row_blocks % 2 == 1)
