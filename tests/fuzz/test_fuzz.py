@@ -23,7 +23,7 @@ pytest.importorskip("onnxruntime")
 SLICE = 12
 """Cases of each operator in the default test run."""
 
-COMPILED = ("Add", "AveragePool", "Conv", "Gemm", "MaxPool", "QLinearConv", "ReduceMean", "Resize", "Softmax", "Transpose")
+COMPILED = ("Add", "AveragePool", "Conv", "Gemm", "LSTM", "MaxPool", "QLinearConv", "ReduceMean", "Resize", "Softmax", "Transpose")
 
 
 def test_every_operator_is_drawn_or_says_why_not() -> None:

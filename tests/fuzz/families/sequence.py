@@ -17,7 +17,7 @@ ACTIVATIONS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid",
 @strategy("RNN", "GRU", "LSTM")
 def recurrent(d: Draw) -> Case:
     dtype = d.dtype(0, WIDE)
-    length, batch, size, hidden = d.int(1, 4), d.int(1, 3), d.int(1, 4), d.int(1, 4)
+    length, batch, size, hidden = d.int(1, 4), d.int(1, 7), d.int(1, 4), d.pick(1, 2, 3, 4, 9, 20)
     direction = d.pick("forward", "reverse", "bidirectional")
     ways, rows = 2 if direction == "bidirectional" else 1, GATES[d.op] * hidden
     first = d.opset >= 14 and d.flag(0.2)
