@@ -37,6 +37,11 @@ def _rows(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.stack([row @ weights for row in x]) if len(x) else x @ weights
 
 
+def _inside(time: int, batch: int, lengths: np.ndarray | None) -> np.ndarray:
+    """Which steps are within the sequences, [T, N, 1]."""
+    return np.ones((time, batch, 1), bool) if lengths is None else np.arange(time)[:, None, None] < lengths[None, :, None]
+
+
 @dataclass(frozen=True)
 class Cell(Op):
     """Attributes and arithmetic of the cells; base of the two operators below.
@@ -193,14 +198,13 @@ class Recurrent(Cell):
         assert x is not None and w is not None and r is not None
         dtype, x = x.dtype, widened(x)
         time, batch, _ = x.shape
-        inside = np.ones((time, batch, 1), bool) if lengths is None else np.arange(time)[:, None, None] < lengths[None, :, None]
         weights = widened(w).reshape(-1, w.shape[2]).T
         ahead = np.stack([np.ascontiguousarray(x[:, i]) @ weights for i in range(batch)], 1) if batch else x @ weights
         inner = None
         if b is not None:
             addend, inner = self.biases(widened(b))
             ahead = ahead + addend
-        return tuple(a.astype(dtype) for a in self._walk(ahead, r, inner, inside, (h0, c0), p))
+        return tuple(a.astype(dtype) for a in self._walk(ahead, r, inner, _inside(time, batch, lengths), (h0, c0), p))
 
     def biases(self, b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """What of ``b [D, 2*G*H]`` is added to the products of the inputs, [D*G*H]; and what stays inside, [D, H], or None."""
@@ -222,14 +226,14 @@ class RecurrentSteps(Cell):
     """What of :class:`Recurrent` goes step by step, made by the pass ``lower_recurrent``: the products of the inputs are operands.
 
     Inputs: ``xw [T, N, D*G*H]``, the inputs times w with what is added before the activations; ``r [D, G*H, H]``, then optional
-    ``inner [D, H]`` (the bias of :attr:`Cell.biased_inside`), ``h0``, ``c0`` and ``p`` as there. Outputs ``y [T, N, D*H]``, the last
-    ``h [D, N, H]``, and for an LSTM the last ``c [D, N, H]``.
+    ``inner [D, H]`` (the bias of :attr:`Cell.biased_inside`), lengths, ``h0``, ``c0`` and ``p`` as there. Outputs ``y [T, N, D*H]``, the
+    last ``h [D, N, H]``, and for an LSTM the last ``c [D, N, H]``.
     """
 
     name: ClassVar[str] = "RecurrentSteps"
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
-        given = [*inputs, *[None] * (6 - len(inputs))]
+        given = [*inputs, *[None] * (7 - len(inputs))]
         xw = needed(given[0], "xw")
         require(xw.rank == 3, f"xw {xw} must be floats [time, batch, gates]")
         time, batch = forbid_batch(xw.shape[0], "the sequences' length must not be the batch size"), xw.shape[1]
@@ -238,6 +242,7 @@ class RecurrentSteps(Cell):
         wanted: list[tuple[str, tuple[Dim, ...], bool]] = [
             ("r", (d, g * h, h), True),
             ("inner", (d, h), False),
+            ("sequence_lens", (batch,), False),
             ("initial_h", (d, batch, h), False),
             ("initial_c", (d, batch, h), False),
             ("p", (d, 3 * h), False),
@@ -247,11 +252,11 @@ class RecurrentSteps(Cell):
         return self._results(xw, (time, batch, d * h))
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
-        given: list[np.ndarray | None] = [*inputs, *[None] * (6 - len(inputs))]
-        xw, r, inner, h0, c0, p = given
+        given: list[np.ndarray | None] = [*inputs, *[None] * (7 - len(inputs))]
+        xw, r, inner, lengths, h0, c0, p = given
         assert xw is not None and r is not None
         time, batch, _ = xw.shape
-        y, *states = self._walk(xw, r, inner, np.ones((time, batch, 1), bool), (h0, c0), p)
+        y, *states = self._walk(xw, r, inner, _inside(time, batch, lengths), (h0, c0), p)
         return y.transpose(0, 2, 1, 3).reshape(time, batch, -1), *states
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:

@@ -21,7 +21,7 @@ from cnngraph.passes.base import Pass, PassContext
 
 @dataclass(frozen=True)
 class LowerRecurrent(Pass):
-    """recurrent(x) => steps(dense(x)). Refuses lengths of sequences, weights computed at run time and other types than float32."""
+    """recurrent(x) => steps(dense(x)). Refuses weights computed at run time and other types than float32."""
 
     name: ClassVar[str] = "lower_recurrent"
 
@@ -48,8 +48,6 @@ def _refusal(node: Node) -> str | None:
         return f"{x.type.dtype.value} layers run by the reference; kernels are float32"
     if any(value is not None and not value.is_constant for value in (*rest[:3], rest[6])):
         return "the weights are computed at run time"
-    if rest[3] is not None:
-        return "the lengths of the sequences are given"
     return "an empty tensor" if any(d == 0 for value in (x, *node.outputs) for d in value.type.shape) else None
 
 
@@ -59,7 +57,7 @@ def _operands(node: Node) -> list[Value | None]:
 
 
 def _split(graph: Graph, node: Node, op: Recurrent) -> None:
-    x, w, r, b, _, h0, c0, p = _operands(node)
+    x, w, r, b, lengths, h0, c0, p = _operands(node)
     assert x is not None and w is not None and w.data is not None
     directions = len(op.directions)
     time, batch, features = x.type.shape
@@ -78,7 +76,7 @@ def _split(graph: Graph, node: Node, op: Recurrent) -> None:
     gates = before(Reshape((time, batch, weights.type.shape[1])), before(Dense(), rows, weights, bias))
     op_of_steps = RecurrentSteps(*(getattr(op, field.name) for field in dataclasses.fields(op)))
     starts = [None if value is None or _is_zero(value) else value for value in (h0, c0)]
-    y, *states = graph.add(op_of_steps, [gates, r, inner, *starts, p], origin=node.origin, before=node)
+    y, *states = graph.add(op_of_steps, [gates, r, inner, lengths, *starts, p], origin=node.origin, before=node)
     if directions == 1:
         y = before(Reshape((time, 1, batch, op.hidden)), y)
     else:

@@ -47,14 +47,14 @@ class Layer:
         """A graph of the layer alone, with all its outputs."""
         rng, graph = np.random.default_rng(self.hidden), Graph()
         d, g, h = len(self.directions), GATES[self.cell], self.hidden
-        shapes = {"inner": (d, h), "h0": (d, self.batch, h), "c0": (d, self.batch, h), "p": (d, 3 * h)}
+        shapes = {"inner": (d, h), "lengths": (self.batch,), "h0": (d, self.batch, h), "c0": (d, self.batch, h), "p": (d, 3 * h)}
         values: list[Value | None] = [graph.add_input("xw", TensorType(DType.F32, (self.time, self.batch, d * g * h)))]
         values.append(graph.constant((rng.standard_normal((d, g * h, h)) / np.sqrt(h)).astype(np.float32)))
         for name, shape in shapes.items():
             if name not in self.given:
                 values.append(None)
-            elif name in ("h0", "c0"):
-                values.append(graph.add_input(name, TensorType(DType.F32, shape)))
+            elif name in ("h0", "c0", "lengths"):
+                values.append(graph.add_input(name, TensorType(DType.I32 if name == "lengths" else DType.F32, shape)))
             else:
                 values.append(graph.constant(rng.standard_normal([bind_dim(n, 1) for n in shape]).astype(np.float32)))
         for i, value in enumerate(graph.add(self.op(), values, origin=("steps",))):
@@ -67,9 +67,9 @@ LAYERS = {
     "lstm one short vector": Layer("lstm", 3, "r"),
     "lstm peepholes": Layer("lstm", 37, "r", given=("p", "c0"), more=(("clip", 0.4),)),
     "lstm coupled": Layer("lstm", 16, given=("h0",), more=(("input_forget", True),)),
-    "lstm hard": Layer("lstm", 9, "fr", activations=("hardsigmoid", "relu", "tanh") * 2),
+    "lstm hard": Layer("lstm", 9, "fr", given=("lengths",), activations=("hardsigmoid", "relu", "tanh") * 2),
     "lstm two rows": Layer("lstm", 12, "fr", 2),
-    "gru": Layer("gru", 21, "fr", given=("h0",)),
+    "gru": Layer("gru", 21, "fr", given=("h0", "lengths")),
     "gru inside": Layer("gru", 40, "fr", given=("inner", "h0"), more=(("linear_before_reset", True),)),
     "gru inside, no bias": Layer("gru", 17, "r", 1, more=(("linear_before_reset", True), ("clip", 0.3))),
     "rnn": Layer("rnn", 70, "fr"),
@@ -82,6 +82,9 @@ def feeds_of(graph: Graph, batch: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(3)
     whole = {}
     for name, value in graph.inputs:
+        if name == "lengths":
+            whole[name] = np.array([3, 1, 2, 0, 3, 2, 1], np.int32)[:batch]
+            continue
         array = rng.standard_normal(bind_shape(value.type.shape, 9)).astype(np.float32)
         whole[name] = np.ascontiguousarray(array[:, :batch]) if value.type.shape[1] == BATCH else array
     return whole
@@ -149,6 +152,7 @@ def test_programs_meet_the_reference(name: str, isa: str) -> None:
     want = interpret(graph, feeds, np.float64)
     program = compile_graph(graph, CompileOptions(isa=isa, math="exact"))
     assert not program.report["reference_steps"]
+    assert all(np.isfinite(array).all() for array in want.values())
     one, two = (program.run(feeds, threads=threads) for threads in (1, 2))
     for label, array in want.items():
         np.testing.assert_allclose(one[label], array, rtol=3e-6, atol=3e-6)

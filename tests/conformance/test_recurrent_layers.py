@@ -73,6 +73,18 @@ def test_every_kind_and_direction(kind: str, direction: str) -> None:
     check(proto, {"x": floats(5, 6, features, seed=4), "s": floats(5, directions, hidden, seed=5)})
 
 
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_sequences_of_different_lengths(direction: str) -> None:
+    directions = 2 if direction == "bidirectional" else 1
+    nodes = [
+        node("Transpose", "x", "t", perm=[1, 0, 2]),
+        node("LSTM", "t w r b lengths", "y h c", hidden_size=24, direction=direction),
+    ]
+    inputs = {"x": ["n", 6, 11], "lengths": (onnx.TensorProto.INT32, ["n"])}
+    proto = model(nodes, inputs, "y h c", weights("LSTM", 11, 24, directions))
+    check(proto, {"x": floats(5, 6, 11, seed=4), "lengths": np.array([6, 1, 4, 2, 5], np.int32)})
+
+
 @pytest.mark.parametrize("op", GATES)
 def test_layout_with_the_batch_first(op: str) -> None:
     """onnxruntime lacks it, so the reference alone judges."""

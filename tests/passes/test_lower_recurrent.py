@@ -42,14 +42,19 @@ def test_results_stay(cell: str, directions: str, biased: bool) -> None:
     assert all(node.origin == ("layer",) for node in list(net.nodes)[1:])
 
 
-def test_states_and_peepholes_are_taken_over_and_zeros_are_not() -> None:
+def test_lengths_states_and_peepholes_are_taken_over_and_zeros_are_not() -> None:
     net = Net(4, 3)
     start = net.node(Reshape((1, BATCH, 5)), net.node(Expand((BATCH, 5)), net.weights(5)))
     zeros = net.node(Expand((1, BATCH, 5)), net.constant(np.zeros((1, 1, 5), np.float32)))
-    outputs = layer(net, "lstm", "f", h0=start, c0=zeros, p=net.weights(1, 15))
+    lengths = net.constant(np.array([3, 1, 4], np.int32))
+    outputs = [
+        *layer(net, "lstm", "f", h0=start, c0=zeros, p=net.weights(1, 15)),
+        *layer(net, "gru", "fr", lengths=lengths, x=net.weights(4, 3, 3)),
+    ]
     apply(net, LowerRecurrent(), outputs=outputs)
-    (steps,) = (node for node in net.nodes if node.op.name == "RecurrentSteps")
-    assert [value is not None for value in steps.inputs] == [True, True, False, True, False, True]
+    lstm, gru = (node for node in net.nodes if node.op.name == "RecurrentSteps")
+    assert [value is not None for value in lstm.inputs] == [True, True, False, False, True, False, True]
+    assert [value is not None for value in gru.inputs] == [True, True, True, True, False, False, False]
 
 
 def test_the_transposition_of_directions_meets_its_inverse() -> None:
@@ -62,10 +67,8 @@ def test_the_transposition_of_directions_meets_its_inverse() -> None:
 
 def test_refusals() -> None:
     net = Net(4, 3)
-    lengths = net.constant(np.array([4, 2, 4], np.int32))
     seen = {
         "the weights are computed at run time": {"r": net.add_input("r", TensorType(DType.F32, (1, 20, 5)))},
-        "the lengths of the sequences are given": {"lengths": lengths, "x": net.weights(4, 3, 3)},
         "an empty tensor": {"x": net.weights(0, 3, 3)},
     }
     for operands in seen.values():

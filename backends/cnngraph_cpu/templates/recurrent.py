@@ -22,9 +22,11 @@ from cnngraph.ops import RecurrentSteps
 from cnngraph.ops.recurrent import GATES
 from cnngraph_cpu.language import (
     F32Pointer,
+    I32Pointer,
     add,
     broadcast,
     fma,
+    get_word,
     load,
     load_partial,
     maximum,
@@ -41,10 +43,9 @@ from cnngraph_cpu.language import (
     unroll,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import only_f32
 
 W = MT = U = ALL = GATES_FIRST = TWICE = LINEAR = V = V1 = VS = VS1 = 0
-LSTM = GRU = CLIP = COUPLED = PEEP = H0 = C0 = A0 = A1 = A2 = 0
+LSTM = GRU = CLIP = COUPLED = PEEP = LENGTHS = H0 = C0 = A0 = A1 = A2 = 0
 
 _CODES = {"sigmoid": 0, "tanh": 1, "relu": 2, "hardsigmoid": 3}
 _CHAINS, _MOST_ROWS = 8, 6
@@ -174,29 +175,41 @@ def reset_states() -> None:
             source = source + W
 
 
+def new_states() -> None:
+    """New states of row ``r``, and its results of step ``t``."""
+    source = row * ALL * hidden
+    for j in range(vectors):
+        column = j * W
+        left = hidden - column
+        here = r * pitch + column
+        if LSTM:
+            lstm()
+        elif GRU:
+            gru()
+        else:
+            take_gate(0)
+            activate(A0, 0, 0)
+        out = gate[0]
+        store(h, here, out)
+        if left >= W:
+            store(y, row * hidden + column, out)
+        else:
+            store_partial(y, row * hidden + column, out, left)
+        source = source + W
+
+
 def cells() -> None:
-    """New states of the task's rows, and their results of step ``t``."""
+    """New states of the task's rows; behind the end of its sequence a row keeps its state, and the result is zero."""
     for r in range(count):
         row = (t * batch + first + r) * directions + direction
-        source = row * ALL * hidden
-        for j in range(vectors):
-            column = j * W
-            left = hidden - column
-            here = r * pitch + column
-            if LSTM:
-                lstm()
-            elif GRU:
-                gru()
+        if LENGTHS:
+            if t < get_word(lengths, first + r):
+                new_states()
             else:
-                take_gate(0)
-                activate(A0, 0, 0)
-            out = gate[0]
-            store(h, here, out)
-            if left >= W:
-                store(y, row * hidden + column, out)
-            else:
-                store_partial(y, row * hidden + column, out, left)
-            source = source + W
+                for j in range(vectors):
+                    store_partial(y, row * hidden + j * W, splat(0.0), min(W, hidden - j * W))
+        else:
+            new_states()
 
 
 def begin_states() -> None:
@@ -228,9 +241,9 @@ def end_states() -> None:
 
 
 def recurrent(
-    xw: F32Pointer, w: F32Pointer, inner: F32Pointer, p: F32Pointer, numbers: F32Pointer, h0: F32Pointer, c0: F32Pointer, y: F32Pointer,
-    last_h: F32Pointer, last_c: F32Pointer, h: F32Pointer, c: F32Pointer, gates: F32Pointer, time: int, batch: int, directions: int,
-    backward: int, hidden: int, vectors: int, panels: int, tid: int, threads: int,
+    xw: F32Pointer, w: F32Pointer, inner: F32Pointer, p: F32Pointer, numbers: F32Pointer, lengths: I32Pointer, h0: F32Pointer,
+    c0: F32Pointer, y: F32Pointer, last_h: F32Pointer, last_c: F32Pointer, h: F32Pointer, c: F32Pointer, gates: F32Pointer, time: int,
+    batch: int, directions: int, backward: int, hidden: int, vectors: int, panels: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """Every step of every row, in directions ``backward`` and later from the last to the first.
 
@@ -261,7 +274,7 @@ def recurrent(
 
 
 _HELPERS = (
-    products, rows_of_products, all_products, activate, take_gate, lstm, gru, reset_states, cells, begin_states, end_states,
+    products, rows_of_products, all_products, activate, take_gate, lstm, gru, reset_states, new_states, cells, begin_states, end_states,
 )  # fmt: skip
 
 
@@ -278,10 +291,9 @@ class RecurrentKernel:
         op = node.op
         if not isinstance(op, RecurrentSteps):
             return "not the steps of a recurrent layer"
-        refusal = only_f32(node)
-        if refusal:
-            return refusal
-        _, r, inner, _, _, p = _operands(node)
+        if node.output.type.dtype is not DType.F32:
+            return f"{node.output.type.dtype.value} tensors run by the reference; kernels are float32"
+        _, r, inner, _, _, _, p = _operands(node)
         if any(value is not None and not value.is_constant for value in (r, inner, p)):
             return "the weights are computed at run time"
         if any(d == 0 for value in (node.input(0), *node.outputs) for d in value.type.shape):
@@ -309,7 +321,7 @@ class RecurrentKernel:
         """Tiles of rows and blocks that fill the registers; for one row, as many chains of additions as hide their latency."""
         op = node.op
         assert isinstance(op, RecurrentSteps)
-        xw, r, inner, h0, c0, p = _operands(node)
+        xw, r, inner, lengths, h0, c0, p = _operands(node)
         assert xw is not None and r is not None and r.data is not None
         width, hidden = target.width, op.hidden
         time, batch, _ = xw.type.shape
@@ -326,7 +338,7 @@ class RecurrentKernel:
             ("LSTM", int(lstm)), ("GRU", int(op.cell == "gru")), ("ALL", gates), ("GATES_FIRST", sweeps[0]), ("TWICE", int(twice)),
             ("LINEAR", int(op.biased_inside)), ("MT", rows), ("U", 4 if hidden % 4 == 0 else 1), ("V", blocks[0]), ("V1", alone[0]),
             ("VS", blocks[-1]), ("VS1", alone[-1]), ("CLIP", int(math.isfinite(op.clip))), ("COUPLED", int(op.input_forget)),
-            ("PEEP", int(p is not None)), ("H0", int(h0 is not None)), ("C0", int(c0 is not None)),
+            ("PEEP", int(p is not None)), ("LENGTHS", int(lengths is not None)), ("H0", int(h0 is not None)), ("C0", int(c0 is not None)),
             *((f"A{i}", code) for i, code in enumerate(codes[:functions])),
         ]  # fmt: skip
         numbers: dict[str, Dim] = {
@@ -337,7 +349,8 @@ class RecurrentKernel:
         y, *states = node.outputs
         arguments: dict[str, Argument] = {
             "xw": Pointer(xw), "w": _panels(r.data, len(op.directions), sweeps, width), "inner": _by_lane(inner, op, width),
-            "p": _by_lane(p, op, width, 3), "numbers": _numbers(op), "h0": _NOTHING if h0 is None else Pointer(h0),
+            "p": _by_lane(p, op, width, 3), "numbers": _numbers(op),
+            "lengths": _NOTHING if lengths is None else Pointer(lengths), "h0": _NOTHING if h0 is None else Pointer(h0),
             "c0": _NOTHING if c0 is None else Pointer(c0), "y": Pointer(y), "last_h": Pointer(states[0]), "last_c": Pointer(states[-1]),
             "h": Scratch(state * (2 if twice else 1)), "c": Scratch(state if lstm else 4), "gates": Scratch(state * gates),
             **{name: Extent(value) for name, value in numbers.items()},
@@ -349,8 +362,8 @@ _NOTHING = Packed(np.zeros(1, np.float32))
 
 
 def _operands(node: Node) -> list[Value | None]:
-    """xw, r, inner, h0, c0 and p."""
-    return [*node.inputs, *[None] * (6 - len(node.inputs))]
+    """xw, r, inner, lengths, h0, c0 and p."""
+    return [*node.inputs, *[None] * (7 - len(node.inputs))]
 
 
 def _even(vectors: int, most: int) -> int:
