@@ -26,6 +26,7 @@ from cnngraph_cpu.templates.pool_indices import MaxUnpoolPlaces, PoolIndices
 from cnngraph_cpu.templates.pool_plain import PoolPlain
 from cnngraph_cpu.templates.qbroadcast import QBinaryChannel, QBinaryRows
 from cnngraph_cpu.templates.qconv_plan import QConv
+from cnngraph_cpu.templates.qconv_tiles_plain import QConvTilesPlain
 from cnngraph_cpu.templates.qconv_tiles_plan import QConvTiles
 from cnngraph_cpu.templates.qdense import QDense
 from cnngraph_cpu.templates.qdepthwise import QDepthwise
@@ -52,9 +53,9 @@ TEMPLATES = {
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
-        ArgReducePlain(), QConv(), QConvTiles(), QWinograd(), QDepthwise(), QDense(), Quantize(), Dequantize(), QBinary(), Lookup(), QPool(),
-        QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(), QSoftmax(),
-        CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(), RangeParametersKernel(),
-        RecurrentKernel(),
+        ArgReducePlain(), QConv(), QConvTiles(), QConvTilesPlain(), QWinograd(), QDepthwise(), QDense(), Quantize(), Dequantize(),
+        QBinary(), Lookup(), QPool(), QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
+        QSoftmax(), CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(),
+        RangeParametersKernel(), RecurrentKernel(),
     )
 }  # fmt: skip

@@ -25,7 +25,7 @@ from tests.backends.int8_cases import plan as plan_integers
 from tests.backends.int8_cases import requests as integer_requests
 from tests.backends.int8_cases import run_compiled as run_integers_compiled
 from tests.backends.int8_cases import run_emulated as run_integers
-from tests.backends.int8_table import integer_cases, qconv
+from tests.backends.int8_table import conv_cases, integer_cases, qconv
 from tests.backends.template_cases import Case, Compiled, build, expected, feeds_of, plan, requests, run_compiled, run_emulated
 
 _RNG = np.random.default_rng(11)
@@ -97,10 +97,15 @@ INTEGER_CASES = [
     qconv((33, 7, 8), 17, (1, 1), (2, 2), types="ssu", zeros=(11, 0, 128), template="qconv_tiles"),
     qconv((70, 15), 24, (3,), (2,), (1, 2), (2,), template="qconv_tiles"),
     qconv((64, 5, 5), 64, (3, 3), pads=SAME, group=2, types="uus", zeros=(3, 128, 0), bias=False, template="qconv_tiles"),
+    qconv((3, 19, 43), 40, (7, 7), (2, 2), (3,) * 4, batch=3, template="qconv_tiles_plain"),
+    qconv((3, 9, 38), 20, (3, 3), (1, 2), (2, 1, 0, 1), types="ssu", zeros=(-7, 0, 5), bounds=(0, 255), template="qconv_tiles_plain"),
+    qconv((3, 12, 21), 17, (17, 17), pads=(9, 9, 9, 9), template="qconv_tiles_plain"),
+    qconv((5, 70), 24, (15,), (3,), (4, 2), (1,), types="uss", zeros=(200, 0, 1), template="qconv_tiles_plain"),
     *(
-        dataclasses.replace(case, template="qconv_tiles")
-        for case in integer_cases()
-        if TEMPLATES["qconv_tiles"].accepts(build_integers(case), ISAS["avx512amx"].target) is None
+        dataclasses.replace(case, template=name)
+        for name, cases in (("qconv_tiles", integer_cases()), ("qconv_tiles_plain", [*conv_cases(), *integer_cases()]))
+        for case in cases
+        if TEMPLATES[name].accepts(build_integers(case), ISAS["avx512amx"].target) is None
     ),
 ]  # fmt: skip
 

@@ -99,12 +99,34 @@ def conv_tiles_plain(
 _ORDER = tuple(name for name, _ in parameters(conv_tiles_plain))
 
 
-def joined_geometry(g: Geometry) -> Geometry:
-    """The convolution of one column whose channels are the columns of taps and the channels of ``g``."""
+def joined_geometry(g: Geometry, apart: int) -> Geometry:
+    """The convolution of one column whose channels are the columns of taps and ``apart`` elements for the channels of ``g``."""
     return replace(
-        g, channels=g.kernel[2] * g.channels, size=(1, g.size[1], g.out[2]), kernel=(1, g.kernel[1], 1), stride=(1, g.stride[1], 1),
+        g, channels=g.kernel[2] * apart, size=(1, g.size[1], g.out[2]), kernel=(1, g.kernel[1], 1), stride=(1, g.stride[1], 1),
         dilation=(1, g.dilation[1], 1), pad=(0, g.pad[1], 0), pad_end=(0, g.pad_end[1], 1),  # its rows may not be taken as one
     )  # fmt: skip
+
+
+def joined_weights(weights: np.ndarray, g: Geometry, apart: int) -> np.ndarray:
+    """The weights of :func:`joined_geometry`."""
+    joined = np.zeros((g.out_channels, g.kernel[2], apart, g.kernel[1]), weights.dtype)
+    joined[:, :, : g.channels] = np.moveaxis(weights.reshape(g.out_channels, g.channels, g.kernel[1], g.kernel[2]), 3, 1)
+    return joined
+
+
+def joined_columns(g: Geometry) -> int:
+    """Columns of a row of the image, padding included, that outputs meet."""
+    return (g.out[2] - 1) * g.stride[2] + g.kernel[2]
+
+
+def joined_arguments(g: Geometry, apart: int) -> dict[str, Argument]:
+    """The arguments of joined rows, by name; ``apart`` elements lie between columns."""
+    columns = joined_columns(g)
+    numbers = {
+        "channels_in": g.channels, "width_in": g.size[2], "plane_in": g.size[1] * g.size[2], "columns_in": columns,
+        "step_in": g.stride[2] * apart, "pad_in": min(g.pad[2], columns), "copied_in": max(0, min(g.size[2], columns - g.pad[2])),
+    }  # fmt: skip
+    return {name: Extent(value) for name, value in numbers.items()}
 
 
 class ConvTilesPlain:
@@ -138,7 +160,7 @@ class ConvTilesPlain:
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of the joined convolution, and of interleaving."""
         g = geometry(node)
-        lines = choose_lines(joined_geometry(g), kind_of(node), target.width)
+        lines = choose_lines(joined_geometry(g, g.channels), kind_of(node), target.width)
         rows = lines.row_blocks * (lines.block_rows + lines.reach) * len(lines.phases)
         return lines.cycles + 2.5 * rows * g.size[2] * g.channels
 
@@ -147,13 +169,6 @@ class ConvTilesPlain:
         op, g = node.op, geometry(node)
         weights = node.input(1).data
         assert isinstance(op, Conv) and weights is not None
-        columns = (g.out[2] - 1) * g.stride[2] + g.kernel[2]
-        copied = max(0, min(g.size[2], columns - g.pad[2]))
-        numbers = {
-            "channels_in": g.channels, "width_in": g.size[2], "plane_in": g.size[1] * g.size[2], "columns_in": columns,
-            "step_in": g.stride[2] * g.channels, "pad_in": min(g.pad[2], columns), "copied_in": copied,
-        }  # fmt: skip
-        more: dict[str, Argument] = {name: Extent(value) for name, value in numbers.items()}
-        more["joined"] = Scratch((columns * g.channels + 2 * target.width) * 4)
-        joined = np.moveaxis(weights.reshape(g.out_channels, g.channels, g.kernel[1], g.kernel[2]), 3, 1)
-        return call_of(self.name, node, target, joined_geometry(g), np.ascontiguousarray(joined), _ORDER, more)
+        more = joined_arguments(g, g.channels)
+        more["joined"] = Scratch((joined_columns(g) * g.channels + 2 * target.width) * 4)
+        return call_of(self.name, node, target, joined_geometry(g, g.channels), joined_weights(weights, g, g.channels), _ORDER, more)

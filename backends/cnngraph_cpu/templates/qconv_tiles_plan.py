@@ -14,7 +14,7 @@ from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import qconv_tiles as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts
-from cnngraph_cpu.templates.conv_geometry import geometry
+from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.conv_tiles import TILE_PIXELS
 from cnngraph_cpu.templates.conv_tiles_plan import (
     BYTES,
@@ -28,8 +28,9 @@ from cnngraph_cpu.templates.conv_tiles_plan import (
     tile_order,
 )
 from cnngraph_cpu.templates.qconv_plan import QConv
-from cnngraph_cpu.templates.quantized import bound_arguments, channel_arguments, layer_of, packs, signed_weights
+from cnngraph_cpu.templates.quantized import Layer, bound_arguments, channel_arguments, layer_of, packs, signed_weights
 
+_DIRECT = QConv()
 _ORDER = tuple(name for name, _ in parameters(kernel.qconv_tiles))
 
 
@@ -43,20 +44,15 @@ class QConvTiles:
         {**HELPERS, "pack_pixels": kernel.pack_pixels, "store_run": kernel.store_run, "store_pixel": kernel.store_pixel},
         "Convolution of 8-bit tensors on the tile unit, 32 pixels x 32 channels of sums in tiles.",
     )
-    _direct = QConv()
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses targets without tiles, what the other kernel refuses, groups of few channels, weights that fit no signed byte."""
-        refusal = self._direct.accepts(node, target)
+        refusal = refuse_bytes(node, target)
         if refusal:
             return refusal
-        if not target.tiles:
-            return "the instruction set has no tiles"
         g = geometry(node)
         if g.channels // g.group < LEAST_CHANNELS:
             return f"fewer than {LEAST_CHANNELS} input channels a group fill too little of a tile's rows"
-        if signed_weights(layer_of(node).weights)[1] is not None:
-            return "weights whose zero point leaves them outside a signed byte"
         return None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
@@ -71,30 +67,51 @@ class QConvTiles:
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights, fix the blocking."""
-        op = node.op
-        assert isinstance(op, (QLinearConv, ConvInteger))
-        g, width, layer, y = geometry(node), target.width, layer_of(node), node.output
-        lines = choose_lines(g, BYTES, width)
-        panels, used, across = steps_of(g, BYTES, width)
-        shared = line_arguments(g, lines, BYTES, width)
-        table = shared["first_blocks"]
-        assert isinstance(table, Packed)
-        epilogue = op.epilogue if isinstance(op, ConvInteger) else None
-        kinds, operands = epilogue_arguments(epilogue, layer.operands, y.type, width, across)
-        sums = layer.weights.reshape(g.out_channels, -1).astype(np.int64).sum(axis=1)
-        dense = gather_weights(layer.weights.astype(np.int8), g, table.data, used, panels, across * width, BYTES.channels)
-        given: dict[str, Argument] = {
-            "x": Pointer(layer.x), "w": Packed(tile_order(dense, 4).reshape(-1).view(np.uint8)),
-            **channel_arguments(layer, sums, None, g.out_channels, across * width), "y": Pointer(y), "y_floats": Pointer(y),
-            "y_words": Pointer(y), "sums": Scratch(2 * TILE_PIXELS * across * width * 4, DType.I32), "images": Extent(g.images),
-            "x_batch": BatchStride(layer.x), "y_batch": BatchStride(y), "blocks": Extent(ceil_div(g.channels, width)), **shared,
-            **bound_arguments(layer),
-        }  # fmt: skip
-        constants = [
-            ("TN", across), ("BYTES", 1), ("PIXEL", BYTES.pixel_bytes), ("GUARD", int(ceil_div(g.out_channels, width) % across != 0)),
-            ("OUT", layer.output), ("FLIP", int(layer.signed)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))),
-            ("PACK4", int(packs(layer, y.type.dtype))),
-        ]  # fmt: skip
-        arguments = {name: given[name] for name in _ORDER} | operands
-        spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), epilogue)
-        return KernelCall(spec, arguments, (note(lines, BYTES),))
+        g, layer = geometry(node), layer_of(node)
+        blocks: dict[str, Argument] = {"blocks": Extent(ceil_div(g.channels, target.width))}
+        return call_of(self.name, node, target, g, layer, layer.weights, _ORDER, blocks)
+
+
+def call_of(
+    template: str, node: Node, target: Target, g: Geometry, layer: Layer, weights: np.ndarray, order: Sequence[str],
+    more: dict[str, Argument],
+) -> KernelCall:  # fmt: skip
+    """The call of a layer whose pixels lie in lines as ``g`` and its ``weights`` say; ``more`` adds to or replaces the shared arguments."""
+    op = node.op
+    assert isinstance(op, (QLinearConv, ConvInteger))
+    width, y = target.width, node.output
+    lines = choose_lines(g, BYTES, width)
+    panels, used, across = steps_of(g, BYTES, width)
+    shared = line_arguments(g, lines, BYTES, width)
+    table = shared["first_blocks"]
+    assert isinstance(table, Packed)
+    epilogue = op.epilogue if isinstance(op, ConvInteger) else None
+    kinds, operands = epilogue_arguments(epilogue, layer.operands, y.type, width, across)
+    sums = layer.weights.reshape(g.out_channels, -1).astype(np.int64).sum(axis=1)
+    dense = gather_weights(weights.astype(np.int8), g, table.data, used, panels, across * width, BYTES.channels)
+    given: dict[str, Argument] = {
+        "x": Pointer(layer.x), "w": Packed(tile_order(dense, 4).reshape(-1).view(np.uint8)),
+        **channel_arguments(layer, sums, None, g.out_channels, across * width), "y": Pointer(y), "y_floats": Pointer(y),
+        "y_words": Pointer(y), "sums": Scratch(2 * TILE_PIXELS * across * width * 4, DType.I32), "images": Extent(g.images),
+        "x_batch": BatchStride(layer.x), "y_batch": BatchStride(y), **shared, **bound_arguments(layer), **more,
+    }  # fmt: skip
+    constants = [
+        ("TN", across), ("BYTES", 1), ("PIXEL", BYTES.pixel_bytes), ("GUARD", int(ceil_div(g.out_channels, width) % across != 0)),
+        ("OUT", layer.output), ("FLIP", int(layer.signed)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))),
+        ("PACK4", int(packs(layer, y.type.dtype))),
+    ]  # fmt: skip
+    arguments = {name: given[name] for name in order} | operands
+    spec = KernelSpec(template, target.isa, tuple(constants + kinds), epilogue)
+    return KernelCall(spec, arguments, (note(lines, BYTES),))
+
+
+def refuse_bytes(node: Node, target: Target) -> str | None:
+    """A refusal of targets without tiles, of what the other kernel refuses, and of weights that fit no signed byte."""
+    refusal = _DIRECT.accepts(node, target)
+    if refusal:
+        return refusal
+    if not target.tiles:
+        return "the instruction set has no tiles"
+    if signed_weights(layer_of(node).weights)[1] is not None:
+        return "weights whose zero point leaves them outside a signed byte"
+    return None

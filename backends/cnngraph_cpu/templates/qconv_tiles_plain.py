@@ -1,0 +1,174 @@
+"""Convolution of a plain 8-bit image with few channels on the tile unit: the first layer of most networks.
+
+As in :mod:`cnngraph_cpu.templates.conv_tiles_plain` the columns of a row of taps and the channels are joined to one axis. Three channels
+take four bytes, which interleave faster; the weights of the fourth are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cnngraph.ir.graph import Node
+from cnngraph.ir.types import PLAIN, DType
+from cnngraph.kernels.specialize import parameters
+from cnngraph.kernels.template import KernelCall, LayoutRequest, Scratch, Target
+from cnngraph_cpu.language import (
+    BytePointer,
+    F32Pointer,
+    I32Pointer,
+    I64Pointer,
+    get_byte,
+    get_int,
+    load_bytes,
+    put_byte,
+    registers,
+    splat_int,
+    store_byte_blocks,
+    store_four_bytes,
+    to_float,
+    xor_int,
+)
+from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates import qconv_tiles as shared
+from cnngraph_cpu.templates.common import blocked, operand_layouts
+from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
+from cnngraph_cpu.templates.conv_tiles import all_tasks
+from cnngraph_cpu.templates.conv_tiles_plain import joined_arguments, joined_columns, joined_geometry, joined_weights
+from cnngraph_cpu.templates.conv_tiles_plan import BYTES, HELPERS, choose_lines
+from cnngraph_cpu.templates.qconv_tiles_plan import call_of, refuse_bytes
+from cnngraph_cpu.templates.quantized import layer_of
+
+FLIPS = shared.FLIPS
+TILE_PIXELS, TILE_BYTES, ROW_BYTES = shared.TILE_PIXELS, shared.TILE_BYTES, shared.ROW_BYTES
+_INTERLEAVE_CYCLES = {True: 0.3, False: 1.5}
+"""Estimated, of a byte: of three channels, and of another number."""
+
+W = TN = MT = SPLIT = PIXEL = GUARD = OUT = FLIP = ZERO_GIVEN = PACK4 = APART = 0  # fixed by the plan
+
+
+def interleave_row(row_in: int) -> None:
+    """A row of the image, from byte ``row_in`` of its first channel on, into ``joined``: [column, padding included][APART]."""
+    whole = 0
+    if APART == 4:
+        whole = copied_in // W * W
+        for c in range(0, whole, W):
+            red = load_bytes(x, row_in + c)
+            green = load_bytes(x, row_in + plane_in + c)
+            blue = load_bytes(x, row_in + 2 * plane_in + c)
+            if FLIP:
+                red = xor_int(red, splat_int(FLIPS))
+                green = xor_int(green, splat_int(FLIPS))
+                blue = xor_int(blue, splat_int(FLIPS))
+            store_four_bytes(joined, (pad_in + c) * APART, red, green, blue, splat_int(0))
+    for c in range(min(pad_in, columns_in) * APART):
+        put_byte(joined, c, zero)
+    for c in range((pad_in + whole) * APART, columns_in * APART):
+        put_byte(joined, c, zero)
+    for ch in range(channels_in):
+        for c in range(whole, copied_in):
+            if FLIP:
+                put_byte(joined, (pad_in + c) * APART + ch, get_byte(x, row_in + ch * plane_in + c) ^ FLIPS)
+            else:
+                put_byte(joined, (pad_in + c) * APART + ch, get_byte(x, row_in + ch * plane_in + c))
+
+
+def pack_part(image0: int, row0: int, here: int) -> None:
+    """As in :mod:`cnngraph_cpu.templates.conv_tiles_plain`. A row of a tile may hold what lies behind its taps: its weights are zero."""
+    for n in range(here):
+        for phase in range(phases):
+            for r in range(line_rows):
+                iy = (row0 + r) * SY + get_int(phase_table, 4 * phase) - pad_y
+                if iy >= 0 and iy < height:
+                    interleave_row((image0 + n) * x_batch + iy * width_in)
+                for kb in range(k_blocks):
+                    line_at = n // line_images * line_bytes + (kb * phases + phase) * plane_bytes + n % line_images * image_step * PIXEL
+                    row_at = line_at + r * pitch * PIXEL
+                    if iy < 0 or iy >= height:
+                        fill_pixels(row_at, pitch)
+                    else:
+                        for c in range(pitch):
+                            at = c * step_in + kb * ROW_BYTES
+                            store_byte_blocks(packed, row_at + c * PIXEL, joined, at, at + W, at + 2 * W, at + 3 * W, 0)
+
+
+def qconv_tiles_plain(
+    x: BytePointer, w: BytePointer, b: I32Pointer, weight_sums: I32Pointer, factors: F32Pointer, zero_at: BytePointer, y: BytePointer,
+    y_floats: F32Pointer, y_words: I32Pointer, config: BytePointer, first_blocks: I64Pointer, tap_table: I64Pointer,
+    phase_table: I64Pointer, packed: BytePointer, sums: I32Pointer, joined: BytePointer, images: int, x_batch: int, y_batch: int,
+    k_blocks: int, used_blocks: int, panels: int, out_blocks: int, height: int, rows_out: int, cols_out: int, plane_out: int, taps: int,
+    phases: int, SY: int, pad_y: int, pitch: int, line_rows: int, block_rows: int, together: int, line_images: int, image_step: int,
+    plane_bytes: int, line_bytes: int, panel_bytes: int, panels_per_group: int, panels_at_once: int, channels_in: int, width_in: int,
+    plane_in: int, columns_in: int, step_in: int, pad_in: int, copied_in: int, x_zero: int, y_zero: int, low_int: int, high_int: int,
+    tid: int, threads: int,
+) -> None:  # fmt: skip
+    """See :func:`cnngraph_cpu.templates.qconv_tiles.qconv_tiles` and :func:`cnngraph_cpu.templates.conv_tiles_plain.conv_tiles_plain`."""
+    low = to_float(low_int)
+    high = to_float(high_int)
+    low_byte = low_int + y_zero
+    high_byte = high_int + y_zero
+    zero = x_zero
+    if ZERO_GIVEN:
+        zero = get_byte(zero_at, 0)
+        if FLIP:
+            zero = zero ^ FLIPS
+    scale = registers(4)
+    all_tasks()
+
+
+_ORDER = tuple(name for name, _ in parameters(qconv_tiles_plain))
+
+
+def _apart(g: Geometry) -> int:
+    """Bytes of a column of a joined row."""
+    return 4 if g.channels == 3 else g.channels
+
+
+class QConvTilesPlain:
+    """Integer convolutions of a plain input with fewer channels than a vector has lanes, without groups or dilated columns."""
+
+    name = "qconv_tiles_plain"
+    reorders_arithmetic = False
+    code = Code(
+        qconv_tiles_plain,
+        {
+            **HELPERS, "pack_part": pack_part, "interleave_row": interleave_row, "store_run": shared.store_run,
+            "store_pixel": shared.store_pixel,
+        },
+        "Convolution of a plain 8-bit image on the tile unit, the columns of taps joined with the channels.",
+    )  # fmt: skip
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses targets without tiles, what the other kernel refuses, other inputs, and weights that fit no signed byte."""
+        refusal = refuse_bytes(node, target)
+        if refusal:
+            return refusal
+        g = geometry(node)
+        if g.channels >= target.width or g.group != 1:
+            return "groups, or as many channels as a vector has lanes"
+        if g.dilation[2] != 1 and g.kernel[2] != 1:
+            return "dilated columns"
+        return None
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Plain in, blocked out."""
+        layout = blocked(target)
+        rest = operand_layouts(layer_of(node).operands, node.output.type, layout)
+        return [LayoutRequest((PLAIN, *[None] * (len(node.inputs) - 1 - len(rest)), *rest), (layout,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Cycles of the joined convolution, and of interleaving."""
+        g = geometry(node)
+        lines = choose_lines(joined_geometry(g, _apart(g)), BYTES, target.width)
+        rows = lines.row_blocks * (lines.block_rows + lines.reach) * len(lines.phases)
+        return lines.cycles + _INTERLEAVE_CYCLES[_apart(g) == 4] * rows * g.size[2] * g.channels
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """Pack the weights, fix the blocking."""
+        g, layer = geometry(node), layer_of(node)
+        apart = _apart(g)
+        more = joined_arguments(g, apart)
+        more["joined"] = Scratch(joined_columns(g) * apart + shared.ROW_BYTES, DType.U8)
+        weights = joined_weights(layer.weights, g, apart)
+        call = call_of(self.name, node, target, joined_geometry(g, apart), layer, weights, _ORDER, more)
+        return replace(call, spec=replace(call.spec, constants=(*call.spec.constants, ("APART", apart))))
