@@ -38,6 +38,7 @@ _ALWAYS = ("simd", "simd_half", "worker")
 _LANGUAGE = {
     "functions": ("trigonometric",), "trigonometric": (), "simd_int": (), "simd_long": (), "simd_permute": ("simd_int",),
     "simd_pairs": ("functions", "simd_int", "trigonometric"), "simd_tile": ("simd_int",),
+    "simd_short": ("simd_int",),
 }  # fmt: skip
 """Modules of intrinsics, and which others each builds on."""
 

@@ -142,7 +142,7 @@ def prefetch(typingctx: Any, pointer: Any, offset: Any) -> Any:
         builder.call(function, [builder.bitcast(builder.gep(values[0], [values[1]]), bytes_), *read_soon_data])
         return context.get_dummy_value()
 
-    return types.void(float_pointer(pointer), types.intp), codegen
+    return types.void(pointer, types.intp), codegen
 
 
 @intrinsic
@@ -431,6 +431,7 @@ def primitives(isa: str) -> dict[str, Any]:
     from cnngraph_cpu.simd_long import long_primitives
     from cnngraph_cpu.simd_pairs import pair_primitives
     from cnngraph_cpu.simd_permute import permutations
+    from cnngraph_cpu.simd_short import short_primitives
     from cnngraph_cpu.simd_tile import tile_primitives
     from cnngraph_cpu.trigonometric import half_pi_reduction
 
@@ -444,6 +445,7 @@ def primitives(isa: str) -> dict[str, Any]:
     )  # fmt: skip
     table.update(derived(table, target.has_fma))
     table.update(integer_primitives(isa))
+    table.update(short_primitives(isa))
     table.update(pair_primitives(isa, table))
     table.update(long_primitives())
     table.update(permutations(target.width))

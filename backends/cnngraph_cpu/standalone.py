@@ -9,7 +9,9 @@ from pathlib import Path
 
 from cnngraph_cpu.target import ISAS
 
-MODULES = ("simd_half", "simd", "simd_int", "simd_long", "simd_pairs", "simd_permute", "simd_tile", "trigonometric", "functions")
+MODULES = (
+    "simd_half", "simd", "simd_int", "simd_long", "simd_pairs", "simd_permute", "simd_short", "simd_tile", "trigonometric", "functions",
+)  # fmt: skip
 
 
 @cache

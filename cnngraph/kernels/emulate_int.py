@@ -86,6 +86,16 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         right = w.astype(np.int32).view(np.int8).reshape(width, 4).astype(np.int64)
         return _wrap(acc.astype(np.int64) + (left * right).sum(axis=1))
 
+    def load_shorts(p: Any, first: int, second: int) -> np.ndarray:
+        return np.concatenate([_bytes(p, at, width) for at in (first, second)]).astype(np.int16).view(np.int32)
+
+    def load_signed_shorts(p: Any, first: int, second: int) -> np.ndarray:
+        return np.concatenate([_bytes(p, at, width).view(np.int8) for at in (first, second)]).astype(np.int16).view(np.int32)
+
+    def dot_shorts(acc: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        left, right = (v.astype(np.int32).view(np.int16).reshape(width, 2).astype(np.int64) for v in (a, b))
+        return _wrap(acc.astype(np.int64) + (left * right).sum(axis=1))
+
     def round_between(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         bounded = np.where(value > low, value, low)
         return np.rint(np.where(bounded < high, bounded, high)).astype(np.int32)
@@ -108,6 +118,12 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         "load_words_partial": load_words_partial, "store_words_partial": store_words_partial, "broadcast_word": broadcast_word,
         "splat_int": splat_int, "load_interleaved": load_interleaved, "store_four_bytes": store_four_bytes,
         "translate": translate, "store_four_rounded": store_four_rounded, "dot4": dot4, "round_between": round_between,
+        "load_shorts": load_shorts, "load_signed_shorts": load_signed_shorts, "dot_shorts": dot_shorts,
+        "add_shorts": lambda a, b: (a.view(np.int16) + b.view(np.int16)).view(np.int32),
+        "sub_shorts": lambda a, b: (a.view(np.int16) - b.view(np.int16)).view(np.int32),
+        "shift_shorts": lambda a, bits: (a.view(np.int16) << np.int16(bits)).view(np.int32),
+        "shift_left": lambda a, bits: _wrap(a.astype(np.int64) << bits),
+        "shift_right": lambda a, bits: a >> np.int32(bits),
         "fma_single": lambda a, b, c: (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(np.float32),
         "to_floats": lambda v: v.astype(np.float32),
         "add_int": lambda a, b: _wrap(a.astype(np.int64) + b),

@@ -108,7 +108,8 @@ class QConv:
         """Cycles of the inner loops."""
         g = geometry(node)
         channels = g.channels if g.group == 1 else min(g.channels, max(g.channels // g.group, target.width))
-        return choose_tile(g, tile_target(target)).cycles * product(g.kernel) * ceil_div(channels, 4)
+        instructions = 1 if target.dot else 4  # of a dot product of four bytes
+        return choose_tile(g, tile_target(target)).cycles * product(g.kernel) * ceil_div(channels, 4) * instructions
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""

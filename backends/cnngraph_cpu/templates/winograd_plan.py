@@ -250,7 +250,7 @@ class Winograd:
             "copied": max(0, min(g.size[2], scratch_width - g.pad[2])), "scratch_rows": scratch_rows,
             "scratch_width": scratch_width, "block_tile_rows": choice.tile_rows, "tiles_padded": choice.padded,
             "m_at": m_at, "ready_at": ready_at, "chunk_blocks": chunk_blocks,
-            "tiles_per_group": _tiles_per_group(tiles, row_blocks, raw=choice.raw),
+            "tiles_per_group": tiles_per_group(tiles, row_blocks, raw=choice.raw),
         }  # fmt: skip
         constants = [
             ("M", m), ("P", m + 2), ("TT", choice.pixel_tiles), ("TV", tv), ("U", next(u for u in (2, 1) if g.channels % (u * step) == 0)),
@@ -319,7 +319,7 @@ def pack_pairs(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, outpu
     return pairs.astype(DType.BF16.numpy)
 
 
-def _tiles_per_group(tiles: int, row_blocks: int, *, raw: bool) -> int:
+def tiles_per_group(tiles: int, row_blocks: int, *, raw: bool = False) -> int:
     """Channel tiles of a task. Groups repeat the input transform per thread, so there are no more than balance needs.
 
     Raw weights go with few and large row blocks, so that channel tiles alone are what many threads share.
