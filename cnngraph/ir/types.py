@@ -245,6 +245,11 @@ class TensorType:
         return f"{self.dtype.value}[{'x'.join(map(str, self.shape))}]{suffix}"
 
 
+def keeps_blocks(source: TensorType, result: TensorType) -> bool:
+    """Whether a reshape leaves images and channels alone, so that blocked memory is the same before and after it."""
+    return min(source.rank, result.rank) > 2 and source.shape[:2] == result.shape[:2]
+
+
 def numel(shape: Iterable[Dim]) -> Dim:
     """Product of the dimensions; raises SymbolicBatchError if N would appear twice."""
     scale, symbolic = 1, False

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from cnngraph.analysis.pixels import reach_pixels
 from cnngraph.analysis.rounding import keeps_order
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import PLAIN, Layout, Sym, TensorType, per_image
+from cnngraph.ir.types import PLAIN, Layout, Sym, TensorType, keeps_blocks, per_image
 from cnngraph.kernels.template import LayoutRequest, Selection, Target, Template
 from cnngraph.ops import Identity, Reorder, Reshape
 from cnngraph.tuning.keys import key_of
@@ -63,7 +63,8 @@ def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, c
     for node in graph.nodes:
         template = pick(node, templates, target, choice, choices)
         if template is None:
-            wanted = LayoutRequest(tuple(PLAIN for _ in node.inputs), tuple(PLAIN for _ in node.outputs))
+            kept = _kept_layout(node)
+            wanted = LayoutRequest(tuple(kept for _ in node.inputs), tuple(kept for _ in node.outputs))
         else:
             wanted = best_request(template, node, target)
         replaced = []
@@ -82,6 +83,14 @@ def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, c
             graph.outputs[index] = (name, in_layout(value, PLAIN, None, origin))
     graph.stage = "laid_out"
     return choice
+
+
+def _kept_layout(node: Node) -> Layout:
+    """The layout of a node without a template: plain, but blocks stay where a reshape leaves images and channels alone."""
+    if not isinstance(node.op, Reshape):
+        return PLAIN
+    x, y = node.input(0).type, node.output.type
+    return x.layout if keeps_blocks(x, y) and not x.layout.last else PLAIN
 
 
 def forget_layouts(graph: Graph) -> None:

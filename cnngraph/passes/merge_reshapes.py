@@ -29,7 +29,7 @@ class MergeReshapes(Pass):
     """
 
     name: ClassVar[str] = "merge_reshapes"
-    max_axes: int = 5
+    max_axes: int = 6
 
     def run(self, graph: Graph, context: PassContext) -> int:
         """Merge in topological order: when a node is reached, what feeds it is already merged."""

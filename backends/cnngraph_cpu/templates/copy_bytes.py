@@ -17,10 +17,10 @@ from cnngraph_cpu.language import (
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.copy import ConcatCopy, ReorderKernel, place_of_pixels, slice_of_part
-from cnngraph_cpu.templates.copy_strided import CopyStrided, place_of_row
+from cnngraph_cpu.templates.copy_nest import CONTIGUOUS, TRANSPOSED
+from cnngraph_cpu.templates.copy_strided import CopyStrided, place_of_rows
 from cnngraph_cpu.templates.quantized import EIGHT
 
-CONTIGUOUS, REPEATED, STRIDED, TRANSPOSED = range(4)
 W = TO_BLOCKED = MODE = RUN = 0
 BYTES = (*EIGHT, DType.BOOL)
 """Types whose elements are a byte."""
@@ -88,36 +88,39 @@ class ConcatBytes(ConcatCopy):
 
 
 def strided_bytes(
-    x: BytePointer, y: BytePointer, d0: int, d1: int, d2: int, d3: int, across: int, inner: int, chunk: int, x0: int, x1: int, x2: int,
-    x3: int, x_inner: int, y0: int, y1: int, y2: int, y3: int, y_across: int, tid: int, threads: int,
+    x: BytePointer, y: BytePointer, d0: int, d1: int, d2: int, d3: int, d4: int, mid: int, across: int, inner: int, rows: int, chunk: int,
+    x0: int, x1: int, x2: int, x3: int, x4: int, x_mid: int, x_inner: int, y0: int, y1: int, y2: int, y3: int, y4: int, y_mid: int,
+    y_across: int, y_inner: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """As ``copy_strided`` of the module ``copy_strided``."""
     chunks = (inner + chunk - 1) // chunk
-    tasks = d0 * d1 * d2 * d3 * chunks
+    slabs = (mid + rows - 1) // rows
+    tasks = d0 * d1 * d2 * d3 * d4 * slabs * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        place_of_row()
-        at = i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3
-        to = i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3
-        if MODE == TRANSPOSED:
-            for k in range(across):
+        place_of_rows()
+        for i in range(begin, end):
+            at = x_task + i * x_mid
+            to = y_task + i * y_mid
+            if MODE == TRANSPOSED:
+                for k in range(across):
+                    for j in range(first, stop):
+                        put_byte(y, to + k * y_across + j, get_byte(x, at + k + j * x_inner))
+            elif MODE == CONTIGUOUS:
+                whole = first + (stop - first) // W * W
+                for j in range(first, whole, W):
+                    store_bytes(y, to + j, load_bytes(x, at + j))
+                for j in range(whole, stop):
+                    put_byte(y, to + j, get_byte(x, at + j))
+            else:
                 for j in range(first, stop):
-                    put_byte(y, to + k * y_across + j, get_byte(x, at + k + j * x_inner))
-        elif MODE == CONTIGUOUS:
-            whole = first + (stop - first) // W * W
-            for j in range(first, whole, W):
-                store_bytes(y, to + j, load_bytes(x, at + j))
-            for j in range(whole, stop):
-                put_byte(y, to + j, get_byte(x, at + j))
-        else:
-            for j in range(first, stop):
-                put_byte(y, to + j, get_byte(x, at + j * x_inner))
+                    put_byte(y, to + j * y_inner, get_byte(x, at + j * x_inner))
 
 
 class StridedBytes(CopyStrided):
     """Transpose, Slice and Expand."""
 
     name = "strided_bytes"
-    code = Code(strided_bytes, {"place_of_row": place_of_row}, "Copy of bytes between tensors with different strides.")
+    code = Code(strided_bytes, {"place_of_rows": place_of_rows}, "Copy of bytes between tensors with different strides.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other types, and more than five loops after merging."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, Dim, SymbolicBatchError, numel, per_image, strides_of
+from cnngraph.ir.graph import Node, Value
+from cnngraph.ir.types import PLAIN, Dim, Layout, SymbolicBatchError, numel, per_image
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Expand, Pad, Slice, Transpose
 from cnngraph_cpu.language import (
@@ -24,9 +23,21 @@ from cnngraph_cpu.language import (
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_floats
-from cnngraph_cpu.templates.strides import OUTER, broadcast_strides, merge_axes, outer_axes
+from cnngraph_cpu.templates.copy_nest import (
+    CONTIGUOUS,
+    LOOPS,
+    ONCE,
+    REPEATED,
+    STRIDED,
+    TRANSPOSED,
+    Axis,
+    Nest,
+    has_whole_blocks,
+    is_read_blocked,
+    nest_of,
+    strided_copy,
+)
 
-CONTIGUOUS, REPEATED, STRIDED, TRANSPOSED = range(4)
 W = MODE = 0
 _CHUNK = 4096
 _CHUNK_TRANSPOSED = 256
@@ -51,10 +62,10 @@ def copy_transposed() -> None:
     """Columns ``first .. stop - 1`` of a matrix with ``across`` rows, contiguous along its rows in y and columns in x."""
     whole_rows = across // W * W
     whole = first + (stop - first) // W * W
-    for i in range(0, whole_rows, W):
+    for t in range(0, whole_rows, W):
         for j in range(first, whole, W):
-            transpose_tile(x, at + i + j * x_inner, x_inner, y, to + i * y_across + j, y_across)
-        for k in range(i, i + W):
+            transpose_tile(x, at + t + j * x_inner, x_inner, y, to + t * y_across + j, y_across)
+        for k in range(t, t + W):
             for j in range(whole, stop):
                 put(y, to + k * y_across + j, get(x, at + k + j * x_inner))
     for k in range(whole_rows, across):
@@ -73,56 +84,47 @@ def place_of_row() -> None:
     i0 = row // (d3 * d2 * d1)
 
 
+def place_of_rows() -> None:
+    """Where a task's rows lie in x and y, which of them it copies (``begin`` to ``end``), and their elements ``first`` to ``stop``."""
+    begin = task // chunks % slabs * rows
+    end = min(begin + rows, mid)
+    first = task % chunks * chunk
+    stop = min(first + chunk, inner)
+    row = task // (chunks * slabs)
+    i4 = row % d4
+    i3 = row // d4 % d3
+    i2 = row // (d4 * d3) % d2
+    i1 = row // (d4 * d3 * d2) % d1
+    i0 = row // (d4 * d3 * d2 * d1)
+    x_task = i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3 + i4 * x4
+    y_task = i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3 + i4 * y4
+
+
 def copy_strided(
-    x: F32Pointer, y: F32Pointer, d0: int, d1: int, d2: int, d3: int, across: int, inner: int, chunk: int, x0: int, x1: int, x2: int,
-    x3: int, x_inner: int, y0: int, y1: int, y2: int, y3: int, y_across: int, tid: int, threads: int,
+    x: F32Pointer, y: F32Pointer, d0: int, d1: int, d2: int, d3: int, d4: int, mid: int, across: int, inner: int, rows: int, chunk: int,
+    x0: int, x1: int, x2: int, x3: int, x4: int, x_mid: int, x_inner: int, y0: int, y1: int, y2: int, y3: int, y4: int, y_mid: int,
+    y_across: int, y_inner: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``y[i0 y0 + .. + i3 y3 + j] = x[i0 x0 + .. + i3 x3 + j x_inner]``; transposed: plus k y_across, and k, for k < across."""
+    """``y[i0 y0 + .. + i4 y4 + i y_mid + j y_inner] = x[i0 x0 + .. + i4 x4 + i x_mid + j x_inner]``.
+
+    Transposed: plus k y_across, and plus k, for k < across. ``y_inner`` is 1 in all modes but the strided one, ``x_inner`` 1 in the
+    contiguous and 0 in the repeated mode.
+    """
     chunks = (inner + chunk - 1) // chunk
-    tasks = d0 * d1 * d2 * d3 * chunks
+    slabs = (mid + rows - 1) // rows
+    tasks = d0 * d1 * d2 * d3 * d4 * slabs * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        place_of_row()
-        at = i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3
-        to = i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3
-        if MODE == TRANSPOSED:
-            copy_transposed()
-        elif MODE == STRIDED:
-            for j in range(first, stop):
-                put(y, to + j, get(x, at + j * x_inner))
-        else:
-            copy_row()
-
-
-@dataclass(frozen=True)
-class _Loops:
-    """Extents of the result's axes after merging, strides of x and y along them, offset of the first element in x."""
-
-    extents: list[Dim]
-    x: list[Dim]
-    y: list[Dim]
-    offset: int
-
-
-def _loops(node: Node) -> _Loops:
-    op, shape, out = node.op, node.input(0).type.shape, node.output.type.shape
-    natural, offset = strides_of(shape), 0
-    if isinstance(op, Transpose):
-        source: list[Dim] = [natural[p] for p in op.perm]
-    elif isinstance(op, Expand):
-        source = broadcast_strides(shape, out)
-    else:
-        assert isinstance(op, Slice)
-        source = []
-        for start, step, stride in zip(op.starts, op.steps, natural, strict=True):
-            if start or step != 1:
-                if not isinstance(stride, int):
-                    raise SymbolicBatchError("a slice inside the batch axis")
-                offset += start * stride
-                source.append(stride * step)
+        place_of_rows()
+        for i in range(begin, end):
+            at = x_task + i * x_mid
+            to = y_task + i * y_mid
+            if MODE == TRANSPOSED:
+                copy_transposed()
+            elif MODE == STRIDED:
+                for j in range(first, stop):
+                    put(y, to + j * y_inner, get(x, at + j * x_inner))
             else:
-                source.append(stride)
-    extents, (x, y) = merge_axes(out, [source, list(strides_of(out))])
-    return _Loops(extents, x, y, offset)
+                copy_row()
 
 
 def _takes_whole_blocks(node: Node, width: int) -> bool:
@@ -141,74 +143,81 @@ class CopyStrided:
     reorders_arithmetic = False
     any_batch_axis = True
     code = Code(
-        copy_strided, {f.__name__: f for f in (place_of_row, copy_row, copy_transposed)}, "Copy between tensors with different strides."
+        copy_strided, {f.__name__: f for f in (place_of_rows, copy_row, copy_transposed)}, "Copy between tensors with different strides."
     )
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses more than five loops after merging."""
+        """Refuses more than seven loops after merging."""
         if not isinstance(node.op, (Transpose, Slice, Expand)):
             return "not a transposition, slice or expansion"
         return only_floats(node) or self.refuse_shape(node)
 
     def refuse_shape(self, node: Node) -> str | None:
         """A refusal for reasons of the shapes."""
-        if any(d == 0 for v in (node.input(0), node.output) for d in v.type.shape):
+        x, y = (value.type.with_layout(PLAIN) for value in (node.input(0), node.output))
+        if 0 in x.shape or 0 in y.shape:
             return "an empty tensor"
         try:
-            loops = _loops(node)
+            copy = strided_copy(node.op, x, y)
         except SymbolicBatchError:
             return "a stride mixes the batch"
-        return f"{len(loops.extents)} separate axes" if len(loops.extents) > OUTER + 1 else None
+        return f"{len(copy.axes)} separate axes" if len(copy.axes) > LOOPS else None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """Plain; a slice of whole channel blocks may stay blocked."""
-        plain, layout = LayoutRequest((PLAIN,), (PLAIN,)), blocked(target)
-        return [plain, LayoutRequest((layout,), (layout,))] if _takes_whole_blocks(node, target.width) else [plain]
+        """Plain; a slice of whole channel blocks may stay blocked, a transpose reads and writes blocks where there are only whole ones.
+
+        The result of a transpose is blocked first where only convolutions and the like read it.
+        """
+        layout = blocked(target)
+        plain = LayoutRequest((PLAIN,), (PLAIN,))
+        if not isinstance(node.op, Transpose):
+            return [plain, LayoutRequest((layout,), (layout,))] if _takes_whole_blocks(node, target.width) else [plain]
+        x, y = node.input(0), node.output
+        sources = [PLAIN, layout] if has_whole_blocks(x.type, target.width) else [PLAIN]
+        results = [PLAIN]
+        if has_whole_blocks(y.type, target.width):
+            results = [layout, PLAIN] if is_read_blocked(y, target.width) else [PLAIN, layout]
+        return [LayoutRequest((a,), (b,)) for b in results for a in sources if _loops_suffice(node, a, b)]
 
     def cost(self, node: Node, target: Target) -> float:
         """Elements copied."""
         return 1.0 * per_image(node.output.type.physical_elements)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
-        """Merge axes; where x is not contiguous along y's last axis but along another, go by tiles of the two."""
+        """Loops by :func:`nest_of`; a slice of blocks is a copy of one piece an image."""
         x, y = node.input(0), node.output
-        if not y.type.layout.plain:
-            return self._plan_blocked(node, target)
-        loops = _loops(node)
-        extents, xs, ys = list(loops.extents), list(loops.x), list(loops.y)
-        inner, x_inner = extents.pop(), xs.pop()
-        ys.pop()
-        across: Dim = 1
-        y_across: Dim = 0
-        mode = CONTIGUOUS if x_inner == 1 or inner == 1 else REPEATED if x_inner == 0 else STRIDED
-        if mode == STRIDED and 1 in xs:
-            mode, i = TRANSPOSED, xs.index(1)
-            across, y_across = extents.pop(i), ys.pop(i)
-            xs.pop(i)
-        return self._call(x, y, loops.offset, mode, target, extents, xs, ys, inner, x_inner, across, y_across)
+        if isinstance(node.op, Slice) and not y.type.layout.plain:
+            return self._plan_blocked(node.op, x, y, target)
+        copy = strided_copy(node.op, x.type, y.type)
+        return self._call(x, y, copy.offset, nest_of(copy.axes, target.width), target)
 
-    def _plan_blocked(self, node: Node, target: Target) -> KernelCall:
-        op, x, y = node.op, node.input(0), node.output
-        assert isinstance(op, Slice)
+    def _plan_blocked(self, op: Slice, x: Value, y: Value, target: Target) -> KernelCall:
         offset = op.starts[1] * per_image(numel(x.type.shape[2:]))
-        size = numel(y.type.physical_shape[1:])
-        call = self._call(x, y, offset, CONTIGUOUS, target, [x.type.shape[0]], [0], [0], size, 1, 1, 0)
-        arguments = {**call.arguments, "x3": BatchStride(x), "y3": BatchStride(y)}
+        images = Axis(x.type.shape[0], 0, 0)
+        piece = Axis(numel(y.type.physical_shape[1:]), 1, 1)
+        call = self._call(x, y, offset, Nest(CONTIGUOUS, (images,), ONCE, piece), target)
+        arguments = {**call.arguments, "x4": BatchStride(x), "y4": BatchStride(y)}
         return KernelCall(call.spec, arguments, call.notes)
 
-    def _call(
-        self, x: object, y: object, offset: int, mode: int, target: Target, extents: list[Dim], xs: list[Dim], ys: list[Dim],
-        inner: Dim, x_inner: Dim, across: Dim, y_across: Dim,
-    ) -> KernelCall:  # fmt: skip
-        arguments: dict[str, Argument] = {"x": Pointer(x, offset), "y": Pointer(y)}  # type: ignore[arg-type]
-        numbers: dict[str, Dim] = {f"d{i}": d for i, d in enumerate(outer_axes(extents, 1))}
-        numbers |= {"across": across, "inner": inner, "chunk": _CHUNK_TRANSPOSED if mode == TRANSPOSED else _CHUNK}
-        numbers |= {f"x{i}": s for i, s in enumerate(outer_axes(xs, 0))}
-        numbers |= {"x_inner": x_inner}
-        numbers |= {f"y{i}": s for i, s in enumerate(outer_axes(ys, 0))}
-        numbers |= {"y_across": y_across}
+    def _call(self, x: Value, y: Value, offset: int, nest: Nest, target: Target) -> KernelCall:
+        outer = (*(ONCE,) * (LOOPS - 2 - len(nest.outer)), *nest.outer)
+        length, across = (per_image(axis.extent) for axis in (nest.inner, nest.across))
+        chunk = _CHUNK_TRANSPOSED if nest.mode == TRANSPOSED else _CHUNK
+        numbers: dict[str, Dim] = {f"d{i}": axis.extent for i, axis in enumerate(outer)}
+        numbers |= {"mid": nest.mid.extent, "across": nest.across.extent, "inner": nest.inner.extent}
+        numbers |= {"rows": max(1, _CHUNK // (min(length, chunk) * across)), "chunk": chunk}
+        numbers |= {f"x{i}": axis.x for i, axis in enumerate(outer)}
+        numbers |= {"x_mid": nest.mid.x, "x_inner": nest.inner.x}
+        numbers |= {f"y{i}": axis.y for i, axis in enumerate(outer)}
+        numbers |= {"y_mid": nest.mid.y, "y_across": nest.across.y, "y_inner": nest.inner.y}
+        arguments: dict[str, Argument] = {"x": Pointer(x, offset), "y": Pointer(y)}
         arguments |= {name: Extent(value) for name, value in numbers.items()}
-        return KernelCall(KernelSpec(self.name, target.isa, (("MODE", mode),)), arguments)
+        return KernelCall(KernelSpec(self.name, target.isa, (("MODE", nest.mode),)), arguments)
+
+
+def _loops_suffice(node: Node, source: Layout, result: Layout) -> bool:
+    x, y = node.input(0).type.with_layout(source), node.output.type.with_layout(result)
+    return len(strided_copy(node.op, x, y).axes) <= LOOPS
 
 
 def fill_row(begin: int, end: int) -> None:
