@@ -42,6 +42,7 @@ from cnngraph.passes.match_dense import MatchDense
 from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_lookups import MergeLookups
 from cnngraph.passes.merge_reshapes import MergeReshapes
+from cnngraph.passes.move_bytes import MoveBytes
 from cnngraph.passes.narrow_floats import Narrowed, narrow_floats
 from cnngraph.passes.plan_memory import plan_memory
 from cnngraph.passes.propagate_strides import PropagateStrides
@@ -74,7 +75,10 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 AfterPass = Callable[[Graph, PassRecord], None]
 
 CANONICAL: tuple[Pass, ...] = (
-    MergeCommon(),  # equal quantisations of one result, which would hide from the next pass that nothing else reads it
+    MergeCommon(),  # equal quantisations of one result, which would hide from FuseQDQ that nothing else reads it
+    SinkMovement(),  # so that the operators of channels-last networks stand between their quantisations, with channels on axis 1
+    MergeReshapes(),
+    MoveBytes(),  # of the transposes that are left
     FuseQDQ(),  # before constants fold, while weights still are integers
     MergeLookups(),
     WidenHalf(),  # after it, so that only real half-precision arithmetic is left
@@ -85,6 +89,7 @@ CANONICAL: tuple[Pass, ...] = (
     MergeReshapes(),
     SinkMovement(),
     MergeReshapes(),  # of transposes that have met their inverses
+    MoveBytes(),
     MergeCommon(),
     RemoveDead(),
 )

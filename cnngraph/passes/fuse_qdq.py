@@ -39,6 +39,7 @@ from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.fold_pad import pads_space
 from cnngraph.passes.fuse_elementwise import with_constant
+from cnngraph.passes.lower_integers import channels_of_images
 from cnngraph.passes.rewrite import only_user, other_reader
 
 _BIAS_TOLERANCE = 1e-5
@@ -280,10 +281,11 @@ class _Weights:
 
 
 def _weights(group: _Group, value: Value, axis: int) -> _Weights:
-    """Constant 8-bit weights, per tensor or along ``axis``; a matrix may be transposed after its dequantisation."""
-    flip = value.producer is not None and isinstance(value.producer.op, Transpose) and value.producer.op.perm == (1, 0)
-    inner = value.producer.input(0) if flip and value.producer is not None else value
-    node = inner.producer
+    """Constant 8-bit weights, per tensor or along ``axis``; they may be transposed after their dequantisation."""
+    producer, perm = value.producer, tuple(range(value.type.rank))
+    if producer is not None and isinstance(producer.op, Transpose):
+        value, perm = producer.input(0), producer.op.perm
+    node = value.producer
     if node is None or not isinstance(node.op, DequantizeLinear) or node.op.to is not DType.F32:
         raise _LeftFloatError("the weights are not dequantised")
     found = _integers(node.input(0))
@@ -292,10 +294,11 @@ def _weights(group: _Group, value: Value, axis: int) -> _Weights:
         raise _LeftFloatError("the weights are not constant 8-bit integers")
     if node.op.block_size or scale.type.dtype is not DType.F32:
         raise _LeftFloatError("the scales of the weights are by block, or not float32")
-    if scale.data.size != 1 and node.op.axis != (1 - axis if flip else axis):
+    if scale.data.size != 1 and node.op.axis != perm[axis]:
         raise _LeftFloatError("the scales of the weights are not along their output channels")
-    data = found[0].T if flip else found[0]
-    constant = node.input(0) if data is node.input(0).data else group.graph.constant(data)
+    data = found[0].transpose(perm)
+    whole = producer is node and found[0] is node.input(0).data
+    constant = node.input(0) if whole else group.graph.constant(np.ascontiguousarray(data))
     return _Weights(constant, scale, zero)
 
 
@@ -426,11 +429,10 @@ def _elementwise(group: _Group) -> Value:
 
 
 def _side_by_side(a: Shape, b: Shape) -> bool:
-    """Whether the shapes are equal, one lacks leading axes only, or one has a number for each image and channel."""
+    """Whether the shapes are equal, one lacks leading axes only, or one has a number for each channel, of each image or of all."""
     wide, narrow = (a, b) if len(a) > len(b) or (len(a) == len(b) and a.count(1) <= b.count(1)) else (b, a)
     tail = narrow[next((i for i, d in enumerate(narrow) if d != 1), len(narrow)) :]
-    channels = len(narrow) == len(wide) > 2 and narrow[:2] == wide[:2] and all(d == 1 for d in narrow[2:])
-    return wide == narrow or wide[len(wide) - len(tail) :] == tail or channels
+    return wide == narrow or wide[len(wide) - len(tail) :] == tail or channels_of_images(narrow, wide) is not None
 
 
 def _pool(group: _Group) -> Value:

@@ -1,7 +1,8 @@
-"""Dynamic quantisation in the form that kernels take.
+"""Dynamic quantisation, and constants by channel, in the form that kernels take.
 
 DynamicQuantizeLinear(x) => ranges of parts, scale and zero point from them, QuantizeLinear by these. Cast(ConvInteger(x)) =>
-ConvInteger to float32, whose epilogue then takes up the multiplication by the scales, the bias and the activation.
+ConvInteger to float32, whose epilogue then takes up the multiplication by the scales, the bias and the activation. A sum or product of
+integers with one number a channel => with one number for each channel of each image, as gates have.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnngraph.ir.graph import Graph, Node
-from cnngraph.ir.types import DType
-from cnngraph.ops import Cast
+from cnngraph.ir.types import DType, Shape, Sym
+from cnngraph.ops import Cast, Expand
 from cnngraph.ops.quantized import DynamicQuantizeLinear, QuantizeLinear
 from cnngraph.ops.quantized_conv import ConvInteger
+from cnngraph.ops.quantized_elementwise import QLinearBinary
 from cnngraph.ops.quantized_range import RangeOfParts, RangeParameters
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import erase_unused, only_user, other_reader, replace
@@ -27,7 +29,7 @@ class LowerIntegers(Pass):
     name: ClassVar[str] = "lower_integers"
 
     def run(self, graph: Graph, context: PassContext) -> int:
-        """Visit both in graph order."""
+        """Visit all in graph order."""
         changes = 0
         for node in graph.nodes:
             if isinstance(node.op, DynamicQuantizeLinear):
@@ -35,6 +37,8 @@ class LowerIntegers(Pass):
                 changes += 1
             elif isinstance(node.op, Cast) and node.op.to is DType.F32:
                 changes += self._convert(graph, node, context)
+            elif isinstance(node.op, QLinearBinary):
+                changes += _repeat(graph, node)
         return changes
 
     def _convert(self, graph: Graph, node: Node, context: PassContext) -> int:
@@ -58,3 +62,29 @@ def _split(graph: Graph, node: Node) -> None:
     for old, new in zip(node.outputs, (y, scale, zero), strict=True):
         graph.replace_uses(old, new)
     graph.erase(node)
+
+
+def channels_of_images(narrow: Shape, wide: Shape) -> Shape | None:
+    """``[N, C, 1, ...]``, if ``narrow`` has one number for each channel of ``wide``; of all images only where their number is open.
+
+    Where it is known, the repeated numbers would be a constant again, which kernels take along the last axes only.
+    """
+    full = (*(1,) * (len(wide) - len(narrow)), *narrow)
+    if not 3 <= len(full) == len(wide) or full[1] != wide[1] or any(d != 1 for d in full[2:]):
+        return None
+    known = full[0] == wide[0] and full == narrow
+    return (wide[0], *full[1:]) if known or (full[0] == 1 and isinstance(wide[0], Sym)) else None
+
+
+def _repeat(graph: Graph, node: Node) -> bool:
+    """Repeat an operand by channel for each image."""
+    inputs, shape = list(node.inputs), node.output.type.shape
+    for i in (0, 3):
+        value = node.input(i)
+        repeated = channels_of_images(value.type.shape, shape)
+        if value.type.shape != shape and repeated is not None and value.type.shape != repeated:
+            (inputs[i],) = graph.add(Expand(repeated), [value], origin=node.origin, before=node)
+    if tuple(inputs) == node.inputs:
+        return False
+    graph.rewire(node, inputs)
+    return True

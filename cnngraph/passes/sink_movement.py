@@ -1,7 +1,8 @@
 """Transposes, and the reshapes behind dense layers, move behind what can as well be computed in front of them.
 
-op(transpose(x)) => transpose(op'(x)) for element-wise operators, concatenations and reductions: in a network that was written with
-channels last, transposes meet their inverses and vanish, and activations stand next to their convolution.
+op(transpose(x)) => transpose(op'(x)) for element-wise operators, concatenations, reductions, quantisations and element-wise operators
+on integers, padding and cuts of channels last: in a network that was written with channels last, transposes meet their inverses and
+vanish, and activations stand next to their convolution.
 
 elementwise(reshape(dense(x))) => reshape(elementwise(dense(x))): a matrix product of a tensor with more than two axes is a dense layer of
 its rows, which takes up its bias, activation and residual only where it stands in front of them.
@@ -9,15 +10,31 @@ its rows, which takes up its bias, activation and residual only where it stands 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import Dim
-from cnngraph.ops import Concat, Dense, Elementwise, Reduce, Reshape, Transpose
+from cnngraph.ir.types import Dim, Sym, numel
+from cnngraph.ops import (
+    Cast,
+    Concat,
+    Dense,
+    DequantizeLinear,
+    Elementwise,
+    Pad,
+    QLinearBinary,
+    QLinearUnary,
+    QTable,
+    QuantizeLinear,
+    Reduce,
+    Reshape,
+    Slice,
+    Transpose,
+)
 from cnngraph.ops.base import Op
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import erase_unused, replace
@@ -27,60 +44,132 @@ from cnngraph.passes.rewrite import erase_unused, replace
 class SinkMovement(Pass):
     """op(transpose(x)) => transpose(op'(x)); elementwise(reshape(dense(x))) => reshape(elementwise(dense(x))).
 
-    Refuses: a transpose that others read than element-wise operators, concatenations, reductions and transposes; other operands that
-    would have to be transposed at a cost.
+    Refuses: a transpose that others read than operators that it can sink behind, and transposes; other operands that would have to be
+    transposed at a cost.
     """
 
     name: ClassVar[str] = "sink_movement"
 
     def run(self, graph: Graph, context: PassContext) -> int:
-        """Visit readers in graph order, so that a movement sinks through a whole chain."""
-        return sum(_visit(graph, node) for node in graph.nodes)
+        """Visit readers in graph order, so that a movement sinks through a whole chain; again where transposes stood in a row."""
+        changes = 0
+        while moved := sum(_visit(graph, node) for node in graph.nodes):
+            changes += moved
+        return changes
+
+
+_UNARY = (Cast, DequantizeLinear, QLinearUnary, QTable, QuantizeLinear)
+"""Functions of every number of their first input, the others being parameters."""
 
 
 def _visit(graph: Graph, node: Node) -> bool:
-    if isinstance(node.op, Elementwise):
-        return _elementwise(graph, node) or _rows(graph, node)
-    if isinstance(node.op, Concat):
-        return _concat(graph, node, node.op)
-    return isinstance(node.op, Reduce) and _reduce(graph, node, node.op)
+    op = node.op
+    if isinstance(op, Elementwise):
+        return _pointwise(graph, node, range(len(node.inputs))) or _rows(graph, node)
+    if isinstance(op, QLinearBinary):
+        return _pointwise(graph, node, (0, 3))
+    if isinstance(op, _UNARY):
+        return _unary(graph, node)
+    if isinstance(op, Concat):
+        return _concat(graph, node, op)
+    if isinstance(op, (Pad, Slice)):
+        return _cut(graph, node, op)
+    return isinstance(op, Reduce) and _reduce(graph, node, op)
 
 
 def _transposed(graph: Graph, value: Value | None) -> tuple[int, ...] | None:
-    """The permutation by which ``value`` was made, if all its readers may be moved in front of it too."""
+    """The permutation by which ``value`` was made, of no constant, if all its readers may be moved in front of it too."""
     producer = value.producer if value is not None else None
     if value is None or producer is None or not isinstance(producer.op, Transpose) or graph.is_output(value):
         return None
-    return producer.op.perm if all(isinstance(user.op, (Concat, Elementwise, Reduce, Transpose)) for user in value.users) else None
+    if producer.input(0).is_constant:
+        return None
+    perm = producer.op.perm
+    return perm if all(_may_sink_behind(user, perm) for user in value.users) else None
 
 
-def _elementwise(graph: Graph, node: Node) -> bool:
+def _may_sink_behind(user: Node, perm: tuple[int, ...]) -> bool:
+    if isinstance(user.op, (Pad, Slice)):
+        return len(perm) > 3 and perm == (0, *range(2, len(perm)), 1)  # else a transpose of all may be cut into views
+    return isinstance(user.op, (*_UNARY, Concat, Elementwise, QLinearBinary, Reduce, Transpose))
+
+
+def _pointwise(graph: Graph, node: Node, data: Collection[int]) -> bool:
+    """An operator of the broadcast inputs ``data``; the others are parameters."""
     shape = node.output.type.shape
-    perms = [_transposed(graph, value) for value in node.inputs if value is not None and value.type.shape == shape]
+    perms = [
+        _transposed(graph, value) for i, value in enumerate(node.inputs) if i in data and value is not None and value.type.shape == shape
+    ]
     perm = next((perm for perm in perms if perm is not None), None)
     if perm is None:
         return False
     inverse = tuple(int(axis) for axis in np.argsort(perm))
     operands: list[Value | None] = []
     moved: list[tuple[int, Value, tuple[Dim, ...]]] = []
-    for value in node.inputs:
-        if value is not None and value.producer is not None and value.type.shape == shape and _transposed(graph, value) == perm:
+    for i, value in enumerate(node.inputs):
+        if value is not None and value.producer is not None and value.type.rank == len(shape) and _transposed(graph, value) == perm:
             operands.append(value.producer.input(0))
-        elif value is None or value.type.rank == 0:
+        elif i not in data or value is None or value.type.rank == 0:
             operands.append(value)
+        elif (constant := _constant(value)) is not None:
+            integers = value.data is None or not isinstance(node.op, Elementwise)
+            if integers and constant.size > 1 and not isinstance(shape[0], Sym):
+                return False  # kernels of integers take such a constant along the last axes, and for an open number of images
+            operands.append(_transposed_constant(graph, node, value, len(shape), inverse))
         else:
-            ones = (1,) * (len(shape) - value.type.rank)
-            full = (*ones, *value.type.shape)
-            if value.data is not None:
-                operands.append(graph.constant(np.ascontiguousarray(value.data.reshape(ones + value.data.shape).transpose(inverse))))
-            elif perm[0] == 0 and sum(extent != 1 for extent in full[1:]) <= 1:  # elements stay in order
-                moved.append((len(operands), value, tuple(full[axis] for axis in inverse)))
-                operands.append(None)
-            else:
+            full = (*(1,) * (len(shape) - value.type.rank), *value.type.shape)
+            if perm[0] != 0 or sum(extent != 1 for extent in full[1:]) > 1:  # else elements stay in order
                 return False
+            moved.append((len(operands), value, tuple(full[axis] for axis in inverse)))
+            operands.append(None)
     for index, value, extents in moved:
         (operands[index],) = graph.add(Reshape(extents), [value], origin=node.origin, before=node)
     _behind(graph, node, node.op, operands, Transpose(perm))
+    return True
+
+
+def _constant(value: Value) -> np.ndarray | None:
+    """The array of a constant, or the one that ``value`` is dequantised from by one scale."""
+    if value.data is not None or value.producer is None or not isinstance(value.producer.op, DequantizeLinear):
+        return value.data
+    source, *parameters = value.producer.inputs
+    single = all(v is None or (v.data is not None and v.data.size == 1) for v in parameters)
+    return source.data if source is not None and single else None
+
+
+def _transposed_constant(graph: Graph, node: Node, value: Value, rank: int, perm: tuple[int, ...]) -> Value:
+    """A constant as an operand of ``rank`` axes, transposed."""
+    data = _constant(value)
+    assert data is not None
+    moved = graph.constant(np.ascontiguousarray(data.reshape((1,) * (rank - data.ndim) + data.shape).transpose(perm)))
+    if value.producer is None:
+        return moved
+    return graph.add(value.producer.op, [moved, *value.producer.inputs[1:]], origin=value.producer.origin, before=node)[0]
+
+
+def _unary(graph: Graph, node: Node) -> bool:
+    perm, op = _transposed(graph, node.inputs[0]), node.op
+    if perm is None:
+        return False
+    if isinstance(op, (DequantizeLinear, QuantizeLinear)) and numel(node.input(1).type.shape) != 1:
+        if op.block_size:
+            return False
+        op = dataclasses.replace(op, axis=perm[op.axis])
+    _behind(graph, node, op, [*_sources(node)[:1], *node.inputs[1:]], Transpose(perm))
+    return True
+
+
+def _cut(graph: Graph, node: Node, op: Pad | Slice) -> bool:
+    perm = _transposed(graph, node.input(0))
+    if perm is None:
+        return False
+    inverse = [int(axis) for axis in np.argsort(perm)]
+    if isinstance(op, Pad):
+        ends = op.pads[len(perm) :]
+        moved: Op = dataclasses.replace(op, pads=(*(op.pads[i] for i in inverse), *(ends[i] for i in inverse)))
+    else:
+        moved = Slice(*(tuple(numbers[i] for i in inverse) for numbers in (op.starts, op.steps, op.shape)))  # type: ignore[arg-type]
+    _behind(graph, node, moved, _sources(node), Transpose(perm))
     return True
 
 

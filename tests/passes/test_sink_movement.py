@@ -1,4 +1,4 @@
-"""SinkMovement: transposes meet their inverses, dense layers of rows take up what follows, results stay the same."""
+"""SinkMovement and MoveBytes: transposes meet their inverses, dense layers take up what follows, bytes move, results stay."""
 
 from __future__ import annotations
 
@@ -6,12 +6,32 @@ import numpy as np
 import pytest
 
 from cnngraph.ir.graph import Value
-from cnngraph.ir.types import BATCH
-from cnngraph.ops import Concat, Conv, Dense, Elementwise, Pool, Reduce, Reshape, Slice, Transpose
+from cnngraph.ir.types import BATCH, DType
+from cnngraph.ops import (
+    Concat,
+    Conv,
+    Dense,
+    DequantizeLinear,
+    Elementwise,
+    Expand,
+    Pad,
+    Pool,
+    QLinearBinary,
+    QLinearUnary,
+    QTable,
+    QuantizeLinear,
+    Reduce,
+    Reshape,
+    Slice,
+    Softmax,
+    Transpose,
+)
 from cnngraph.ops.expression import Expression
 from cnngraph.passes.fuse_elementwise import FuseElementwise
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
+from cnngraph.passes.lower_integers import LowerIntegers
 from cnngraph.passes.merge_reshapes import MergeReshapes
+from cnngraph.passes.move_bytes import MoveBytes
 from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.sink_movement import SinkMovement
 from tests.passes.support import Net, apply
@@ -71,7 +91,7 @@ def test_concatenations_along_the_last_axis() -> None:
     assert net.names().count("Transpose") == 1
 
 
-@pytest.mark.parametrize("reader", [Slice((0, 1, 0, 0), (1, 1, 1, 1), (BATCH, 2, 7, 4)), Pool("max", (2, 2), (1, 1), (0,) * 4, (1, 1))])
+@pytest.mark.parametrize("reader", [Softmax(3), Pool("max", (2, 2), (1, 1), (0,) * 4, (1, 1))])
 def test_transposes_that_others_read_stay(reader: object) -> None:
     net = Net(4, 6, 7)
     a = last(net, net.x)
@@ -106,6 +126,81 @@ def test_the_batch_may_be_moved_too() -> None:
     a = net.node(Transpose((2, 0, 1)), net.x)
     apply(net, *PASSES, outputs=[net.node(Transpose((1, 2, 0)), net.elementwise("mul", net.relu(a), constant(net, 6, 1, 4)))])
     assert net.names() == ["Elementwise", "Elementwise"]
+
+
+def quantized(net: Net, value: Value, scale: float = 0.05) -> Value:
+    return net.node(QuantizeLinear(DType.I8), value, net.constant(np.float32(scale)), None)
+
+
+def dequantized(net: Net, value: Value, scale: float = 0.05) -> Value:
+    return net.node(DequantizeLinear(DType.F32), value, net.constant(np.float32(scale)), None)
+
+
+def test_quantisations_between_transposes() -> None:
+    net = Net(4, 6, 7)
+    a = dequantized(net, quantized(net, last(net, net.conv(net.x, 8))))
+    gate = net.elementwise("sigmoid", net.node(Reduce("mean", (1, 2), True), a))
+    a = net.elementwise("mul", a, dequantized(net, quantized(net, gate, 0.01), 0.01))
+    a = net.node(Pad((0, 1, 1, 0, 0, 0, 2, 0), "constant", 0.0), a)
+    a = net.node(Slice((0, 0, 0, 2), (1, 1, 1, 1), (BATCH, 7, 10, 5)), a)
+    apply(net, *PASSES, outputs=[net.conv(first(net, dequantized(net, quantized(net, a))), 3)])
+    assert net.names().count("Transpose") == 0
+
+
+def test_integers_between_transposes() -> None:
+    net = Net(4, 6, 7)
+    scale, zero = net.constant(np.float32(0.05)), net.constant(np.int8(3))
+    a = last(net, quantized(net, net.conv(net.x, 8)))
+    b = net.node(QLinearUnary("sigmoid"), a, scale, None, scale, zero)
+    c = net.node(QLinearBinary("add"), a, scale, None, b, scale, zero, scale, zero)
+    table = net.node(QTable(), c, net.constant(np.arange(256)[::-1].astype(np.uint8)))
+    offsets = net.constant(np.arange(8, dtype=np.int8))
+    moved = net.node(QLinearBinary("mul"), a, scale, None, offsets, scale, None, scale, zero)
+    joined = net.node(Concat(3), b, moved)
+    apply(net, *PASSES, outputs=[first(net, table), first(net, joined)])
+    assert net.names().count("Transpose") == 0
+
+
+def test_scales_by_axis_move_with_their_axis() -> None:
+    net = Net(4, 6, 7)
+    scales = net.constant(np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    a = net.node(QuantizeLinear(DType.I8, axis=3), last(net, net.x), scales, None)
+    a = net.node(DequantizeLinear(DType.F32, axis=3), a, scales, None)
+    apply(net, *PASSES, outputs=[first(net, a)])
+    assert [node.op.axis for node in net.nodes if isinstance(node.op, (DequantizeLinear, QuantizeLinear))] == [1, 1]
+    assert "Transpose" not in net.names()
+
+
+def test_cuts_of_other_transposes_stay_views() -> None:
+    """Query, key and value of one transposed tensor: three transposes would copy no less, and read a cut each."""
+    net = Net(5, 3, 2, 4)
+    a = net.node(Transpose((2, 0, 3, 1, 4)), net.x)
+    parts = [net.node(Slice((i, 0, 0, 0, 0), (1,) * 5, (1, BATCH, 2, 5, 4)), a) for i in range(3)]
+    changes, _ = apply(net, SinkMovement(), outputs=[net.relu(part) for part in parts])
+    assert changes == 0
+
+
+def test_what_stays_moves_bytes() -> None:
+    net = Net(4, 6)
+    scales = net.constant(np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    integers = net.node(QuantizeLinear(DType.I8), net.x, scales, None)
+    a = net.node(DequantizeLinear(DType.F32), integers, scales, None)
+    b = dequantized(net, quantized(net, net.x))
+    weights = dequantized(net, net.constant(np.arange(12, dtype=np.int8).reshape(3, 4)))
+    y = [net.node(Transpose((0, 2, 1)), a), net.node(Reshape((BATCH, 24)), b), net.node(Transpose((1, 0)), weights)]
+    apply(net, MoveBytes(), RemoveDead(), outputs=y)
+    assert [value.producer.op.name for _, value in net.outputs if value.producer is not None] == ["DequantizeLinear"] * 3
+    moves = [node for node in net.nodes if isinstance(node.op, (Reshape, Transpose))]
+    assert [node.op.name for node in moves] == ["Transpose", "Reshape"] and all(n.output.type.dtype is DType.I8 for n in moves)
+
+
+def test_constants_by_channel_repeat_for_each_image() -> None:
+    net = Net(4, 6, 7)
+    scale = net.constant(np.float32(0.05))
+    offsets = net.constant(np.arange(4, dtype=np.int8).reshape(1, 4, 1, 1))
+    y = net.node(QLinearBinary("add"), quantized(net, net.x), scale, None, offsets, scale, None, scale, None)
+    changes, _ = apply(net, LowerIntegers(), outputs=[y])
+    assert changes == 1 and [node.output.type.shape for node in net.nodes if isinstance(node.op, Expand)] == [(BATCH, 4, 1, 1)]
 
 
 def rows(net: Net, value: Value, outputs: int) -> Value:
