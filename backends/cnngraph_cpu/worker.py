@@ -99,9 +99,30 @@ def remember_signatures() -> None:
     BaseFunction.get_call_type = get_call_type  # type: ignore[method-assign]
 
 
+def align_stacks() -> None:
+    """Let functions begin their stacks at a cache line.
+
+    LLVM aligns spilled vectors only if it knew before it allocated registers that there would be any. Left to where the caller's stack
+    happens to end, half of them straddle two lines: the same convolution took 63, 71, 79, 87 or 101 us by process (8x8 taps, Zen 4), and
+    takes 56 with this.
+    """
+    from numba.core.codegen import CPUCodeLibrary
+
+    add = CPUCodeLibrary.add_ir_module
+
+    def add_ir_module(self: CPUCodeLibrary, module: Any) -> None:
+        for function in module.functions:
+            if not function.is_declaration:
+                function.attributes.alignstack = 64
+        add(self, module)
+
+    CPUCodeLibrary.add_ir_module = add_ir_module
+
+
 @cache
 def _pipeline() -> Any:
     remember_signatures()
+    align_stacks()
     from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
     class Pipeline(CompilerBase):

@@ -9,11 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cnngraph.errors import UsageError
+from cnngraph.ops import Conv
+from cnngraph.ops.expression import Expression
+from cnngraph_cpu import backend
 from cnngraph_cpu.jit import _Worker, compile_sources
 from cnngraph_cpu.worker import _LEFT_OUT, _pipeline, remember_signatures, single_assignments
+from tests.backends.template_cases import Case, plan, requests
 
 SOURCES = {
     "straight": "a = n\nb = a + 1\na = b * 2\nb = a + b\nout.append(a + b)",
@@ -105,6 +110,17 @@ def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypa
         assert worker.compile(str(source), "kernel").code
     finally:
         worker.close()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks at an instruction of x86-64")
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_kernels_begin_their_stack_at_a_cache_line(isa: str) -> None:
+    """Spilled vectors that straddle lines cost up to half of a kernel's time."""
+    weights = np.zeros((16, 6, 5, 5), np.float32)
+    case = Case("conv_direct", Conv((5, 5), (1, 1), (0,) * 4, (1, 1), 1, Expression.of("tanh")), ((1, 6, 14, 14), weights, None))
+    _, call = plan(case, isa, requests(case, isa)[0])
+    (kernel,) = backend.compile([call.spec], backend.target(isa)).values()
+    assert b"\x48\x83\xe4\xc0" in kernel.code  # and rsp, -64
 
 
 @pytest.mark.parametrize(

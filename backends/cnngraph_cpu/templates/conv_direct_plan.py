@@ -197,7 +197,9 @@ class ConvDirect:
         divided, most = (inner, (4, 3, 2, 1)) if merged or plain else (g.channels // step, (4, 2, 1))
         if grouped:
             divided = math.gcd(*(bound for span in spans for bound in span))
-        unroll = next(u for u in most if divided % u == 0)
+        # no pixel twice in a step: the compiler would keep its broadcast in memory, all lanes of it
+        limit = g.stride[2] if merged and step == 1 else max(most)
+        unroll = next(u for u in most if divided % u == 0 and u <= limit)
 
         deep = g.out[0] > 1 or g.kernel[0] > 1 or g.pad[0] > 0
         deep = (deep or (g.spread and not in_place)) and not g.pointwise
