@@ -33,5 +33,5 @@ translate = store_four_rounded = byte_pointer_argument = _only_specialised
 int_pointer_argument = truncated = long_expression = _only_specialised
 half_pointer_argument = load_pairs = broadcast_pair = dot2 = _only_specialised
 tile_configure = tile_release = tile_zero = tile_load = tile_store = tile_dot_bf16 = tile_dot_bytes = _only_specialised
-fill_row = store_halves = store_half_blocks = store_split = store_byte_blocks = prefetch_row = _only_specialised
+fill_row = store_halves = store_half_blocks = store_split = store_byte_blocks = store_four_lanes = prefetch_row = _only_specialised
 registers = unroll = epilogue = expression = _only_specialised

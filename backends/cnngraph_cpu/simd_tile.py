@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnngraph_cpu.simd import VectorType, splat_value
-from cnngraph_cpu.simd_half import BF16, BrainFloat
+from cnngraph_cpu.simd_half import BF16, F32, BrainFloat
 from cnngraph_cpu.simd_int import U8
 from cnngraph_cpu.target import ISAS
 
@@ -221,8 +221,8 @@ def _packing() -> dict[str, Any]:
     row, block = ir.VectorType(_BYTE, _ROW_BYTES), ir.VectorType(_BYTE, _LANES)
     half_row = ir.VectorType(ir.IntType(16), _LANES)
 
-    def put(builder: Any, pointer: Any, offset: Any, value: Any) -> None:
-        builder.store(value, builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())).align = 1
+    def put(builder: Any, pointer: Any, offset: Any, value: Any, align: int = 1) -> None:
+        builder.store(value, builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())).align = align
 
     def narrow(builder: Any, a: Any, b: Any) -> Any:
         """Both vectors as bfloat16, ``a`` first; the instruction takes the upper half first."""
@@ -308,9 +308,25 @@ def _packing() -> dict[str, Any]:
 
         return types.void(U8, types.intp, U8, types.intp, types.intp, types.intp, types.intp, types.int64), codegen
 
+    @intrinsic
+    def store_four_lanes(typingctx: Any, pointer: Any, offset: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        """Four vectors, lane by lane."""
+
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            pointer, offset, *vectors = values
+            first, second = (joined(builder, *pair) for pair in (vectors[:2], vectors[2:]))
+            for part in range(4):
+                lanes = [v * _LANES + part * _LANES // 4 + lane for lane in range(_LANES // 4) for v in range(4)]
+                order = ir.Constant(ir.VectorType(_WORD, _LANES), lanes)
+                place = builder.add(offset, ir.Constant(offset.type, part * _LANES))
+                put(builder, pointer, place, builder.shuffle_vector(first, second, order), 4)
+            return context.get_dummy_value()
+
+        return types.void(F32, types.intp, *[vector_type] * 4), codegen
+
     return {
         "fill_row": fill_row, "store_halves": store_halves, "store_half_blocks": store_half_blocks, "store_split": store_split,
-        "store_byte_blocks": store_byte_blocks, "prefetch_row": prefetch_row,
+        "store_byte_blocks": store_byte_blocks, "store_four_lanes": store_four_lanes, "prefetch_row": prefetch_row,
     }  # fmt: skip
 
 

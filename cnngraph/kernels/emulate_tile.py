@@ -199,9 +199,12 @@ def packing_primitives(width: int) -> dict[str, Callable[..., Any]]:
         blocks = [x.array.view(np.uint8)[x.span(at, width)] for at in (at0, at1, at2, at3)]
         _line(p, offset)[:] = np.concatenate(blocks) ^ np.uint8(flips)
 
+    def store_four_lanes(p: Any, offset: int, *vectors: np.ndarray) -> None:
+        p.array[p.span(offset, 4 * width)] = np.stack(vectors, axis=1).reshape(-1)
+
     return {
         "fill_row": fill_row, "store_halves": store_halves, "store_half_blocks": store_half_blocks, "store_split": store_split,
-        "store_byte_blocks": store_byte_blocks, "prefetch_row": lambda p, offset: None,
+        "store_byte_blocks": store_byte_blocks, "store_four_lanes": store_four_lanes, "prefetch_row": lambda p, offset: None,
     }  # fmt: skip
 
 

@@ -81,6 +81,7 @@ CASES = {
     "fixed batch": _conv((4, 4), 32, 16, (3, 3), pads=(1,) * 4, images=2, batch=2),
     "an image, 7x7 stride 2": _conv((19, 23), 3, 40, (7, 7), 2, (3,) * 4, epilogue=RELU, batch=3, template="conv_tiles_plain"),
     "an image, 11x11 stride 4, two blocks": _conv((31, 30), 3, 16, (11, 11), 4, (2, 0, 1, 5), template="conv_tiles_plain"),
+    "an image, wide enough for whole vectors": _conv((13, 41), 3, 32, (3, 3), 2, (1, 2, 1, 0), batch=2, template="conv_tiles_plain"),
     "an image, rows dilated": _conv((14, 9), 4, 32, (3, 1), pads=(2, 0, 2, 0), dilation=2, batch=2, template="conv_tiles_plain"),
     "an image, one pixel": _conv((5, 6), 3, 20, (1, 1), bias=False, template="conv_tiles_plain"),
     "a sound": _conv((90,), 2, 20, (17,), 3, (30, 4), epilogue=RESIDUAL, batch=3, template="conv_tiles_plain"),

@@ -1,7 +1,6 @@
 """Convolution of a plain 8-bit image with few channels on the tile unit: the first layer of most networks.
 
-As in :mod:`cnngraph_cpu.templates.conv_tiles_plain` the columns of a row of taps and the channels are joined to one axis. Three channels
-take four bytes, which interleave faster; the weights of the fourth are zero.
+As in :mod:`cnngraph_cpu.templates.conv_tiles_plain` the columns of a row of taps and the channels are joined to one axis.
 """
 
 from __future__ import annotations
@@ -32,17 +31,22 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import qconv_tiles as shared
 from cnngraph_cpu.templates.common import blocked, operand_layouts
-from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
+from cnngraph_cpu.templates.conv_geometry import geometry
 from cnngraph_cpu.templates.conv_tiles import all_tasks
-from cnngraph_cpu.templates.conv_tiles_plain import joined_arguments, joined_columns, joined_geometry, joined_weights
+from cnngraph_cpu.templates.conv_tiles_plain import (
+    apart_of,
+    interleaving_cycles,
+    joined_arguments,
+    joined_columns,
+    joined_geometry,
+    joined_weights,
+)
 from cnngraph_cpu.templates.conv_tiles_plan import BYTES, HELPERS, choose_lines
 from cnngraph_cpu.templates.qconv_tiles_plan import call_of, refuse_bytes
 from cnngraph_cpu.templates.quantized import layer_of
 
 FLIPS = shared.FLIPS
 TILE_PIXELS, TILE_BYTES, ROW_BYTES = shared.TILE_PIXELS, shared.TILE_BYTES, shared.ROW_BYTES
-_INTERLEAVE_CYCLES = {True: 0.3, False: 1.5}
-"""Estimated, of a byte: of three channels, and of another number."""
 
 W = TN = MT = SPLIT = PIXEL = GUARD = OUT = FLIP = ZERO_GIVEN = PACK4 = APART = 0  # fixed by the plan
 
@@ -119,11 +123,6 @@ def qconv_tiles_plain(
 _ORDER = tuple(name for name, _ in parameters(qconv_tiles_plain))
 
 
-def _apart(g: Geometry) -> int:
-    """Bytes of a column of a joined row."""
-    return 4 if g.channels == 3 else g.channels
-
-
 class QConvTilesPlain:
     """Integer convolutions of a plain input with fewer channels than a vector has lanes, without groups or dilated columns."""
 
@@ -159,14 +158,14 @@ class QConvTilesPlain:
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of the joined convolution, and of interleaving."""
         g = geometry(node)
-        lines = choose_lines(joined_geometry(g, _apart(g)), BYTES, target.width)
-        rows = lines.row_blocks * (lines.block_rows + lines.reach) * len(lines.phases)
-        return lines.cycles + _INTERLEAVE_CYCLES[_apart(g) == 4] * rows * g.size[2] * g.channels
+        apart = apart_of(g, BYTES.channels)
+        lines = choose_lines(joined_geometry(g, apart), BYTES, target.width)
+        return lines.cycles + interleaving_cycles(g, lines, apart)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights, fix the blocking."""
         g, layer = geometry(node), layer_of(node)
-        apart = _apart(g)
+        apart = apart_of(g, BYTES.channels)
         more = joined_arguments(g, apart)
         more["joined"] = Scratch(joined_columns(g) * apart + shared.ROW_BYTES, DType.U8)
         weights = joined_weights(layer.weights, g, apart)
