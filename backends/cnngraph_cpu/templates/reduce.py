@@ -100,8 +100,9 @@ class ReduceSpatial:
         return offers
 
     def cost(self, node: Node, target: Target) -> float:
-        """Elements read."""
-        return per_image(node.input(0).type.physical_elements) / target.width
+        """Vectors read, and the reorder of a plain tensor."""
+        elements = per_image(node.input(0).type.physical_elements)
+        return elements / target.width + (elements if node.input(0).type.layout.plain else 0)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One task an image and channel block."""

@@ -44,6 +44,8 @@ KINDS = {
     "log_sum_exp": LOG_SUM_EXP, "sum_square": SUM_SQUARE,
 }  # fmt: skip
 W = KIND = ACROSS = 0
+_LANES_SUMMED = 16
+"""Cycles from the partial results of the lanes to one result, and of the loop around."""
 
 
 def start(k: int) -> None:
@@ -204,8 +206,9 @@ class ReducePlain:
         return [LayoutRequest((PLAIN,), (PLAIN,))]
 
     def cost(self, node: Node, target: Target) -> float:
-        """Elements read; above the kernel for blocked tensors."""
-        return 2.0 * per_image(node.input(0).type.physical_elements)
+        """Vectors read, and the sum of the lanes of each result; above the kernel for blocked tensors where the tensor is blocked."""
+        read, results = (per_image(value.type.physical_elements) for value in (node.input(0), node.output))
+        return read / target.width + _LANES_SUMMED * results
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One task a result, or a vector of neighbouring results."""
