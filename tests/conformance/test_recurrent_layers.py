@@ -89,10 +89,12 @@ def test_sequences_of_different_lengths(direction: str) -> None:
 def test_layout_with_the_batch_first(op: str) -> None:
     """onnxruntime lacks it, so the reference alone judges."""
     tensors = weights(op, 7, 24, 1)
-    proto = model([node(op, "x w r b", "y h", hidden_size=24, layout=1)], {"x": ["n", 6, 7]}, "y h", tensors)
+    operands = "x w r b _ s s" if op == "LSTM" else "x w r b _ s"
+    inputs = {"x": ["n", 6, 7], "s": ["n", 1, 24]}
+    proto = model([node(op, operands, "y h", hidden_size=24, layout=1)], inputs, "y h", tensors)
     program = cnngraph.compile(proto.SerializeToString())
     assert not program.report["reference_steps"]
-    feeds = {"x": floats(3, 6, 7, seed=4)}
+    feeds = {"x": floats(3, 6, 7, seed=4), "s": floats(3, 1, 24, seed=5)}
     for name, array in interpret(import_model(proto.SerializeToString()), feeds, np.float64).items():
         np.testing.assert_allclose(program.run(feeds)[name], array, rtol=3e-6, atol=3e-6)
 
