@@ -39,18 +39,27 @@ def _quotient(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(zero, _constant(0), builder.select(minus, builder.neg(a), plain))
 
 
+def _halved(builder: Any, a: Any, times: Any) -> Any:
+    below = builder.lshr(builder.ashr(a, _constant(63)), builder.sub(_constant(64), times))  # 2**times - 1 for a negative number
+    return builder.ashr(builder.add(a, below), times)
+
+
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "long_add": (2, lambda builder, a, b: builder.add(a, b)),
     "long_sub": (2, lambda builder, a, b: builder.sub(a, b)),
     "long_mul": (2, lambda builder, a, b: builder.mul(a, b)),
     "long_div": (2, _quotient),
+    "long_halved": (2, _halved),
     "long_min": (2, _smaller),
     "long_max": (2, _larger),
     "long_neg": (1, lambda builder, a: builder.neg(a)),
     "long_abs": (1, _magnitude),
     "long_relu": (1, lambda builder, a: _larger(builder, a, _constant(0))),
 }
-"""Arity and LLVM code, by ``long_`` and the name in :data:`cnngraph.ops.scalar.FUNCTIONS`."""
+"""Arity and LLVM code, by ``long_`` and the name in :data:`cnngraph.ops.scalar.FUNCTIONS`.
+
+``long_halved`` is a quotient by a power of two, whose exponent of 1 to 62 it takes.
+"""
 
 
 def _function(arity: int, code: Callable[..., Any]) -> Any:

@@ -35,4 +35,5 @@ def _truncated(x: Any) -> int:
 
 def long_primitives() -> dict[str, Callable[..., Any]]:
     """The functions by their names in generated source."""
-    return {"truncated": _truncated, "long_div": _quotient, **{f"long_{name}": _wrapped(name) for name in _NAMES}}
+    halved = {"long_halved": lambda a, times: _quotient(a, 1 << times)}
+    return {"truncated": _truncated, "long_div": _quotient, **halved, **{f"long_{name}": _wrapped(name) for name in _NAMES}}

@@ -30,6 +30,20 @@ def pair(fn: str) -> IntCase:
 CASES = {
     "scale": IntCase("eltwise_long", SCALE, (np.array(16, np.int64), Computed(DType.I64, MAP), np.array([[-37]], np.int64))),
     "image": IntCase("eltwise_long", SCALE, (Computed(DType.I64, (1,)), Computed(DType.I64, (BATCH, 5)), Computed(DType.I64, (BATCH, 5)))),
+    **{
+        f"quotient_{divisor}": IntCase(
+            "eltwise_long", Elementwise(Expression.of("div", 2)), (Computed(DType.I64, LEFT.shape, LEFT), np.array([divisor], np.int64))
+        )
+        for divisor in (1, 2, 1 << 24, 1 << 62, -(1 << 63), 0, 24, -8)
+    },
+    "own_divisor": IntCase(
+        "eltwise_long",
+        Elementwise(Expression(2, (Instr("div", (1, 1)), Instr("add", (0, 2))))),
+        (
+            Computed(DType.I64, MAP),
+            np.array(4, np.int64),
+        ),
+    ),
     **{fn: pair(fn) for fn in sorted(FUNCTIONS)},
     "to_long": IntCase("cast_to_long", Cast(DType.I64), (Computed(DType.F32, MAP),)),
     "to_long_ends": IntCase("cast_to_long", Cast(DType.I64), (Computed(DType.F32, FLOATS.shape, FLOATS),)),
@@ -53,6 +67,13 @@ def test_compiled_kernels_equal_reference() -> None:
     kernels = Compiled([plan(case, isa, request)[1] for case, request in pairs], isa)
     for case, request in pairs:
         run_compiled(case, request, isa, kernels)
+
+
+@pytest.mark.parametrize(("name", "halved"), [("scale", True), ("quotient_2", True), ("quotient_24", False), ("own_divisor", False)])
+def test_quotients_by_powers_of_two_are_shifts(name: str, halved: bool) -> None:
+    case = CASES[name]
+    functions = {i.fn for i in plan(case, "avx512", requests(case, "avx512")[0])[1].spec.expression.instrs}
+    assert ("halved" in functions, "div" in functions) == (halved, not halved)
 
 
 def test_refusals() -> None:
