@@ -173,16 +173,27 @@ def splat_value(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count))
 
 
+def first_lanes(builder: Any, count: Any, lanes: int) -> Any:
+    """The mask of the first ``count`` of ``lanes`` lanes."""
+    numbers = ir.Constant(ir.VectorType(ir.IntType(64), lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, splat_value(builder, count, ir.VectorType(ir.IntType(64), lanes)))
+
+
+def unknown_to_llvm(builder: Any, number: Any) -> Any:
+    """An integer, as something of which LLVM knows nothing (an empty assembly instruction returns it).
+
+    For the masks of stores that narrow: where LLVM 22 sees that only the first lane of a truncated vector is stored, it stores the
+    whole word on AVX-512, over the neighbours of the byte or 16-bit float (X86ISelLowering.cpp, reduceMaskedStoreToScalarStore).
+    """
+    return builder.asm(ir.FunctionType(number.type, [number.type]), "", "=r,0", [number], side_effect=False)
+
+
 def _memory(lanes: int, converts: bool) -> dict[str, Any]:
     """Loads, stores and broadcasts of ``lanes`` float32; ``converts``: one instruction makes bfloat16 of them."""
     vector_type, vector = VectorType(lanes), ir.VectorType(_FLOAT, lanes)
 
     def address(builder: Any, pointer: Any, values: Any) -> Any:
         return builder.bitcast(builder.gep(values[0], [values[1]]), memory_type(pointer, lanes).as_pointer())
-
-    def mask(builder: Any, count: Any) -> Any:
-        numbers = ir.Constant(ir.VectorType(ir.IntType(64), lanes), list(range(lanes)))
-        return builder.icmp_signed("<", numbers, splat_value(builder, count, ir.VectorType(ir.IntType(64), lanes)))
 
     def suffix(pointer: Any) -> str:
         return f"v{lanes}{memory_type(pointer, lanes).element.intrinsic_name}.p0"
@@ -212,7 +223,7 @@ def _memory(lanes: int, converts: bool) -> dict[str, Any]:
             fnty = ir.FunctionType(elements, [elements.as_pointer(), _INT32, bits, elements])
             function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.load.{suffix(pointer)}")
             align, zero = ir.Constant(_INT32, alignment(pointer)), ir.Constant(elements, None)
-            loaded = builder.call(function, [address(builder, pointer, values), align, mask(builder, values[2]), zero])
+            loaded = builder.call(function, [address(builder, pointer, values), align, first_lanes(builder, values[2], lanes), zero])
             return widened(builder, loaded, pointer)
 
         return vector_type(float_pointer(pointer), types.intp, types.intp), codegen
@@ -224,7 +235,8 @@ def _memory(lanes: int, converts: bool) -> dict[str, Any]:
             fnty = ir.FunctionType(ir.VoidType(), [elements, elements.as_pointer(), _INT32, bits])
             function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.store.{suffix(pointer)}")
             align, what = ir.Constant(_INT32, alignment(pointer)), stored(builder, values[2], pointer, converts)
-            builder.call(function, [what, address(builder, pointer, values), align, mask(builder, values[3])])
+            count = unknown_to_llvm(builder, values[3]) if memory_type(pointer, lanes) != vector else values[3]
+            builder.call(function, [what, address(builder, pointer, values), align, first_lanes(builder, count, lanes)])
             return context.get_dummy_value()
 
         return types.void(float_pointer(pointer), types.intp, vector_type, types.intp), codegen

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from cnngraph_cpu.simd import VectorType, splat_value
+from cnngraph_cpu.simd import VectorType, first_lanes, splat_value, unknown_to_llvm
 from cnngraph_cpu.target import ISAS
 
 U8 = types.CPointer(types.uint8)
@@ -80,8 +80,7 @@ def _memory(lanes: int) -> dict[str, Any]:
         return builder.bitcast(builder.gep(values[0], [values[1]]), type_.as_pointer())
 
     def mask(builder: Any, count: Any) -> Any:
-        numbers = ir.Constant(ir.VectorType(_INT64, lanes), list(range(lanes)))
-        return builder.icmp_signed("<", numbers, splat_value(builder, count, ir.VectorType(_INT64, lanes)))
+        return first_lanes(builder, count, lanes)
 
     def widen(builder: Any, value: Any, signed: bool) -> Any:
         return builder.sext(value, vector) if signed else builder.zext(value, vector)
@@ -126,7 +125,8 @@ def _memory(lanes: int) -> dict[str, Any]:
             fnty = ir.FunctionType(ir.VoidType(), [small, small.as_pointer(), _INT32, ir.VectorType(ir.IntType(1), lanes)])
             function = cgutils.get_or_insert_function(builder.module, fnty, f"llvm.masked.store.v{lanes}i8.p0")
             where = address(builder, values, small)
-            builder.call(function, [builder.trunc(values[2], small), where, ir.Constant(_INT32, 1), mask(builder, values[3])])
+            some = mask(builder, unknown_to_llvm(builder, values[3]))
+            builder.call(function, [builder.trunc(values[2], small), where, ir.Constant(_INT32, 1), some])
             return context.get_dummy_value()
 
         return types.void(U8, types.intp, vector_type, types.intp), codegen
