@@ -10,7 +10,7 @@ import numpy as np
 
 from cnngraph.ir.types import Dim, DType, TensorType, numel, per_image
 from cnngraph.ops.base import Cost, Op, needed, require
-from cnngraph.ops.common import forbid_batch, match_dim, result, show, widened
+from cnngraph.ops.common import forbid_batch, in_result, match_dim, mixed_dtype, result, show, widened
 from cnngraph.ops.scalar import FUNCTIONS
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -71,8 +71,11 @@ class Cell(Op):
         """Whether a bias stands inside what a gate multiplies, so that it cannot be added to the products of the inputs."""
         return self.cell == "gru" and self.linear_before_reset
 
-    def _require(self, x: TensorType, given: Sequence[TensorType | None], wanted: Sequence[tuple[str, tuple[Dim, ...], bool]]) -> None:
-        """Check the attributes, and the types ``given`` beside x against (name, shape, needed)."""
+    def _require(
+        self, x: TensorType, given: Sequence[TensorType | None], wanted: Sequence[tuple[str, tuple[Dim, ...], bool]],
+        to: DType | None = None,
+    ) -> DType:  # fmt: skip
+        """Check the attributes, and the types ``given`` beside x against (name, shape, needed); the type of the results."""
         require(self.cell in GATES, f"unknown cell {self.cell!r}")
         require(self.directions in ("f", "r", "fr"), f"unknown directions {self.directions!r}")
         per_direction = {"rnn": 1, "gru": 2, "lstm": 3}[self.cell]
@@ -82,21 +85,26 @@ class Cell(Op):
                 name in ACTIVATIONS and len(parameters) == ACTIVATIONS[name][0], f"activation {name!r} with {len(parameters)} parameters"
             )
         require(x.dtype.is_float and x.rank == 3, f"x {x} must be floats [time, batch, features]")
+        floats = [x]
         for type_, (what, shape, required) in zip(given, wanted, strict=True):
             if type_ is None:
                 require(not required, f"input {what} is missing")
                 continue
-            require(type_.dtype is (DType.I32 if what == "sequence_lens" else x.dtype), f"{what} is {type_.dtype.value}")
+            if what == "sequence_lens":
+                require(type_.dtype is DType.I32, f"{what} is {type_.dtype.value}")
+            else:
+                floats.append(type_)
             require(type_.rank == len(shape), f"{what} has shape {show(type_.shape)}, not {show(shape)}")
             for a, b in zip(type_.shape, shape, strict=True):
                 match_dim(a, b, f"{what} has shape {show(type_.shape)}, not {show(shape)}")
         lacking = (what for type_, (what, _, _) in zip(given, wanted, strict=True) if type_ is None)
         require(self.cell == "lstm" or {"initial_c", "p"} <= set(lacking), "only an LSTM has a cell state and peepholes")
+        return mixed_dtype(floats, to, self.name)
 
-    def _results(self, x: TensorType, y: tuple[Dim, ...]) -> tuple[TensorType, ...]:
+    def _results(self, dtype: DType, y: tuple[Dim, ...], batch: Dim) -> tuple[TensorType, ...]:
         """Types of ``y``, the last h and, of an LSTM, the last c."""
-        state = result(x.dtype, (len(self.directions), x.shape[1], self.hidden))
-        return result(x.dtype, y), *[state] * (2 if self.cell == "lstm" else 1)
+        state = result(dtype, (len(self.directions), batch, self.hidden))
+        return result(dtype, y), *[state] * (2 if self.cell == "lstm" else 1)
 
     def _walk(
         self, ahead: np.ndarray, r: np.ndarray, inner: np.ndarray | None, inside: np.ndarray, starts: Sequence[np.ndarray | None],
@@ -105,14 +113,13 @@ class Cell(Op):
         """Step by step: ``y [T, D, N, H]``, the last h and, of an LSTM, the last c.
 
         Args:
-            ahead: products of the inputs and biases, [T, N, D*G*H].
+            ahead: products of the inputs and biases, [T, N, D*G*H], in float32 or float64.
             r: [D, G*H, H].
             inner: the bias of :attr:`biased_inside`, [D, H].
             inside: which steps are within the sequences, [T, N, 1].
             starts: h0 and c0, or None for zeros.
             p: peepholes, [D, 3*H].
         """
-        dtype, ahead = ahead.dtype, widened(ahead)
         time, batch, _ = ahead.shape
         ys, hs, cs = [], [], []
         count = len(self.activations) // len(self.directions)
@@ -131,8 +138,7 @@ class Cell(Op):
             ys.append(y)
             hs.append(h)
             cs.append(c)
-        results = [np.stack(ys, 1), np.stack(hs), *([np.stack(cs)] if self.cell == "lstm" else [])]
-        return tuple(a.astype(dtype) for a in results)
+        return np.stack(ys, 1), np.stack(hs), *([np.stack(cs)] if self.cell == "lstm" else [])
 
     def _function(self, index: int) -> Callable[[np.ndarray], np.ndarray]:
         _, _, function = ACTIVATIONS[self.activations[index]]
@@ -189,8 +195,7 @@ class Recurrent(Cell):
             ("initial_c", (d, batch, h), False),
             ("p", (d, 3 * h), False),
         ]
-        self._require(x, given[1:], wanted)
-        return self._results(x, (time, d, batch, h))
+        return self._results(self._require(x, given[1:], wanted), (time, d, batch, h), batch)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
         given: list[np.ndarray | None] = [*inputs, *[None] * (8 - len(inputs))]
@@ -227,10 +232,12 @@ class RecurrentSteps(Cell):
 
     Inputs: ``xw [T, N, D*G*H]``, the inputs times w with what is added before the activations; ``r [D, G*H, H]``, then optional
     ``inner [D, H]`` (the bias of :attr:`Cell.biased_inside`), lengths, ``h0``, ``c0`` and ``p`` as there. Outputs ``y [T, N, D*H]``, the
-    last ``h [D, N, H]``, and for an LSTM the last ``c [D, N, H]``.
+    last ``h [D, N, H]``, and for an LSTM the last ``c [D, N, H]``. ``to`` is as in :class:`~cnngraph.ops.conv.Conv`; between the steps no
+    state is rounded to it.
     """
 
     name: ClassVar[str] = "RecurrentSteps"
+    to: DType | None = None
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         given = [*inputs, *[None] * (7 - len(inputs))]
@@ -247,17 +254,17 @@ class RecurrentSteps(Cell):
             ("initial_c", (d, batch, h), False),
             ("p", (d, 3 * h), False),
         ]
-        self._require(xw, given[1:], wanted)
+        dtype = self._require(xw, given[1:], wanted, self.to)
         require(given[2] is None or self.biased_inside, "only a GRU with linear_before_reset has a bias inside")
-        return self._results(xw, (time, batch, d * h))
+        return self._results(dtype, (time, batch, d * h), batch)
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
         given: list[np.ndarray | None] = [*inputs, *[None] * (7 - len(inputs))]
         xw, r, inner, lengths, h0, c0, p = given
         assert xw is not None and r is not None
         time, batch, _ = xw.shape
-        y, *states = self._walk(xw, r, inner, _inside(time, batch, lengths), (h0, c0), p)
-        return y.transpose(0, 2, 1, 3).reshape(time, batch, -1), *states
+        y, *states = self._walk(widened(xw), r, inner, _inside(time, batch, lengths), (h0, c0), p)
+        return tuple(in_result(a, xw, self.to) for a in (y.transpose(0, 2, 1, 3).reshape(time, batch, -1), *states))
 
     def cost(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> Cost:
         steps = per_image(numel(outputs[0].shape)) // (self.hidden * len(self.directions))

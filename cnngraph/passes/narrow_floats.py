@@ -36,6 +36,7 @@ from cnngraph.ops import (
     Op,
     Pad,
     Pool,
+    RecurrentSteps,
     Reduce,
     Reshape,
     Resize,
@@ -45,7 +46,7 @@ from cnngraph.ops import (
 from cnngraph.ops.channels import TakeChannels
 from cnngraph.ops.group_norm import GroupNorm
 
-LAYERS: tuple[type[Op], ...] = (Conv, ConvTranspose, Dense)
+LAYERS: tuple[type[Op], ...] = (Conv, ConvTranspose, Dense, RecurrentSteps)
 MIXING: tuple[type[Op], ...] = (*LAYERS, Elementwise, GroupNorm)
 """Operators with an attribute ``to``."""
 NARROW: tuple[type[Op], ...] = (*MIXING, LRN, MatMul, Pool, Reduce, Resize)
@@ -95,7 +96,7 @@ def narrow_floats(graph: Graph, keep: Sequence[str] = ()) -> Narrowed:
             operands.widen(node)
             continue
         op = node.op
-        if isinstance(op, (Conv, ConvTranspose, Dense, Elementwise, GroupNorm)):
+        if isinstance(op, (Conv, ConvTranspose, Dense, Elementwise, GroupNorm, RecurrentSteps)):
             op = dataclasses.replace(op, to=DType.F32 if last else DType.BF16)
         results = graph.add(op, operands.narrow(node), origin=node.origin, before=node)
         for old, new in zip(node.outputs, results, strict=True):

@@ -36,25 +36,28 @@ class Layer:
     activations: tuple[str, ...] = ()
     more: tuple[tuple[str, Any], ...] = ()
     time: int = 3
+    half: bool = False
 
     def op(self) -> RecurrentSteps:
         names = self.activations or USUAL[self.cell] * len(self.directions)
         return RecurrentSteps(
-            self.cell, self.hidden, self.directions, names, tuple(ACTIVATIONS[name][1] for name in names), **dict(self.more)
-        )
+            self.cell, self.hidden, self.directions, names, tuple(ACTIVATIONS[name][1] for name in names), **dict(self.more),
+            to=DType.BF16 if self.half else None,
+        )  # fmt: skip
 
     def graph(self) -> Graph:
         """A graph of the layer alone, with all its outputs."""
         rng, graph = np.random.default_rng(self.hidden), Graph()
         d, g, h = len(self.directions), GATES[self.cell], self.hidden
+        dtype = DType.BF16 if self.half else DType.F32
         shapes = {"inner": (d, h), "lengths": (self.batch,), "h0": (d, self.batch, h), "c0": (d, self.batch, h), "p": (d, 3 * h)}
-        values: list[Value | None] = [graph.add_input("xw", TensorType(DType.F32, (self.time, self.batch, d * g * h)))]
-        values.append(graph.constant((rng.standard_normal((d, g * h, h)) / np.sqrt(h)).astype(np.float32)))
+        values: list[Value | None] = [graph.add_input("xw", TensorType(dtype, (self.time, self.batch, d * g * h)))]
+        values.append(graph.constant((rng.standard_normal((d, g * h, h)) / np.sqrt(h)).astype(dtype.numpy)))
         for name, shape in shapes.items():
             if name not in self.given:
                 values.append(None)
             elif name in ("h0", "c0", "lengths"):
-                values.append(graph.add_input(name, TensorType(DType.I32 if name == "lengths" else DType.F32, shape)))
+                values.append(graph.add_input(name, TensorType(DType.I32 if name == "lengths" else dtype, shape)))
             else:
                 values.append(graph.constant(rng.standard_normal([bind_dim(n, 1) for n in shape]).astype(np.float32)))
         for i, value in enumerate(graph.add(self.op(), values, origin=("steps",))):
@@ -85,7 +88,7 @@ def feeds_of(graph: Graph, batch: int) -> dict[str, np.ndarray]:
         if name == "lengths":
             whole[name] = np.array([3, 1, 2, 0, 3, 2, 1], np.int32)[:batch]
             continue
-        array = rng.standard_normal(bind_shape(value.type.shape, 9)).astype(np.float32)
+        array = rng.standard_normal(bind_shape(value.type.shape, 9)).astype(value.type.dtype.numpy)
         whole[name] = np.ascontiguousarray(array[:, :batch]) if value.type.shape[1] == BATCH else array
     return whole
 
@@ -95,8 +98,8 @@ def run_emulated(graph: Graph, isa: str, feeds: dict[str, np.ndarray], batch: in
     (node,) = graph.nodes
     target = backend.target(isa)
     assert KERNEL.accepts(node, target) is None and KERNEL.cost(node, target) > 0
-    call = KERNEL.plan(node, target)
-    memory = {v: np.full(bind_shape(v.type.shape, batch), np.nan, np.float32) for v in node.outputs}
+    call = KERNEL.plan(node, target).typed()
+    memory = {v: np.full(bind_shape(v.type.shape, batch), np.nan, v.type.dtype.numpy) for v in node.outputs}
     memory |= {value: feeds[name] for name, value in graph.inputs}
     given: list[np.ndarray | int] = []
     for argument in call.arguments.values():
@@ -129,6 +132,18 @@ def test_emulated_steps_meet_the_reference(name: str, isa: str) -> None:
         got = run_emulated(graph, isa, feeds, batch, threads=3)
         for label, array in want.items():
             np.testing.assert_allclose(got[label], array, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("isa", ["avx512bf16", "avx2"])
+@pytest.mark.parametrize("name", ["lstm", "gru inside"])
+def test_emulated_steps_on_bfloat16_meet_the_reference(name: str, isa: str) -> None:
+    """Operands and results are rounded, the states between the steps are not."""
+    graph = dataclasses.replace(LAYERS[name], half=True).graph()
+    feeds = feeds_of(graph, 3)
+    got = run_emulated(graph, isa, feeds, 3, threads=2)
+    for label, array in interpret(graph, feeds, np.float64).items():
+        assert got[label].dtype == DType.BF16.numpy
+        np.testing.assert_allclose(got[label].astype(np.float64), array, rtol=2.0**-8, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])

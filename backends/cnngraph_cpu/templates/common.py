@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -28,7 +28,12 @@ def only_f32(node: Node) -> str | None:
 
 def only_floats(node: Node) -> str | None:
     """A refusal unless every tensor of the node is float32, or bfloat16, which is widened by loads and rounded by stores."""
-    for value in (*node.inputs, *node.outputs):
+    return refuse_types((*node.inputs, *node.outputs))
+
+
+def refuse_types(values: Iterable[Value | None]) -> str | None:
+    """The same of some tensors."""
+    for value in values:
         if value is not None and value.type.dtype not in (DType.F32, DType.BF16):
             return f"{value.type.dtype.value} tensors run by the reference; kernels are float32"
     return None

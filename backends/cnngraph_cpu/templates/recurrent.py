@@ -43,6 +43,7 @@ from cnngraph_cpu.language import (
     unroll,
 )
 from cnngraph_cpu.source import Code
+from cnngraph_cpu.templates.common import refuse_types
 
 W = MT = U = ALL = GATES_FIRST = TWICE = LINEAR = V = V1 = VS = VS1 = 0
 LSTM = GRU = CLIP = COUPLED = PEEP = LENGTHS = H0 = C0 = A0 = A1 = A2 = 0
@@ -291,9 +292,10 @@ class RecurrentKernel:
         op = node.op
         if not isinstance(op, RecurrentSteps):
             return "not the steps of a recurrent layer"
-        if node.output.type.dtype is not DType.F32:
-            return f"{node.output.type.dtype.value} tensors run by the reference; kernels are float32"
-        _, r, inner, _, _, _, p = _operands(node)
+        xw, r, inner, _, h0, c0, p = _operands(node)
+        refusal = refuse_types((xw, r, inner, h0, c0, p, *node.outputs))
+        if refusal:
+            return refusal
         if any(value is not None and not value.is_constant for value in (r, inner, p)):
             return "the weights are computed at run time"
         if any(d == 0 for value in (node.input(0), *node.outputs) for d in value.type.shape):
@@ -381,9 +383,9 @@ def _panels(r: np.ndarray, directions: int, sweeps: Sequence[int], width: int) -
         padded[:, :, :hidden] = r.reshape(directions, -1, hidden, hidden)
         tiled = padded.reshape(directions, sum(sweeps), blocks, width, hidden).transpose(0, 2, 4, 1, 3)
         parts = np.split(tiled, np.cumsum(sweeps)[:-1], axis=3)
-        return np.concatenate([part.reshape(directions, -1) for part in parts], axis=1)
+        return np.concatenate([part.reshape(directions, -1) for part in parts], axis=1).astype(r.dtype)
 
-    return Packed(pack, DType.F32)
+    return Packed(pack, DType.of(r))
 
 
 def _by_lane(value: Value | None, op: RecurrentSteps, width: int, parts: int = 1) -> Packed:
