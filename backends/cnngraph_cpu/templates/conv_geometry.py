@@ -73,9 +73,20 @@ def skips(g: Geometry, merged: bool, in_place: bool) -> list[tuple[str, int]]:
     Columns do where of the taps of a row of pixels at least a hundredth lie on padding, since they take more code. An image that is
     read in place has no padding to read.
     """
-    on_padding = sum(min(g.out[2], ceil_div(outside, g.stride[2])) for tap in _outside(g, 2) for outside in tap)
-    columns = on_padding > 0 if in_place else not merged and on_padding * _LEAST_SKIPPED >= g.kernel[2] * g.out[2]
+    share = _on_padding(g, 2)
+    columns = share > 0 if in_place else not merged and share * _LEAST_SKIPPED >= 1
     return [(name, 1) for name, pays in (("SKIP_ROWS", any(g.pad[:2] + g.pad_end[:2])), ("SKIP_COLUMNS", columns)) if pays]
+
+
+def padding_share(g: Geometry) -> float:
+    """Which part of the products of a plane is one with padding."""
+    return 1 - (1 - _on_padding(g, 1)) * (1 - _on_padding(g, 2))
+
+
+def _on_padding(g: Geometry, axis: int) -> float:
+    """Which part of the taps along an axis lies on padding."""
+    pixels = sum(min(g.out[axis], ceil_div(outside, g.stride[axis])) for tap in _outside(g, axis) for outside in tap)
+    return pixels / (g.kernel[axis] * g.out[axis])
 
 
 def padding_unread(g: Geometry, rows: int, cols: int) -> bool:

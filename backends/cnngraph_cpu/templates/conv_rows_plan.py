@@ -22,7 +22,7 @@ from cnngraph_cpu.templates.common import (
     per_channel,
     refuse_layer,
 )
-from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
+from cnngraph_cpu.templates.conv_geometry import Geometry, geometry, padding_share
 from cnngraph_cpu.templates.conv_register_tiles import even_blocks
 
 _MOST_ROWS, _MOST_TAPS, _MOST_MULTIPLICATIONS = 8, 7, 200
@@ -118,7 +118,10 @@ class ConvRows:
         return requests
 
     def cost(self, node: Node, target: Target) -> float:
-        """Cycles of the inner loops, of copying the input into rows, and of a later change of the result's layout."""
+        """Cycles of the inner loops, of copying the input into rows, and of a later change of the result's layout.
+
+        Products with padding count double: the direct convolution, whose estimate has them, passes over them.
+        """
         g = geometry(node)
         plain = node.input(0).type.layout.plain
         flat = flattened(g, target.width)
@@ -127,7 +130,7 @@ class ConvRows:
             copied = 0
         a_copy = _COPIED_STRIDED if g.stride[2] > 1 else _COPIED_PLAIN if plain else 0.15 + 2.4 / target.width  # transposed
         moved = product(g.out) * (1 if g.out_channels < target.width else g.out_channels)
-        return choose_rows(flat, target).cycles + a_copy * copied + _REORDERED * moved
+        return choose_rows(flat, target).cycles * (1 + padding_share(g)) + a_copy * copied + _REORDERED * moved
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""
