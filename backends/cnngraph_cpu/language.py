@@ -29,7 +29,7 @@ load_words = store_words = load_words_partial = store_words_partial = broadcast_
 dot4 = to_floats = round_between = add_int = sub_int = mul_int = xor_int = max_int = _only_specialised
 get_byte = get_signed_byte = put_byte = get_word = fma_single = load_interleaved = store_four_bytes = _only_specialised
 load_shorts = load_signed_shorts = add_shorts = sub_shorts = shift_shorts = dot_shorts = shift_left = shift_right = _only_specialised
-translate = store_four_rounded = byte_pointer_argument = _only_specialised
+translate = transpose_bytes = store_four_rounded = byte_pointer_argument = _only_specialised
 int_pointer_argument = truncated = long_expression = _only_specialised
 half_pointer_argument = load_pairs = broadcast_pair = dot2 = _only_specialised
 tile_configure = tile_release = tile_zero = tile_load = tile_store = tile_dot_bf16 = tile_dot_bytes = _only_specialised

@@ -108,6 +108,11 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
     def translate(table: Any, x: Any, offset: int, y: Any, to: int) -> None:
         _bytes(y, to, 4 * width)[:] = _bytes(table, 0, 256)[_bytes(x, offset, 4 * width)]
 
+    def transpose_bytes(x: Any, at: int, step: int, y: Any, to: int, pitch: int) -> None:
+        tile = np.stack([_bytes(x, at + i * step, 16) for i in range(16)])
+        for i in range(16):
+            _bytes(y, to + i * pitch, 16)[:] = tile[:, i]
+
     def put_byte(p: Any, offset: int, value: Any) -> None:
         _bytes(p, offset, 1)[:] = int(value) & 255
 
@@ -117,6 +122,7 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         "store_bytes_partial": store_bytes_partial, "load_words": load_words, "store_words": store_words,
         "load_words_partial": load_words_partial, "store_words_partial": store_words_partial, "broadcast_word": broadcast_word,
         "splat_int": splat_int, "load_interleaved": load_interleaved, "store_four_bytes": store_four_bytes,
+        "transpose_bytes": transpose_bytes,
         "translate": translate, "store_four_rounded": store_four_rounded, "dot4": dot4, "round_between": round_between,
         "load_shorts": load_shorts, "load_signed_shorts": load_signed_shorts, "dot_shorts": dot_shorts,
         "add_shorts": lambda a, b: (a.view(np.int16) + b.view(np.int16)).view(np.int32),

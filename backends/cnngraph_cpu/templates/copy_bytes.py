@@ -14,6 +14,7 @@ from cnngraph_cpu.language import (
     load_bytes,
     put_byte,
     store_bytes,
+    transpose_bytes,
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.copy import ConcatCopy, ReorderKernel, place_of_pixels, slice_of_part
@@ -22,6 +23,8 @@ from cnngraph_cpu.templates.copy_strided import CopyStrided, place_of_rows
 from cnngraph_cpu.templates.quantized import EIGHT
 
 W = TO_BLOCKED = MODE = RUN = 0
+TILE = 16
+"""Rows and columns of ``transpose_bytes``."""
 BYTES = (*EIGHT, DType.BOOL)
 """Types whose elements are a byte."""
 
@@ -35,12 +38,20 @@ def reorder_bytes(
     tasks = images * blocks * chunks
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
         place_of_pixels()
-        for p in range(first, stop):
-            for c in range(count):
+        if W == TILE and count == W and stop - first >= TILE:
+            for q in range(first, stop, TILE):
+                p = min(q, stop - TILE)
                 if TO_BLOCKED:
-                    put_byte(y, to + p * W + c, get_byte(x, source + c * pixels + p))
+                    transpose_bytes(x, source + p, pixels, y, to + p * W, W)
                 else:
-                    put_byte(y, to + c * pixels + p, get_byte(x, source + p * W + c))
+                    transpose_bytes(x, source + p * W, W, y, to + p, pixels)
+        else:
+            for p in range(first, stop):
+                for c in range(count):
+                    if TO_BLOCKED:
+                        put_byte(y, to + p * W + c, get_byte(x, source + c * pixels + p))
+                    else:
+                        put_byte(y, to + c * pixels + p, get_byte(x, source + p * W + c))
 
 
 class ReorderBytes(ReorderKernel):
@@ -87,6 +98,20 @@ class ConcatBytes(ConcatCopy):
         return None if node.output.type.dtype in BYTES else "not an 8-bit tensor"
 
 
+def transposed_bytes() -> None:
+    """As ``copy_transposed`` of the module ``copy_strided``; the last tiles overlap those before them."""
+    if across >= TILE and stop - first >= TILE:
+        for v in range(0, across, TILE):
+            k = min(v, across - TILE)
+            for u in range(first, stop, TILE):
+                j = min(u, stop - TILE)
+                transpose_bytes(x, at + k + j * x_inner, x_inner, y, to + k * y_across + j, y_across)
+    else:
+        for k in range(across):
+            for j in range(first, stop):
+                put_byte(y, to + k * y_across + j, get_byte(x, at + k + j * x_inner))
+
+
 def strided_bytes(
     x: BytePointer, y: BytePointer, d0: int, d1: int, d2: int, d3: int, d4: int, mid: int, across: int, inner: int, rows: int, chunk: int,
     x0: int, x1: int, x2: int, x3: int, x4: int, x_mid: int, x_inner: int, y0: int, y1: int, y2: int, y3: int, y4: int, y_mid: int,
@@ -102,9 +127,7 @@ def strided_bytes(
             at = x_task + i * x_mid
             to = y_task + i * y_mid
             if MODE == TRANSPOSED:
-                for k in range(across):
-                    for j in range(first, stop):
-                        put_byte(y, to + k * y_across + j, get_byte(x, at + k + j * x_inner))
+                transposed_bytes()
             elif MODE == CONTIGUOUS:
                 whole = first + (stop - first) // W * W
                 for j in range(first, whole, W):
@@ -120,7 +143,9 @@ class StridedBytes(CopyStrided):
     """Transpose, Slice and Expand."""
 
     name = "strided_bytes"
-    code = Code(strided_bytes, {"place_of_rows": place_of_rows}, "Copy of bytes between tensors with different strides.")
+    code = Code(
+        strided_bytes, {f.__name__: f for f in (place_of_rows, transposed_bytes)}, "Copy of bytes between tensors with different strides."
+    )
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other types, and more than five loops after merging."""
