@@ -207,6 +207,8 @@ def open_fixed_program(path: str, how: Compilation, **extra: Any) -> Program | T
     from cnngraph.runtime.dynamic import DynamicProgram
 
     if isinstance(program, DynamicProgram):
-        wanted = " ".join(f"--shape {printable(spec.name)}={dims(spec.shape) if spec.shape else '...'}" for spec in program.inputs)
-        raise UsageError(f"the input shapes are free; give them: {wanted}")
+        from cnngraph.frontend.errors import sizes
+
+        given = "".join(f" --shape {printable(name)}={dims(shape)}" for name, shape in sizes(program.free).items())
+        raise UsageError(program.undecided + (f"; give them, such as{given}" if given else ", which only a run has"))
     return program

@@ -19,14 +19,19 @@ def shown(inputs: Mapping[str, DeclaredShape]) -> str:
     return "; ".join(rows)
 
 
-def example(inputs: Mapping[str, DeclaredShape]) -> str:
-    """The argument that would fix them: ``shapes={'x': [1, 3, 224, 224]}``, with declared numbers where there are any."""
-    chosen = []
+def sizes(inputs: Mapping[str, DeclaredShape]) -> dict[str, list[int]]:
+    """Shapes that would fix inputs: declared numbers where there are any, elsewhere usual ones."""
+    chosen = {}
     for name, dims in inputs.items():
         usual = _USUAL if dims is None or len(dims) <= len(_USUAL) else (1,) * len(dims)
-        sizes = [dim if isinstance(dim, int) else size for dim, size in zip(dims or [None] * len(usual), usual, strict=False)]
-        chosen.append(f"'{printable(name)}': {sizes}")
-    return f"shapes={{{', '.join(chosen)}}}"
+        chosen[name] = [dim if isinstance(dim, int) else size for dim, size in zip(dims or [None] * len(usual), usual, strict=False)]
+    return chosen
+
+
+def example(inputs: Mapping[str, DeclaredShape]) -> str:
+    """The argument that would fix them: ``shapes={'x': [1, 3, 224, 224]}``."""
+    chosen = ", ".join(f"'{printable(name)}': {shape}" for name, shape in sizes(inputs).items())
+    return f"shapes={{{chosen}}}"
 
 
 class FreeDimensionsError(UnsupportedError):

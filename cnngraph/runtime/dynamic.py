@@ -250,21 +250,33 @@ class DynamicProgram:
             raise UsageError(f"the program has no {what} before its first run: {why}; run it once, or compile with {remedy}")
         return self._latest
 
+    @property
+    def free(self) -> dict[str, tuple[int | str | None, ...] | None]:
+        """What inputs declare whose shapes have to be known to compile; a leading dimension may stay free unless the model mixes images."""
+        first = 1 if self._symbolic else 0
+        return {name: dims for name, dims in self._declared.items() if dims is None or not all(isinstance(d, int) for d in dims[first:])}
+
+    @property
+    def undecided(self) -> str:
+        """Why nothing can be compiled before a run."""
+        from cnngraph.frontend.errors import shown
+
+        reasons = [f"input shapes are free, {shown(self.free)}"] if self.free else []
+        if self._contents:
+            reasons.append(f"shapes depend on the contents of {', '.join(self._quoted_contents())}")
+        return ", and ".join(reasons)
+
+    def _quoted_contents(self) -> list[str]:
+        return [f"'{printable(name)}'" for name in self._contents]
+
     def _undecided(self) -> tuple[str, str]:
         """Why nothing can be compiled before a run, and the arguments of ``compile`` that would change it."""
-        from cnngraph.frontend.errors import example, shown
+        from cnngraph.frontend.errors import example
 
-        reasons, remedies = [], []
-        first = 1 if self._symbolic else 0
-        free = {name: dims for name, dims in self._declared.items() if dims is None or not all(isinstance(d, int) for d in dims[first:])}
-        if free:
-            reasons.append(f"input shapes are free, {shown(free)}")
-            remedies.append(example(free))
+        remedies = [example(self.free)] if self.free else []
         if self._contents:
-            names = [f"'{printable(name)}'" for name in self._contents]
-            reasons.append(f"shapes depend on the contents of {', '.join(names)}")
-            remedies.append(f"constants={{{', '.join(f'{name}: ...' for name in names)}}}")
-        return ", and ".join(reasons), ", ".join(remedies)
+            remedies.append(f"constants={{{', '.join(f'{name}: ...' for name in self._quoted_contents())}}}")
+        return self.undecided, ", ".join(remedies)
 
 
 def _shown(dims: Sequence[int | str | None] | None) -> tuple[int | str, ...]:

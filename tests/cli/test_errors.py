@@ -61,6 +61,24 @@ def test_unsupported_operators_are_listed_together(call: Call, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("dims", "axes", "wanted"),
+    [(["N", 3, 4], [0, 1, 2], "x=1x3x4"), (["N", 3, "width"], [1, 2], "x=1x3x224")],
+)
+def test_shapes_that_are_asked_for_are_shapes_that_help(
+    call: Call, tmp_path: Path, dims: list[int | str], axes: list[int], wanted: str
+) -> None:
+    x, y = helper.make_tensor_value_info("x", TensorProto.FLOAT, dims), helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    nodes = [helper.make_node("ReduceMax", ["x"], ["y"], axes=axes)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 13)])
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    refused = call("explain", path)
+    assert refused.code == 2
+    assert refused.err.rstrip().endswith(f"give them, such as --shape {wanted}")
+    assert call("explain", path, "--shape", wanted).code == 0
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["frobnicate"],
