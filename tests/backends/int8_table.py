@@ -256,6 +256,7 @@ def movement_cases() -> list[IntCase]:
         IntCase("strided_bytes", Transpose((0, 2, 1)), (Computed(u8, (BATCH, 3, 90)),)),
         IntCase("strided_bytes", Slice((0, 1, 0, 2), (1, 1, 1, 2), (BATCH, 2, 5, 3)), (Computed(u8, (BATCH, 4, 5, 7)),)),
         IntCase("strided_bytes", Slice((0, 16, 0, 0), (1, 1, 1, 1), (BATCH, 19, 3, 5)), (Computed(u8, (BATCH, 48, 3, 5)),)),
+        IntCase("strided_bytes", Slice((0, 16, 1, 2), (1, 1, 2, 3), (BATCH, 19, 3, 4)), (Computed(u8, (BATCH, 48, 7, 12)),)),
         IntCase("strided_bytes", Expand((BATCH, 3, 5, 7)), (Computed(DType.I8, (3, 1, 7)),)),
     ]
 

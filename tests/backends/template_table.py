@@ -243,6 +243,7 @@ def movement_cases() -> list[Case]:
         Case("copy_strided", Transpose((6, 4, 2, 0, 1, 3, 5)), ((2, 3, 2, 3, 2, 3, 2),)),
         Case("copy_strided", Slice((0, 1, 0, 2), (1, 1, 1, 2), (BATCH, 2, 5, 3)), ((BATCH, 4, 5, 7),)),
         Case("copy_strided", Slice((0, 16, 0, 0), (1, 1, 1, 1), (BATCH, 19, 3, 5)), ((BATCH, 48, 3, 5),)),
+        Case("copy_strided", Slice((0, 16, 1, 2), (1, 1, 2, 3), (BATCH, 19, 3, 4)), ((BATCH, 48, 7, 12),)),
         Case("copy_strided", Slice((4, 6), (-1, -3), (5, 3)), ((6, 7),)),
         Case("copy_strided", Expand((BATCH, 3, 5, 7)), ((3, 1, 7),)),
         Case("copy_strided", Expand((BATCH, 3, 5, 19)), ((BATCH, 3, 5, 1),)),

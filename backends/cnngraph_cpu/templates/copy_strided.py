@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from cnngraph.ir.graph import Node, Value
-from cnngraph.ir.types import PLAIN, Dim, Layout, SymbolicBatchError, numel, per_image
+from cnngraph.ir.types import PLAIN, Dim, Layout, SymbolicBatchError, numel, per_image, strides_of
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Expand, Pad, Slice, Transpose
 from cnngraph_cpu.language import (
@@ -24,7 +25,6 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_floats
 from cnngraph_cpu.templates.copy_nest import (
-    CONTIGUOUS,
     LOOPS,
     ONCE,
     REPEATED,
@@ -37,6 +37,7 @@ from cnngraph_cpu.templates.copy_nest import (
     nest_of,
     strided_copy,
 )
+from cnngraph_cpu.templates.strides import merge_axes
 
 W = MODE = 0
 _CHUNK = 4096
@@ -127,13 +128,13 @@ def copy_strided(
                 copy_row()
 
 
-def _takes_whole_blocks(node: Node, width: int) -> bool:
-    """Whether a Slice takes channels only, from a block's first on, so that it can stay blocked."""
+def _stays_blocked(node: Node, width: int) -> bool:
+    """Whether a Slice of whole images, from a block of channels on, in steps forwards, so that it can stay blocked."""
     op, shape = node.op, node.input(0).type.shape
     if not isinstance(op, Slice) or len(shape) < 3 or not all(isinstance(d, int) and d > 0 for d in shape[1:]):
         return False
-    whole = all(op.shape[i] == d and op.starts[i] == 0 and op.steps[i] == 1 for i, d in enumerate(shape) if i != 1)
-    return whole and op.steps[1] == 1 and op.starts[1] % width == 0
+    whole = op.shape[0] == shape[0] and op.starts[0] == 0 and op.steps[0] == 1
+    return whole and op.steps[1] == 1 and op.starts[1] % width == 0 and min(op.steps) > 0
 
 
 class CopyStrided:
@@ -164,14 +165,15 @@ class CopyStrided:
         return f"{len(copy.axes)} separate axes" if len(copy.axes) > LOOPS else None
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """Plain; a slice of whole channel blocks may stay blocked, a transpose reads and writes blocks where there are only whole ones.
+        """Plain; a slice may stay blocked if it begins with a block of channels.
 
-        The result of a transpose is blocked first where only convolutions and the like read it.
+        A transpose reads and writes blocks where there are only whole ones; its result is blocked first where only convolutions and the
+        like read it.
         """
         layout = blocked(target)
         plain = LayoutRequest((PLAIN,), (PLAIN,))
         if not isinstance(node.op, Transpose):
-            return [plain, LayoutRequest((layout,), (layout,))] if _takes_whole_blocks(node, target.width) else [plain]
+            return [plain, LayoutRequest((layout,), (layout,))] if _stays_blocked(node, target.width) else [plain]
         x, y = node.input(0), node.output
         sources = [PLAIN, layout] if has_whole_blocks(x.type, target.width) else [PLAIN]
         results = [PLAIN]
@@ -184,7 +186,7 @@ class CopyStrided:
         return 1.0 * per_image(node.output.type.physical_elements)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
-        """Loops by :func:`nest_of`; a slice of blocks is a copy of one piece an image."""
+        """Loops by :func:`nest_of`; those of a slice of blocks for each image."""
         x, y = node.input(0), node.output
         if isinstance(node.op, Slice) and not y.type.layout.plain:
             return self._plan_blocked(node.op, x, y, target)
@@ -192,12 +194,15 @@ class CopyStrided:
         return self._call(x, y, copy.offset, nest_of(copy.axes, target.width), target)
 
     def _plan_blocked(self, op: Slice, x: Value, y: Value, target: Target) -> KernelCall:
-        offset = op.starts[1] * per_image(numel(x.type.shape[2:]))
-        images = Axis(x.type.shape[0], 0, 0)
-        piece = Axis(numel(y.type.physical_shape[1:]), 1, 1)
-        call = self._call(x, y, offset, Nest(CONTIGUOUS, (images,), ONCE, piece), target)
-        arguments = {**call.arguments, "x4": BatchStride(x), "y4": BatchStride(y)}
-        return KernelCall(call.spec, arguments, call.notes)
+        (_, plane, *steps_x), (_, *steps_y) = (strides_of(value.type.physical_shape) for value in (x, y))
+        source = [plane, *(stride * step for stride, step in zip(steps_x, op.steps[2:], strict=False)), 1]
+        extents, (xs, ys) = merge_axes(y.type.physical_shape[1:], [source, steps_y])
+        starts = (op.starts[1] // target.width, *op.starts[2:])
+        offset = sum(start * per_image(stride) for start, stride in zip(starts, (plane, *steps_x), strict=False))
+        nest = nest_of([Axis(*numbers) for numbers in zip(extents, xs, ys, strict=True)], target.width)
+        call = self._call(x, y, offset, replace(nest, outer=(Axis(x.type.shape[0], 0, 0), *nest.outer)), target)
+        images = LOOPS - 3 - len(nest.outer)
+        return KernelCall(call.spec, {**call.arguments, f"x{images}": BatchStride(x), f"y{images}": BatchStride(y)}, call.notes)
 
     def _call(self, x: Value, y: Value, offset: int, nest: Nest, target: Target) -> KernelCall:
         outer = (*(ONCE,) * (LOOPS - 2 - len(nest.outer)), *nest.outer)
