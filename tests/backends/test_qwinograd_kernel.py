@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -17,7 +16,8 @@ from cnngraph_cpu.target import ISAS, available
 from cnngraph_cpu.templates import qwinograd_plan
 from cnngraph_cpu.templates.conv_geometry import geometry
 from cnngraph_cpu.templates.quantized import layer_of
-from cnngraph_cpu.templates.qwinograd_plan import G, choose_blocking, largest_sum, transform_weights
+from cnngraph_cpu.templates.qwinograd_plan import G, largest_sum, transform_weights
+from cnngraph_cpu.templates.winograd_blocking import SHORTS, choose_blocking
 from tests.backends.int8_cases import Computed, IntCase, build, plan, requests, run_compiled, run_emulated
 from tests.backends.int8_table import qconv
 from tests.backends.template_cases import Compiled
@@ -66,10 +66,9 @@ CASES = [
 @pytest.fixture(params=[False, True], ids=["weights transformed by the plan", "by the kernel"])
 def raw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Let the plan choose among blockings of one kind; those that transform weights take a block of channels at a time."""
-    every = qwinograd_plan._blockings
-    monkeypatch.setattr(qwinograd_plan, "_blockings", lambda g, target: (b for b in every(g, target) if b.raw == request.param))
-    monkeypatch.setattr(qwinograd_plan, "choose_blocking", lru_cache(qwinograd_plan.choose_blocking.__wrapped__))
-    monkeypatch.setattr(qwinograd_plan, "_chunk_blocks", lambda choice, *_: int(choice.raw))
+    arithmetic = replace(SHORTS, any_raw=False, most_bytes=0 if request.param else float("inf"))
+    monkeypatch.setattr(qwinograd_plan.QWinograd, "arithmetic", arithmetic)
+    monkeypatch.setattr(qwinograd_plan, "blocks_at_once", lambda choice, *_: int(choice.raw))
     return bool(request.param)
 
 
@@ -137,4 +136,4 @@ def test_deep_layers_on_small_maps_stay_direct() -> None:
         names = ("qwinograd", "qconv")
         chosen.append(min(names, key=lambda name: TEMPLATES[name].cost(node, target)))
     assert chosen == ["qwinograd", "qwinograd", "qconv"]
-    assert choose_blocking(geometry(build(winograd((64, 56, 56), 64))), target).vectors > 1
+    assert choose_blocking(geometry(build(winograd((64, 56, 56), 64))), target, SHORTS).vectors > 1

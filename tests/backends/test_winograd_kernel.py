@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
 from cnngraph_cpu.templates import winograd_plan
 from cnngraph_cpu.templates.conv_geometry import geometry
+from cnngraph_cpu.templates.winograd_blocking import F32, choose_blocking
 from tests.backends.template_cases import Case, Compiled, build, plan, requests, run_compiled, run_emulated
 
 RESIDUAL = Expression(2, (Instr("add", (0, 1)), Instr("relu", (2,))))
@@ -39,18 +40,17 @@ CASES = [
 ]
 
 
-KINDS = [(m, raw) for m in sorted(winograd_plan.G) for raw in (False, True)]
+KINDS = [(tile.outputs, raw) for tile in reversed(F32.tiles) for raw in (False, True)]
 
 
 @pytest.fixture(params=KINDS, ids=str)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[int, bool]:
     """Let the plan choose among blockings of one tile size; and transform no weights, so that kernels do, a block of channels at a time."""
     outputs, raw = request.param
-    monkeypatch.setattr(winograd_plan, "G", {outputs: winograd_plan.G[outputs]})
-    monkeypatch.setattr(winograd_plan, "choose_blocking", lru_cache(winograd_plan.choose_blocking.__wrapped__))
+    tiles = tuple(tile for tile in F32.tiles if tile.outputs == outputs)
+    monkeypatch.setattr(winograd_plan.Winograd, "arithmetic", replace(F32, tiles=tiles, most_bytes=0 if raw else F32.most_bytes))
     if raw:
-        monkeypatch.setattr(winograd_plan, "_MOST_WEIGHT_BYTES", 0)
-        monkeypatch.setattr(winograd_plan, "_chunk_blocks", lambda *_: 1)
+        monkeypatch.setattr(winograd_plan, "blocks_at_once", lambda *_: 1)
     return outputs, raw
 
 
@@ -81,7 +81,7 @@ def test_compiled_kernel_meets_reference(kind: tuple[int, bool]) -> None:
 def test_deep_layers_on_small_maps_take_the_small_tile() -> None:
     """There the 36 weights of a 6x6 tile would be read from memory for four tiles only."""
     target, layers = backend.target("avx512"), ((64, 56), (256, 14), (512, 7))
-    chosen = [winograd_plan.choose_blocking(geometry(build(case(c, c, (size, size)))), target).outputs for c, size in layers]
+    chosen = [choose_blocking(geometry(build(case(c, c, (size, size)))), target).outputs for c, size in layers]
     assert chosen == [4, 4, 2]
 
 
@@ -90,7 +90,7 @@ def test_large_weights_are_transformed_by_the_kernel() -> None:
     target, winograd = backend.target("avx512"), TEMPLATES["winograd"]
     for c, f, size, raw in ((256, 256, 56, False), (256, 512, 28, True), (512, 512, 14, True)):
         call = plan(case(c, f, (size, size)), "avx512", requests(case(c, f, (size, size)), "avx512")[0])[1]
-        blocking = winograd_plan.choose_blocking(geometry(build(case(c, f, (size, size)))), target)
+        blocking = choose_blocking(geometry(build(case(c, f, (size, size)))), target)
         packed = call.arguments["w"]
         assert isinstance(packed, Packed) and winograd.name == call.spec.template
         assert (blocking.raw, packed.data.size // (c * f)) == (raw, 9 if raw else 36)

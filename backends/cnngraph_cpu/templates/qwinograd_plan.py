@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import DType, ceil_div, round_up
+from cnngraph.ir.types import DType, ceil_div
 from cnngraph.kernels.template import (
     Argument,
     BatchStride,
@@ -30,7 +29,7 @@ from cnngraph_cpu.templates.common import epilogue_arguments
 from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, packs, padded
-from cnngraph_cpu.templates.winograd_plan import tiles_per_group
+from cnngraph_cpu.templates.winograd_blocking import SHORTS, TAPS, BlockedWinograd, blocks_at_once, tiles_per_group
 
 G = ((6, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 6))
 """The weight transform: points 0, 1, -1, 2, -2 and infinity.
@@ -38,90 +37,17 @@ G = ((6, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 6))
 The factors 1/24, -1/6, -1/6, 1/24, 1/24 and 1/6 of the rows are in the output transform.
 """
 
-_POINTS, _TAPS = 36, 9
+_POINTS = 36
 _LARGEST = 1 << 25
 """Sums, bias included, below this in magnitude come out of the transforms exactly: they arrive times 64, modulo 2**32."""
 
-_TRANSFORM_CYCLES = (150, 170)
-"""Cycles of an input transform of one tile and two vectors of channels, and of an output transform of one."""
 
-_WEIGHT_TRANSFORM_CYCLES = 70
-"""Cycles of transforming the filters of a pair of input channels and a vector of output channels in the kernel."""
-
-_MOST_WEIGHT_BYTES = 4 << 20
-"""Transformed weights beyond this are made in the kernel: they take four times the memory of the filters."""
-
-_WEIGHT_BYTES_PER_CYCLE = 8.0
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """How a convolution is cut up.
-
-    Attributes:
-        raw: whether the kernel transforms the weights, a chunk of channels at a time, instead of the plan.
-        tile_rows: rows of tiles of a task.
-        pixel_tiles, vectors: the register tile.
-        padded: tiles of a task, rounded up to register tiles.
-        cycles: estimate for an image.
-    """
-
-    raw: bool
-    tile_rows: int
-    pixel_tiles: int
-    vectors: int
-    padded: int
-    cycles: float
-
-
-@lru_cache(maxsize=4096)
-def choose_blocking(g: Geometry, target: Target) -> Blocking:
-    """The blocking with the least estimated cycles whose scratch stays within the private cache where possible."""
-    return min(_blockings(g, target), key=lambda b: b.cycles)
-
-
-def _blockings(g: Geometry, target: Target) -> Iterator[Blocking]:
-    width = target.width
-    tiles_y, tiles_x = ceil_div(g.out[1], 4), ceil_div(g.out[2], 4)
-    pairs, pair_blocks, out_blocks = ceil_div(g.channels, 2), ceil_div(g.channels, 2 * width), ceil_div(g.out_channels, width)
-    forth, back = _TRANSFORM_CYCLES
-    product = 0.5 if target.dot else 1.0  # a multiplication and an addition
-    words = 4 * pairs * out_blocks * width
-    for raw in (False, True):
-        if words * _POINTS > _MOST_WEIGHT_BYTES and not raw:
-            continue
-        weight_bytes = words * (_TAPS if raw else _POINTS)
-        stream = weight_bytes / _WEIGHT_BYTES_PER_CYCLE if weight_bytes > target.l2 // 2 else 0
-        there = _WEIGHT_TRANSFORM_CYCLES * pairs * out_blocks if raw else 0
-        for tile_rows in range(1, tiles_y + 1):
-            count = tile_rows * tiles_x
-            if tile_rows > 1 and _POINTS * count * pair_blocks * width * 4 > target.l2 * (2 if raw else 3 / 4):
-                break
-            row_blocks = ceil_div(tiles_y, tile_rows)
-            for vectors in range(1, min(4, out_blocks) + 1):
-                limit = (target.registers - (1 if target.dot else 2) - vectors) // vectors
-                for pixel_tiles in range(1, limit + 1):
-                    filled = round_up(count, pixel_tiles)
-                    products = pixel_tiles * vectors
-                    cycles = max(products * product, (pixel_tiles + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixel_tiles + 0.5 * vectors
-                    gemm = _POINTS * pairs * ceil_div(out_blocks, vectors) * (filled // pixel_tiles) * cycles
-                    transforms = count * (forth * pair_blocks + back * out_blocks)
-                    yield Blocking(raw, tile_rows, pixel_tiles, vectors, filled, row_blocks * (gemm + transforms + there + stream))
-
-
-def _chunk_blocks(choice: Blocking, pair_blocks: int, target: Target) -> int:
-    """Pairs of channel blocks whose transformed weights stay within a quarter of the private cache, in equal chunks; 0 unless raw."""
-    if not choice.raw:
-        return 0
-    block_bytes = _POINTS * choice.vectors * target.width**2 * 4
-    return ceil_div(pair_blocks, ceil_div(pair_blocks, max(1, target.l2 // 4 // block_bytes)))
-
-
-class QWinograd:
+class QWinograd(BlockedWinograd):
     """3x3 8-bit convolutions of stride 1 without groups or dilation, whose sums are known to stay below 2**25."""
 
     name = "qwinograd"
     reorders_arithmetic = False
+    arithmetic = SHORTS
     code = Code(
         kernel.qwinograd,
         {
@@ -155,16 +81,12 @@ class QWinograd:
         """Blocked in and out."""
         return [self._direct.layouts(node, target)[-1]]
 
-    def cost(self, node: Node, target: Target) -> float:
-        """Cycles of multiplication, transforms and weight streaming."""
-        return choose_blocking(geometry(node), target).cycles
-
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Transform and pack the weights, fix the blocking."""
         op = node.op
         assert isinstance(op, (QLinearConv, ConvInteger))
         g, width, layer = geometry(node), target.width, layer_of(node)
-        choice = choose_blocking(g, target)
+        choice = self.blocking(g, target)
         y, tv = node.output, choice.vectors
         blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
         pairs, pair_blocks, tiles = ceil_div(g.channels, 2), ceil_div(blocks, 2), ceil_div(out_blocks, tv)
@@ -172,7 +94,7 @@ class QWinograd:
         scratch_rows, scratch_width = choice.tile_rows * 4 + 2, tiles_x * 4 + 2
         m_at = pair_blocks * scratch_rows * scratch_width * width
         ready_at = m_at + _POINTS * tv * choice.padded * width
-        chunk_blocks = _chunk_blocks(choice, pair_blocks, target)
+        chunk_blocks = blocks_at_once(choice, pair_blocks, target)
         row_blocks = ceil_div(tiles_y, choice.tile_rows)
         given = not isinstance(layer.x_zero, int)
         epilogue = op.epilogue if isinstance(op, ConvInteger) else None
@@ -182,6 +104,7 @@ class QWinograd:
             ("GUARD", int(out_blocks % tv != 0)), ("PARTIAL_X", int(g.out[2] % 4 != 0)), ("PARTIAL_Y", int(g.out[1] % 4 != 0)),
             ("OUT", layer.output), ("SIGNED", int(layer.signed)), ("ZERO_GIVEN", int(given)), ("PACK4", int(packs(layer, y.type.dtype))),
         ]  # fmt: skip
+        constants = self.shared(constants)
         if choice.raw:
             constants += [("RAW", 1), ("APART", _POINTS)]
         pack = pack_weights if choice.raw else transform_weights
@@ -200,7 +123,7 @@ class QWinograd:
         numbers = {
             "pairs": pairs, "blocks": blocks, "pair_blocks": pair_blocks, "out_blocks": out_blocks, "tiles": tiles,
             "height": g.size[1], "width": g.size[2], "rows_out": g.out[1], "cols_out": g.out[2], "tiles_y": tiles_y, "tiles_x": tiles_x,
-            "tile_weights": (_TAPS if choice.raw else _POINTS) * pairs * tv * width, "pad_y": g.pad[1],
+            "tile_weights": (TAPS if choice.raw else _POINTS) * pairs * tv * width, "pad_y": g.pad[1],
             "pad_x": min(g.pad[2], scratch_width),
             "copied": max(0, min(g.size[2], scratch_width - g.pad[2])), "scratch_rows": scratch_rows, "scratch_width": scratch_width,
             "block_tile_rows": choice.tile_rows, "tiles_padded": choice.padded, "m_at": m_at,
@@ -241,9 +164,9 @@ def _steps(pairs: int, target: Target) -> int:
 def _filters(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int) -> np.ndarray:
     """Filters completed with zeros: ``[channel tile][tile channel][pair of channels][2][tap]``."""
     pairs = ceil_div(g.channels, 2)
-    filters = np.zeros((tiles * tile_channels, 2 * pairs, _TAPS), np.int16)
-    filters[: g.out_channels, : g.channels] = w.reshape(g.out_channels, g.channels, _TAPS)
-    return filters.reshape(tiles, tile_channels, pairs, 2, _TAPS)
+    filters = np.zeros((tiles * tile_channels, 2 * pairs, TAPS), np.int16)
+    filters[: g.out_channels, : g.channels] = w.reshape(g.out_channels, g.channels, TAPS)
+    return filters.reshape(tiles, tile_channels, pairs, 2, TAPS)
 
 
 def pack_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from cnngraph.ir.graph import Node
 from cnngraph.kernels.template import Target
 from cnngraph_cpu.templates.conv_geometry import geometry
 from cnngraph_cpu.templates.conv_pairs import ConvPairs
+from cnngraph_cpu.templates.winograd_blocking import PAIRS
 from cnngraph_cpu.templates.winograd_plan import Winograd
 
 
@@ -18,7 +19,7 @@ class WinogradPairs(Winograd):
     """
 
     name = "winograd_pairs"
-    step = 2
+    arithmetic = PAIRS
     rounds_tiles = True
     _pairs = ConvPairs()
 
