@@ -51,6 +51,8 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return error.format_message(), error.exit_code
     if isinstance(error, MemoryError):
         return "out of memory", LIMIT
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
+        return f"'{printable(error.filename)}': {error.strerror}", 1
     if os.environ.get("CNNGRAPH_DEBUG") == "1":
         traceback.print_exception(error)
         hint = ""

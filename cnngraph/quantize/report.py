@@ -122,11 +122,11 @@ def agreement(quantizer: Quantizer, model: onnx.ModelProto, samples: Sequence[Fe
 
 
 def predictions(quantizer: Quantizer, model: onnx.ModelProto, samples: Sequence[Feeds]) -> np.ndarray:
-    """The place of the largest number of the first output, for each sample."""
+    """The place of the largest number of the first output, for each sample; of a single number for all samples, 0."""
     program = quantizer.compile(model)
     return np.concatenate(list(_argmax(next(iter(program.run(feeds).values())) for feeds in samples)))
 
 
 def _argmax(outputs: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     for array in outputs:
-        yield array.reshape(array.shape[0], -1).argmax(axis=1)
+        yield array.reshape(len(array) if array.ndim else 1, -1).argmax(axis=1)

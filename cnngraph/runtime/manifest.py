@@ -151,9 +151,9 @@ class _Reader:
         ref = TensorRef(base, _int(a, 0), _int(b, 0), dtype, dims)
         itemsize = DType(dtype).itemsize
         if base in (STATIC, WEIGHTS):
-            count = 1
+            count, empty = 1, (0, 0) in dims
             for p, q in dims:
-                _require(p == 0, "a tensor of changing size lies in fixed memory")
+                _require(p == 0 or empty, "a tensor of changing size lies in fixed memory")
                 count *= q
             _require(a == 0 and (count == 0 or b + count * itemsize <= self._sizes[base]), "a tensor lies outside its memory")
         return ref

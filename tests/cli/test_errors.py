@@ -45,6 +45,13 @@ def test_missing_file_as_json(call: Call, tmp_path: Path, verb: str) -> None:
     assert error["message"] in outcome.err
 
 
+@pytest.mark.parametrize("verb", ["run", "inspect", "profile"])
+def test_missing_artifact(call: Call, tmp_path: Path, verb: str) -> None:
+    outcome = call(verb, tmp_path / "none.cnng")
+    assert outcome.code == 1
+    assert outcome.err == f"error: '{tmp_path / 'none.cnng'}': No such file or directory\n"
+
+
 def test_unsupported_operators_are_listed_together(call: Call, tmp_path: Path) -> None:
     nodes = [helper.make_node("Multinomial", ["x"], ["a"], name="first"), helper.make_node("RandomNormalLike", ["x"], ["b"], name="second")]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 3])

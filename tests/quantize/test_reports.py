@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import pytest
 
 from cnngraph.quantize import QuantizeOptions, Quantizer
@@ -55,6 +56,15 @@ def test_agreement_with_labels() -> None:
     assert expected.shape == (12,)
     assert agreement(quantizer, quantizer.float_model(), samples, expected) == 100.0
     assert agreement(quantizer, quantizer.float_model(), samples, expected + 1) == 0.0
+
+
+def test_a_first_output_that_is_one_number() -> None:
+    model = support.mixed()
+    first = model.graph.output[0].name
+    model.graph.node.append(onnx.helper.make_node("ReduceMax", [first], ["top"], keepdims=0))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("top", onnx.TensorProto.FLOAT, []))
+    quantizer = Quantizer(model)
+    assert predictions(quantizer, quantizer.float_model(), support.samples()[:1]).tolist() == [0]
 
 
 def evaluator(costs: dict[str, float]) -> tuple[list[tuple[str, ...]], object]:

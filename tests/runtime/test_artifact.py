@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import cnngraph
@@ -204,6 +205,23 @@ def test_impossible_manifest(path: Path, where: tuple[Any, ...], value: Any) -> 
     forge(path, change)
     with pytest.raises(ArtifactError):
         artifact.read(path)
+
+
+def test_tensors_without_elements_survive(tmp_path: Path) -> None:
+    make = onnx.helper.make_node
+    nodes = [
+        make("Slice", ["x", "none", "none", "axis"], ["empty"]),
+        make("Relu", ["empty"], ["y"]),
+        make("Concat", ["x", "empty"], ["z"], axis=1),
+    ]
+    values = [onnx.helper.make_tensor_value_info(n, 1, d) for n, d in (("x", ["N", 3, 4]), ("y", ["N", 0, 4]), ("z", ["N", 3, 4]))]
+    weights = [onnx.numpy_helper.from_array(np.array([i], np.int64), n) for n, i in (("none", 0), ("axis", 1))]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], weights)
+    cnngraph.compile(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])).save(tmp_path / "empty.cnng")
+    feeds = {"x": np.arange(24, dtype=np.float32).reshape(2, 3, 4)}
+    got = cnngraph.load(tmp_path / "empty.cnng").run(feeds)
+    assert got["y"].shape == (2, 0, 4)
+    np.testing.assert_array_equal(got["z"], feeds["x"])
 
 
 def test_unknown_operator(tmp_path: Path) -> None:
