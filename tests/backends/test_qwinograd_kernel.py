@@ -13,7 +13,7 @@ from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
 from cnngraph_cpu.target import ISAS, available
-from cnngraph_cpu.templates import qwinograd_plan
+from cnngraph_cpu.templates import qwinograd_plan, winograd_blocking
 from cnngraph_cpu.templates.conv_geometry import geometry
 from cnngraph_cpu.templates.quantized import layer_of
 from cnngraph_cpu.templates.qwinograd_plan import G, largest_sum, transform_weights
@@ -68,7 +68,7 @@ def raw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
     """Let the plan choose among blockings of one kind; those that transform weights take a block of channels at a time."""
     arithmetic = replace(SHORTS, any_raw=False, most_bytes=0 if request.param else float("inf"))
     monkeypatch.setattr(qwinograd_plan.QWinograd, "arithmetic", arithmetic)
-    monkeypatch.setattr(qwinograd_plan, "blocks_at_once", lambda choice, *_: int(choice.raw))
+    monkeypatch.setattr(winograd_blocking, "blocks_at_once", lambda choice, *_: int(choice.raw))
     return bool(request.param)
 
 

@@ -13,7 +13,7 @@ from cnngraph.ops import Conv
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph_cpu import backend
 from cnngraph_cpu.registry import TEMPLATES
-from cnngraph_cpu.templates import winograd_plan
+from cnngraph_cpu.templates import winograd_blocking, winograd_plan
 from cnngraph_cpu.templates.conv_geometry import geometry
 from cnngraph_cpu.templates.winograd_blocking import F32, choose_blocking
 from tests.backends.template_cases import Case, Compiled, build, plan, requests, run_compiled, run_emulated
@@ -50,7 +50,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tup
     tiles = tuple(tile for tile in F32.tiles if tile.outputs == outputs)
     monkeypatch.setattr(winograd_plan.Winograd, "arithmetic", replace(F32, tiles=tiles, most_bytes=0 if raw else F32.most_bytes))
     if raw:
-        monkeypatch.setattr(winograd_plan, "blocks_at_once", lambda *_: 1)
+        monkeypatch.setattr(winograd_blocking, "blocks_at_once", lambda *_: 1)
     return outputs, raw
 
 

@@ -51,6 +51,7 @@ from cnngraph_cpu.language import (
     to_floats,
     unroll,
 )
+from cnngraph_cpu.templates.winograd import take_part
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 POINTS, SHARED = 36, 7
@@ -260,8 +261,8 @@ def transform_output(tile: int, image: int, tile_row0: int, tile_rows_here: int)
 
 def qwinograd(
     x: BytePointer, w: I32Pointer, b: I32Pointer, factors: F32Pointer, zero_at: BytePointer, y: BytePointer, y_floats: F32Pointer,
-    y_words: I32Pointer, packed: I32Pointer, v: I32Pointer, images: int, x_batch: int, y_batch: int, pairs: int, blocks: int,
-    pair_blocks: int, out_blocks: int, tiles: int, height: int, width: int, rows_out: int, cols_out: int, tiles_y: int, tiles_x: int,
+    y_words: I32Pointer, packed: I32Pointer, v: I32Pointer, images: int, x_batch: int, y_batch: int, pairs: int, pair_blocks: int,
+    blocks: int, out_blocks: int, tiles: int, height: int, width: int, rows_out: int, cols_out: int, tiles_y: int, tiles_x: int,
     tile_weights: int, pad_y: int, pad_x: int, copied: int, scratch_rows: int, scratch_width: int, block_tile_rows: int, tiles_padded: int,
     m_at: int, ready_at: int, chunk_blocks: int, tiles_per_group: int, x_zero: int, y_zero: int, low_int: int, high_int: int,
     tid: int, threads: int,
@@ -298,15 +299,7 @@ def qwinograd(
     weight = registers(TV)
     have = -1
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        part = task // groups
-        image = part // row_blocks
-        tile_row0 = (part % row_blocks) * block_tile_rows
-        tile_rows_here = min(block_tile_rows, tiles_y - tile_row0)
-        if have != part:
-            have = part
-            pack_rows(image, tile_row0)
-            transform_input(tile_rows_here)
-        group0 = (task % groups) * tiles_per_group
+        take_part(task)
         for tile in range(group0, min(group0 + tiles_per_group, tiles)):
             if RAW:
                 for chunk in range((pair_blocks + chunk_blocks - 1) // chunk_blocks):

@@ -29,7 +29,8 @@ from cnngraph_cpu.templates.common import epilogue_arguments
 from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.qconv_plan import QConv
 from cnngraph_cpu.templates.quantized import UNUSED, Layer, layer_of, packs, padded
-from cnngraph_cpu.templates.winograd_blocking import SHORTS, TAPS, BlockedWinograd, blocks_at_once, tiles_per_group
+from cnngraph_cpu.templates.winograd import take_part
+from cnngraph_cpu.templates.winograd_blocking import SHORTS, TAPS, BlockedWinograd, numbers_of, refuse_shape, scratch_of
 
 G = ((6, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 6))
 """The weight transform: points 0, 1, -1, 2, -2 and infinity.
@@ -54,7 +55,7 @@ class QWinograd(BlockedWinograd):
             f.__name__: f
             for f in (
                 kernel.pack_rows, kernel.input_line, kernel.output_line, kernel.transform_input, kernel.weight_line,
-                kernel.transform_weights, kernel.multiply, kernel.finish, kernel.transform_output,
+                kernel.transform_weights, kernel.multiply, kernel.finish, kernel.transform_output, take_part,
             )
         },
         "Exact Winograd convolution F(4x4, 3x3) of 8-bit tensors.",
@@ -63,19 +64,10 @@ class QWinograd(BlockedWinograd):
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses what the direct convolution refuses, other kernel shapes, few channels, and weights whose sums may grow too large."""
-        refusal = self._direct.accepts(node, target)
-        if refusal:
-            return refusal
-        g = geometry(node)
-        if g.kernel != (1, 3, 3) or g.stride != (1, 1, 1) or g.dilation != (1, 1, 1):
-            return "Winograd F(4x4,3x3) needs a 3x3 kernel with stride and dilation 1"
-        if g.group != 1:
-            return "grouped"
-        if g.channels < target.width:
-            return "fewer input channels than a vector has lanes"
-        if largest_sum(layer_of(node)) >= _LARGEST:
+        refusal = self._direct.accepts(node, target) or refuse_shape(geometry(node), target)
+        if refusal is None and largest_sum(layer_of(node)) >= _LARGEST:
             return "sums may reach 2**25"
-        return None
+        return refusal
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Blocked in and out."""
@@ -88,14 +80,9 @@ class QWinograd(BlockedWinograd):
         g, width, layer = geometry(node), target.width, layer_of(node)
         choice = self.blocking(g, target)
         y, tv = node.output, choice.vectors
-        blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
-        pairs, pair_blocks, tiles = ceil_div(g.channels, 2), ceil_div(blocks, 2), ceil_div(out_blocks, tv)
-        tiles_y, tiles_x = ceil_div(g.out[1], 4), ceil_div(g.out[2], 4)
-        scratch_rows, scratch_width = choice.tile_rows * 4 + 2, tiles_x * 4 + 2
-        m_at = pair_blocks * scratch_rows * scratch_width * width
-        ready_at = m_at + _POINTS * tv * choice.padded * width
-        chunk_blocks = blocks_at_once(choice, pair_blocks, target)
-        row_blocks = ceil_div(tiles_y, choice.tile_rows)
+        pairs, pair_blocks = ceil_div(g.channels, 2), ceil_div(g.channels, 2 * width)
+        numbers = numbers_of(g, choice, target, pair_blocks, pairs)
+        out_blocks, tiles = numbers["out_blocks"], numbers["tiles"]
         given = not isinstance(layer.x_zero, int)
         epilogue = op.epilogue if isinstance(op, ConvInteger) else None
         kinds, operands = epilogue_arguments(epilogue, layer.operands, y.type, width, tv)
@@ -116,22 +103,16 @@ class QWinograd(BlockedWinograd):
             "factors": UNUSED if layer.factors is None else padded(layer.factors, size, np.float32),
             "zero_at": Pointer(layer.x_zero) if not isinstance(layer.x_zero, int) else UNUSED,
             "y": Pointer(y), "y_floats": Pointer(y), "y_words": Pointer(y),
-            "packed": Scratch((ready_at + _POINTS * chunk_blocks * width * tv * width) * 4, DType.I32),
+            "packed": Scratch(scratch_of(choice, numbers, target) * 4, DType.I32),
             "v": Scratch(_POINTS * pair_blocks * choice.padded * width * 4, DType.I32),
             "images": Extent(g.images), "x_batch": BatchStride(layer.x), "y_batch": BatchStride(y),
         }  # fmt: skip
-        numbers = {
-            "pairs": pairs, "blocks": blocks, "pair_blocks": pair_blocks, "out_blocks": out_blocks, "tiles": tiles,
-            "height": g.size[1], "width": g.size[2], "rows_out": g.out[1], "cols_out": g.out[2], "tiles_y": tiles_y, "tiles_x": tiles_x,
-            "tile_weights": (TAPS if choice.raw else _POINTS) * pairs * tv * width, "pad_y": g.pad[1],
-            "pad_x": min(g.pad[2], scratch_width),
-            "copied": max(0, min(g.size[2], scratch_width - g.pad[2])), "scratch_rows": scratch_rows, "scratch_width": scratch_width,
-            "block_tile_rows": choice.tile_rows, "tiles_padded": choice.padded, "m_at": m_at,
-            "ready_at": ready_at, "chunk_blocks": chunk_blocks, "tiles_per_group": tiles_per_group(tiles, row_blocks, raw=choice.raw),
+        others = {
             "x_zero": layer.x_zero if isinstance(layer.x_zero, int) else 0,
             "y_zero": layer.y_zero, "low_int": layer.low - layer.y_zero, "high_int": layer.high - layer.y_zero,
         }  # fmt: skip
-        arguments.update({name: Extent(value) for name, value in numbers.items()})
+        extents = {"pairs": pairs, "pair_blocks": pair_blocks, **numbers, **others}
+        arguments.update({name: Extent(value) for name, value in extents.items()})
         arguments.update(operands)
         spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), epilogue)
         note = f"F(4x4,3x3) in int16, {choice.tile_rows} tile rows a block, {choice.pixel_tiles} tiles x {tv}x{width} channels"

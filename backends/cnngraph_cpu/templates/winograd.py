@@ -225,6 +225,19 @@ def transform_output(tile: int, image: int, tile_row0: int, tile_rows_here: int)
                                     store(y, image * y_batch + place, out)
 
 
+def take_part(task: int) -> None:
+    """The image, the tile rows and the channel tiles of a task; scratch is filled where the rows are others."""
+    part = task // groups
+    image = part // row_blocks
+    tile_row0 = (part % row_blocks) * block_tile_rows
+    tile_rows_here = min(block_tile_rows, tiles_y - tile_row0)
+    if have != part:
+        have = part
+        pack_rows(image, tile_row0)
+        transform_input(tile_rows_here)
+    group0 = (task % groups) * tiles_per_group
+
+
 def winograd(
     x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, scratch: F32Pointer, v: F32Pointer,
     images: int, x_batch: int, y_batch: int, channels: int, blocks: int, out_blocks: int, tiles: int,
@@ -266,15 +279,7 @@ def winograd(
     ahead = (chunk_blocks * W * 9 * TV + P * P - 1) // (P * P)
     have = -1
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        part = task // groups
-        image = part // row_blocks
-        tile_row0 = (part % row_blocks) * block_tile_rows
-        tile_rows_here = min(block_tile_rows, tiles_y - tile_row0)
-        if have != part:
-            have = part
-            pack_rows(image, tile_row0)
-            transform_input(tile_rows_here)
-        group0 = (task % groups) * tiles_per_group
+        take_part(task)
         for tile in range(group0, min(group0 + tiles_per_group, tiles)):
             if RAW:
                 for chunk in range((blocks + chunk_blocks - 1) // chunk_blocks):

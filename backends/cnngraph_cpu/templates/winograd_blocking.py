@@ -195,7 +195,53 @@ def blocks_at_once(choice: Blocking, blocks: int, target: Target) -> int:
     return ceil_div(blocks, ceil_div(blocks, max(1, target.l2 // 4 // block_bytes)))
 
 
-def tiles_per_group(tiles: int, row_blocks: int, *, raw: bool = False) -> int:
+def refuse_shape(g: Geometry, target: Target) -> str | None:
+    """A refusal of other kernel shapes, of groups and of few channels."""
+    if g.kernel != (1, 3, 3) or g.stride != (1, 1, 1) or g.dilation != (1, 1, 1):
+        return "Winograd F(MxM,3x3) needs a 3x3 kernel with stride and dilation 1"
+    if g.group != 1:
+        return "grouped"
+    if g.channels < target.width:
+        return "fewer input channels than a vector has lanes"
+    if g.pad[0] or g.size[0] != 1:
+        return "three-dimensional"
+    return None
+
+
+def numbers_of(g: Geometry, choice: Blocking, target: Target, vectors: int, rows: int) -> dict[str, int]:
+    """Extents and places by the kernels' names for them.
+
+    Args:
+        g: the convolution.
+        choice: how it is cut up.
+        target: the instruction set.
+        vectors: of input channels, in a transformed tile.
+        rows: of weights that a point of a channel tile has, each ``choice.vectors`` vectors.
+    """
+    width, tile_channels = target.width, choice.vectors * target.width
+    tiles_y, tiles_x = ceil_div(g.out[1], choice.outputs), ceil_div(g.out[2], choice.outputs)
+    scratch_rows, scratch_width = choice.tile_rows * choice.outputs + 2, tiles_x * choice.outputs + 2
+    m_at = vectors * scratch_rows * scratch_width * width
+    out_blocks = ceil_div(g.out_channels, width)
+    tiles = ceil_div(out_blocks, choice.vectors)
+    return {
+        "blocks": ceil_div(g.channels, width), "out_blocks": out_blocks, "tiles": tiles, "height": g.size[1], "width": g.size[2],
+        "rows_out": g.out[1], "cols_out": g.out[2], "tiles_y": tiles_y, "tiles_x": tiles_x,
+        "tile_weights": (TAPS if choice.raw else choice.points) * rows * tile_channels,
+        "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width), "copied": max(0, min(g.size[2], scratch_width - g.pad[2])),
+        "scratch_rows": scratch_rows, "scratch_width": scratch_width, "block_tile_rows": choice.tile_rows,
+        "tiles_padded": choice.padded, "m_at": m_at, "ready_at": m_at + choice.points * choice.padded * tile_channels,
+        "chunk_blocks": blocks_at_once(choice, vectors, target),
+        "tiles_per_group": _tiles_per_group(tiles, ceil_div(tiles_y, choice.tile_rows), raw=choice.raw),
+    }  # fmt: skip
+
+
+def scratch_of(choice: Blocking, numbers: dict[str, int], target: Target) -> int:
+    """Elements of scratch: rows, products and the weights that are transformed at a time."""
+    return numbers["ready_at"] + choice.points * numbers["chunk_blocks"] * target.width**2 * choice.vectors
+
+
+def _tiles_per_group(tiles: int, row_blocks: int, *, raw: bool) -> int:
     """Channel tiles of a task. Groups repeat the input transform per thread, so there are no more than balance needs.
 
     Raw weights go with few and large row blocks, so that channel tiles alone are what many threads share.

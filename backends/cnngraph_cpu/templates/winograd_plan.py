@@ -28,7 +28,7 @@ from cnngraph_cpu.templates import winograd as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
-from cnngraph_cpu.templates.winograd_blocking import TAPS, BlockedWinograd, blocks_at_once, tiles_per_group
+from cnngraph_cpu.templates.winograd_blocking import TAPS, BlockedWinograd, numbers_of, refuse_shape, scratch_of
 
 G = {4: ((1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1)), 2: ((1, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 1))}
 """The weight transform by outputs of a tile along an axis: points 0, 1, -1, (2, -2) and infinity.
@@ -48,7 +48,7 @@ class Winograd(BlockedWinograd):
             f.__name__: f
             for f in (
                 kernel.pack_rows, kernel.input_line, kernel.output_line, kernel.transform_input, kernel.weight_line,
-                kernel.transform_weights, kernel.multiply, kernel.transform_output,
+                kernel.transform_weights, kernel.multiply, kernel.transform_output, kernel.take_part,
             )
         },
         "Winograd convolution, F(4x4, 3x3) or F(2x2, 3x3), on blocked tensors.",
@@ -57,19 +57,7 @@ class Winograd(BlockedWinograd):
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses what the direct convolution refuses, and every other kernel shape."""
-        refusal = self._direct.accepts(node, target)
-        if refusal:
-            return refusal
-        g = geometry(node)
-        if g.kernel != (1, 3, 3) or g.stride != (1, 1, 1) or g.dilation != (1, 1, 1):
-            return "Winograd F(MxM,3x3) needs a 3x3 kernel with stride and dilation 1"
-        if g.group != 1:
-            return "grouped"
-        if g.channels < target.width:
-            return "fewer input channels than a vector has lanes"
-        if g.pad[0] or g.size[0] != 1:
-            return "three-dimensional"
-        return None
+        return self._direct.accepts(node, target) or refuse_shape(geometry(node), target)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Blocked in and out."""
@@ -87,27 +75,9 @@ class Winograd(BlockedWinograd):
         assert weights is not None
         choice, step = self.blocking(g, target), self.arithmetic.step
         element = DType.BF16 if step == 2 else DType.F32
-        tv, m = choice.vectors, choice.outputs
-        points = choice.points
-        blocks, out_blocks = ceil_div(g.channels, width), ceil_div(g.out_channels, width)
-        tiles = ceil_div(out_blocks, tv)
-        tiles_y, tiles_x = ceil_div(g.out[1], m), ceil_div(g.out[2], m)
-        scratch_rows, scratch_width = choice.tile_rows * m + 2, tiles_x * m + 2
-        m_at = blocks * scratch_rows * scratch_width * width
-        ready_at = m_at + points * tv * choice.padded * width
-        chunk_blocks = blocks_at_once(choice, blocks, target)
-        scratch = ready_at + points * chunk_blocks * width * tv * width
-        row_blocks = ceil_div(tiles_y, choice.tile_rows)
-        numbers = {
-            "channels": g.channels, "blocks": blocks, "out_blocks": out_blocks, "tiles": tiles, "height": g.size[1],
-            "width": g.size[2], "rows_out": g.out[1], "cols_out": g.out[2], "tiles_y": tiles_y, "tiles_x": tiles_x,
-            "tile_weights": (TAPS if choice.raw else points) * g.channels * tv * width,
-            "pad_y": g.pad[1], "pad_x": min(g.pad[2], scratch_width),
-            "copied": max(0, min(g.size[2], scratch_width - g.pad[2])), "scratch_rows": scratch_rows,
-            "scratch_width": scratch_width, "block_tile_rows": choice.tile_rows, "tiles_padded": choice.padded,
-            "m_at": m_at, "ready_at": ready_at, "chunk_blocks": chunk_blocks,
-            "tiles_per_group": tiles_per_group(tiles, row_blocks, raw=choice.raw),
-        }  # fmt: skip
+        tv, m, points = choice.vectors, choice.outputs, choice.points
+        numbers = numbers_of(g, choice, target, ceil_div(g.channels, width), g.channels)
+        blocks, out_blocks, tiles = (numbers[name] for name in ("blocks", "out_blocks", "tiles"))
         constants = [
             ("M", m), ("P", m + 2), ("TT", choice.pixel_tiles), ("TV", tv), ("U", next(u for u in (2, 1) if g.channels % (u * step) == 0)),
             ("GUARD", int(out_blocks % tv != 0)), ("PARTIAL_X", int(g.out[2] % m != 0)), ("PARTIAL_Y", int(g.out[1] % m != 0)),
@@ -124,13 +94,13 @@ class Winograd(BlockedWinograd):
             "w": Packed(partial(pack, weights, g, tiles, tv * width, m), element),
             "b": per_channel(None if bias is None else bias.data, g.out_channels, width, tv),
             "y": Pointer(y),
-            "scratch": Scratch(scratch * 4),
+            "scratch": Scratch(scratch_of(choice, numbers, target) * 4),
             "v": Scratch(points * blocks * choice.padded * width * element.itemsize, element),
             "images": Extent(g.images),
             "x_batch": BatchStride(x),
             "y_batch": BatchStride(y),
         }
-        arguments.update({name: Extent(value) for name, value in numbers.items()})
+        arguments.update({"channels": Extent(g.channels), **{name: Extent(value) for name, value in numbers.items()}})
         arguments.update(operands)
         spec = KernelSpec(self.name, target.isa, tuple(constants + kinds), op.epilogue)
         note = f"F({m}x{m},3x3), {choice.tile_rows} tile rows a block, {choice.pixel_tiles} tiles x {tv}x{width} channels"
