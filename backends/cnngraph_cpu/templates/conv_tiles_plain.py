@@ -62,6 +62,23 @@ def interleave_row(row_in: int) -> None:
             put(joined, (pad_in + c) * APART + ch, get(x, row_in + ch * plane_in + c))
 
 
+def store_row(row_at: int, kb: int) -> None:
+    """The pixels of an output row: of each one row of a tile, from ``joined``, to byte ``row_at`` of scratch."""
+    left = channels - kb * 2 * W
+    for c in range(pitch):
+        place = c * step_in + kb * 2 * W
+        if left >= 2 * W:
+            first = load(joined, place)
+            second = load(joined, place + W)
+        else:
+            first = load_partial(joined, place, left)
+            second = load_partial(joined, place + W, left - W)
+        if SPLIT:
+            store_split(packed, row_at + c * PIXEL, first, second)
+        else:
+            store_halves(packed, row_at + c * PIXEL, first, second)
+
+
 def pack_part(image0: int, row0: int, here: int) -> None:
     """The input rows of ``here`` images into scratch; ``row0`` is the first output row. A line has the pixels of the output."""
     for n in range(here):
@@ -76,19 +93,7 @@ def pack_part(image0: int, row0: int, here: int) -> None:
                     if iy < 0 or iy >= height:
                         fill_pixels(row_at, pitch)
                     else:
-                        left = channels - kb * 2 * W
-                        for c in range(pitch):
-                            place = c * step_in + kb * 2 * W
-                            if left >= 2 * W:
-                                first = load(joined, place)
-                                second = load(joined, place + W)
-                            else:
-                                first = load_partial(joined, place, left)
-                                second = load_partial(joined, place + W, left - W)
-                            if SPLIT:
-                                store_split(packed, row_at + c * PIXEL, first, second)
-                            else:
-                                store_halves(packed, row_at + c * PIXEL, first, second)
+                        store_row(row_at, kb)
 
 
 def conv_tiles_plain(
@@ -157,7 +162,7 @@ class ConvTilesPlain:
     reorders_arithmetic = True
     code = Code(
         conv_tiles_plain,
-        {**HELPERS, "pack_part": pack_part, "interleave_row": interleave_row},
+        {**HELPERS, "pack_part": pack_part, "interleave_row": interleave_row, "store_row": store_row},
         "Convolution of a plain image on the tile unit, the columns of taps joined with the channels.",
     )
 

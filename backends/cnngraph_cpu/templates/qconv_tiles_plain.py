@@ -18,7 +18,6 @@ from cnngraph_cpu.language import (
     I32Pointer,
     I64Pointer,
     get_byte,
-    get_int,
     load_bytes,
     put_byte,
     registers,
@@ -40,6 +39,7 @@ from cnngraph_cpu.templates.conv_tiles_plain import (
     joined_columns,
     joined_geometry,
     joined_weights,
+    pack_part,
 )
 from cnngraph_cpu.templates.conv_tiles_plan import BYTES, HELPERS, choose_lines
 from cnngraph_cpu.templates.qconv_tiles_plan import call_of, refuse_bytes
@@ -77,23 +77,11 @@ def interleave_row(row_in: int) -> None:
                 put_byte(joined, (pad_in + c) * APART + ch, get_byte(x, row_in + ch * plane_in + c))
 
 
-def pack_part(image0: int, row0: int, here: int) -> None:
+def store_row(row_at: int, kb: int) -> None:
     """As in :mod:`cnngraph_cpu.templates.conv_tiles_plain`. A row of a tile may hold what lies behind its taps: its weights are zero."""
-    for n in range(here):
-        for phase in range(phases):
-            for r in range(line_rows):
-                iy = (row0 + r) * SY + get_int(phase_table, 4 * phase) - pad_y
-                if iy >= 0 and iy < height:
-                    interleave_row((image0 + n) * x_batch + iy * width_in)
-                for kb in range(k_blocks):
-                    line_at = n // line_images * line_bytes + (kb * phases + phase) * plane_bytes + n % line_images * image_step * PIXEL
-                    row_at = line_at + r * pitch * PIXEL
-                    if iy < 0 or iy >= height:
-                        fill_pixels(row_at, pitch)
-                    else:
-                        for c in range(pitch):
-                            at = c * step_in + kb * ROW_BYTES
-                            store_byte_blocks(packed, row_at + c * PIXEL, joined, at, at + W, at + 2 * W, at + 3 * W, 0)
+    for c in range(pitch):
+        at = c * step_in + kb * ROW_BYTES
+        store_byte_blocks(packed, row_at + c * PIXEL, joined, at, at + W, at + 2 * W, at + 3 * W, 0)
 
 
 def qconv_tiles_plain(
@@ -131,7 +119,7 @@ class QConvTilesPlain:
     code = Code(
         qconv_tiles_plain,
         {
-            **HELPERS, "pack_part": pack_part, "interleave_row": interleave_row, "store_run": shared.store_run,
+            **HELPERS, "pack_part": pack_part, "interleave_row": interleave_row, "store_row": store_row, "store_run": shared.store_run,
             "store_pixel": shared.store_pixel,
         },
         "Convolution of a plain 8-bit image on the tile unit, the columns of taps joined with the channels.",
