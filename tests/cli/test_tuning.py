@@ -56,7 +56,7 @@ def test_tuned_artifacts(call: Call, lenet: Path, tmp_path: Path, monkeypatch: p
     x = np.random.default_rng(0).random((2, *spec.shape[1:]), np.float32)
     for name, array in one.run({spec.name: x}).items():
         np.testing.assert_array_equal(array, two.run({spec.name: x})[name])
-        np.testing.assert_allclose(array, usual.run({spec.name: x})[name], atol=1e-6)
+        np.testing.assert_allclose(array, usual.run({spec.name: x})[name], atol=5e-6)  # of results up to 2
 
     other = cnngraph_models.build("lenet5", seed=5)
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_tuned_artifacts(call: Call, lenet: Path, tmp_path: Path, monkeypatch: p
         assert [k.name for k in one.kernels] == [k.name for k in two.kernels]
     expected = cnngraph.compile(other, isa="avx2").run({spec.name: x})
     for name, array in one.run({spec.name: x}).items():
-        np.testing.assert_allclose(array, expected[name], atol=1e-6)
+        np.testing.assert_allclose(array, expected[name], atol=5e-6)
 
 
 def test_what_cannot_be_honoured(call: Call, lenet: Path, tmp_path: Path) -> None:
