@@ -6,6 +6,7 @@ from cnngraph.ir.types import BATCH
 from cnngraph.ops import Dense, Expand, MatMul, Transpose
 from cnngraph.passes.fold_constants import FoldConstants
 from cnngraph.passes.match_dense import MatchDense
+from cnngraph.passes.merge_reshapes import MergeReshapes
 from tests.passes.support import Net, apply
 
 
@@ -21,6 +22,14 @@ def test_more_axes() -> None:
     changes, _ = apply(net, MatchDense(), outputs=[net.node(MatMul(), net.x, net.weights(6, 5))])
     assert changes == 1 and net.names() == ["Reshape", "Dense", "Reshape"]
     assert net.outputs[0][1].type.shape == (BATCH, 3, 4, 5)
+
+
+def test_images_in_columns() -> None:
+    net = Net(6)
+    product = net.node(MatMul(), net.weights(5, 6), net.node(Transpose((1, 0)), net.x))
+    changes, _ = apply(net, MatchDense(), MergeReshapes(), outputs=[product])
+    assert changes > 0 and net.names() == ["Dense", "Transpose"]
+    assert net.outputs[0][1].type.shape == (5, BATCH)
 
 
 def test_products_that_stay() -> None:
