@@ -43,16 +43,21 @@ W = TV = U = GROUPED = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUA
 DEPTH = SKIP_ROWS = SKIP_COLUMNS = PLANAR = 0  # likewise
 
 
+def find_row(row0: int, r: int) -> None:
+    """The plane and the row of the image that row ``r`` of scratch holds; outside the image it is padding."""
+    if DEPTH:
+        z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
+        iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
+    else:
+        z = 0
+        iy = row0 * SY + r - pad_y
+
+
 def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
     """Copy the rows from ``row0`` on (in padded coordinates) of a blocked image into scratch."""
     for cb in range(blocks):
         for r in range(scratch_rows):
-            if DEPTH:
-                z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
-                iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
-            else:
-                z = 0
-                iy = row0 * SY + r - pad_y
+            find_row(row0, r)
             to = (cb * scratch_rows + r) * scratch_width * W
             if iy < 0 or iy >= height or z < 0 or z >= depth:
                 for c in range(scratch_width):
@@ -80,12 +85,7 @@ def pack_planes(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> Non
     whole = copied // W * W
     for ch in range(channels):
         for r in range(scratch_rows):
-            if DEPTH:
-                z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
-                iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
-            else:
-                z = 0
-                iy = row0 * SY + r - pad_y
+            find_row(row0, r)
             to = ch * channel_step + r * row_step
             if iy < 0 or iy >= height or z < 0 or z >= depth:
                 for c in range(0, scratch_width, W):
@@ -105,12 +105,7 @@ def pack_planes(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> Non
 def pack_pairs(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:
     """Channels become innermost."""
     for r in range(scratch_rows):
-        if DEPTH:
-            z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
-            iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
-        else:
-            z = 0
-            iy = row0 * SY + r - pad_y
+        find_row(row0, r)
         to = r * scratch_width * CB
         if iy < 0 or iy >= height or z < 0 or z >= depth:
             for c in range(scratch_width * CB):

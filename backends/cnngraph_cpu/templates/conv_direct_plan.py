@@ -65,8 +65,8 @@ class ConvDirect:
         {
             f.__name__: f
             for f in (
-                take_rows, tile_rows, tile_row, walk_taps, kernel.pack_blocked, kernel.pack_plain, kernel.pack_planes, kernel.pack_pairs,
-                kernel.products, kernel.register_tile,
+                take_rows, tile_rows, tile_row, walk_taps, kernel.find_row, kernel.pack_blocked, kernel.pack_plain, kernel.pack_planes,
+                kernel.pack_pairs, kernel.products, kernel.register_tile,
             )
         },
         "Direct convolution, register-tiled over output pixels and channels.",

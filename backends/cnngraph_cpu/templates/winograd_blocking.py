@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import cast
 
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, round_up
@@ -271,9 +271,7 @@ class BlockedWinograd:
         return self._with(like=spec) if _register_tile(spec, self.arithmetic) in known else None
 
     def _with(self, variant: str = "", like: KernelSpec | None = None) -> Template:
-        made: Any = type(self)(variant, like)  # subclasses are templates
-        template: Template = made
-        return template
+        return cast("Template", type(self)(variant, like))  # subclasses are templates
 
     def blocking(self, g: Geometry, target: Target) -> Blocking:
         """The blocking of this variant."""
