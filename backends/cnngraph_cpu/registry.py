@@ -41,7 +41,9 @@ from cnngraph_cpu.templates.reduce_plain import ReducePlain
 from cnngraph_cpu.templates.resize import ResizeRows
 from cnngraph_cpu.templates.softmax import SoftmaxPlain
 from cnngraph_cpu.templates.take import TakeRows
+from cnngraph_cpu.templates.take_bytes import TakeBytes
 from cnngraph_cpu.templates.take_channels import TakeChannelsBlocked, TakeChannelsPlain
+from cnngraph_cpu.templates.take_channels_bytes import TakeChannelsBytes, TakeChannelsPlainBytes
 from cnngraph_cpu.templates.winograd_pairs import WinogradPairs
 from cnngraph_cpu.templates.winograd_plan import Winograd
 
@@ -56,6 +58,7 @@ TEMPLATES = {
         ArgReducePlain(), QConv(), QConvTiles(), QConvTilesPlain(), QWinograd(), QDepthwise(), QDense(), Quantize(), Dequantize(),
         QBinary(), Lookup(), QPool(), QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
         QSoftmax(), CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(),
-        RangeParametersKernel(), RecurrentKernel(),
+        RangeParametersKernel(), RecurrentKernel(), TakeBytes(), TakeChannelsBytes(),
+        TakeChannelsPlainBytes(),
     )
 }  # fmt: skip

@@ -23,7 +23,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import DType, Shape
-from cnngraph.ops import Concat, Conv, Elementwise, Identity, MatMul, Pad, Pool, Reduce, Reshape, Slice, Transpose
+from cnngraph.ops import Concat, Conv, Elementwise, Identity, MatMul, Pad, Pool, Reduce, Reshape, Resize, Slice, Transpose
 from cnngraph.ops.base import Op
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.quantized import (
@@ -371,13 +371,19 @@ def _zero_pad(node: Node | None) -> Node | None:
 
 
 def _pad(group: _Group) -> Value | None:
-    """Left to the convolutions that read it; integers have no kernel that pads."""
+    """Left to the convolutions that read it if it pads by zero and no others do; else a Pad of the integers."""
+    node, y = group.root, group.y
     readers = {reader for user in group.quantize.output.users for reader in user.output.users}
-    if not _zero_pad(group.quantize) or group.graph.is_output(group.quantize.output):
-        raise _LeftFloatError("a Pad of other axes than the spatial ones, with other values than zero, or that crops")
-    if any(not isinstance(reader.op, Conv) for reader in readers):
-        raise _LeftFloatError("a Pad that something else than a convolution reads")
-    return None
+    joins = _zero_pad(group.quantize) and readers and all(isinstance(reader.op, Conv) for reader in readers)
+    if joins and not group.graph.is_output(group.quantize.output):
+        return None
+    op = node.op
+    assert isinstance(op, Pad)
+    if op.mode == "constant":
+        if np.isnan(op.value):
+            raise _LeftFloatError("padding that is not a number")
+        op = dataclasses.replace(op, value=float(quantize(np.array(op.value, np.float32), y.step, _array(y.zero), y.dtype)))
+    return _moved(group, op)
 
 
 def _matmul(group: _Group, bias: Value | None = None) -> Value:
@@ -463,19 +469,27 @@ def _mean(group: _Group) -> Value:
 
 
 def _movement(group: _Group) -> Value:
-    node = group.root
+    return _moved(group, group.root.op)
+
+
+def _moved(group: _Group, op: Op) -> Value:
+    """``op``, which only moves data, of the integers in the parameters of the result."""
     if group.bounded:
         raise _LeftFloatError("an activation follows movement of data")
-    if isinstance(node.op, Concat):
-        parts = [group.converted(_dequantized(v)) for v in node.inputs if v is not None]
-        return group.emit(node.op, *parts)
-    x = _dequantized(node.input(0))
-    return group.emit(node.op, group.converted(x))
+    return group.emit(op, *(group.converted(_dequantized(v)) for v in group.root.inputs if v is not None))
+
+
+def _resize(group: _Group) -> Value:
+    op = group.root.op
+    assert isinstance(op, Resize)
+    if op.mode != "nearest" or op.transform == "tf_crop_and_resize":
+        raise _LeftFloatError("interpolation has no form on integers")
+    return _moved(group, op)
 
 
 _REWRITES: dict[type[Op], Callable[[_Group], Value | None]] = {
     Conv: _conv, MatMul: _matmul, Elementwise: _elementwise, Pool: _pool, Reduce: _mean, Reshape: _movement, Transpose: _movement,
-    Slice: _movement, Concat: _movement, Identity: _movement, Pad: _pad,
+    Slice: _movement, Concat: _movement, Identity: _movement, Pad: _pad, Resize: _resize,
 }  # fmt: skip
 
 

@@ -1,11 +1,12 @@
-"""Integer convolutions and maxima that no integer kernel takes, computed in float32 with the same bits.
+"""Integer convolutions, maxima and interpolations that no integer kernel takes, computed in float32 with the same bits.
 
 A convolution over three spatial axes, or one of groups whose weights leave a signed byte once their zero point is subtracted, becomes
 
     quantize(conv(dequantize(x, 1, x_zero), w - w_zero) * multiplier, 1, y_zero)
 
 The sums are whole numbers; where the greatest possible one is below 2**24, float32 holds each of them exactly in any order, so the result
-is that of integer arithmetic. Maxima over three spatial axes are exact anyway.
+is that of integer arithmetic. Maxima over three spatial axes are exact anyway, and so is interpolation of bytes by weights that are
+multiples of a power of two (twice and four times the extents).
 """
 
 from __future__ import annotations
@@ -16,30 +17,33 @@ from typing import ClassVar
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import EXACT_F32, DType
+from cnngraph.ir.types import EXACT_F32, DType, per_image
 from cnngraph.ops import Conv, Elementwise, Pool
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.quantized import EIGHT_BITS, DequantizeLinear, QuantizeLinear, greatest_distance, greatest_sum, multiplier, single
 from cnngraph.ops.quantized_conv import QLinearConv
+from cnngraph.ops.resize import Resize
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import channel_constant
 
 
 @dataclass(frozen=True)
 class IntegersAsFloats(Pass):
-    """qlinear_conv(x) => quantize(conv(dequantize(x))), likewise maxima."""
+    """qlinear_conv(x) => quantize(conv(dequantize(x))), likewise maxima and interpolation."""
 
     name: ClassVar[str] = "integers_as_floats"
 
     def run(self, graph: Graph, context: PassContext) -> int:
-        """Visit both in graph order."""
+        """Visit all in graph order."""
         changes = 0
         for node in graph.nodes:
             value: Value | str | None = None
             if isinstance(node.op, QLinearConv):
                 value = _convolution(graph, node, node.op)
             elif isinstance(node.op, Pool) and node.op.kind == "max" and not node.op.indices and len(node.op.kernel) == 3:
-                value = _maxima(graph, node) if node.output.type.dtype in EIGHT_BITS else None
+                value = _through_floats(graph, node) if node.output.type.dtype in EIGHT_BITS else None
+            elif isinstance(node.op, Resize) and node.op.mode != "nearest" and node.output.type.dtype in EIGHT_BITS:
+                value = _interpolation(graph, node, node.op)
             if isinstance(value, str):
                 context.reject(self.name, node, value)
             elif value is not None:
@@ -83,7 +87,17 @@ def _convolution(graph: Graph, node: Node, op: QLinearConv) -> Value | str | Non
     return emit(QuantizeLinear(op.to), y, one, node.inputs[7])
 
 
-def _maxima(graph: Graph, node: Node) -> Value:
+def _interpolation(graph: Graph, node: Node, op: Resize) -> Value | str:
+    bits = 8
+    for table in op.samples([per_image(node.input(0).type.shape[axis]) for axis in op.axes]):
+        needed = next((k for k in range(9) if not (table.weights * 2**k % 1).any()), None)
+        if needed is None or table.outside is not None:
+            return "weights that are no multiples of a power of two, or positions outside the input"
+        bits += needed + int(np.abs(table.weights).sum(axis=1).max() > 1)
+    return _through_floats(graph, node) if 2**bits <= EXACT_F32 else "its sums may pass 2**24, so that float32 does not hold them exactly"
+
+
+def _through_floats(graph: Graph, node: Node) -> Value:
     one, dtype = graph.constant(np.ones((), np.float32)), node.output.type.dtype
     zero = graph.constant(np.zeros((), dtype.numpy))
     (x,) = graph.add(DequantizeLinear(DType.F32), [node.input(0), one, zero], origin=node.origin, before=node)

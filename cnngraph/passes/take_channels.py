@@ -92,8 +92,8 @@ class TakeWholeChannels(Pass):
 
 
 def _is_move(node: Node) -> bool:
-    """Whether a node only moves float32 elements, in a way known at compile time."""
-    if not isinstance(node.op, _MOVES) or node.output.type.dtype is not DType.F32:
+    """Whether a node only moves float32 or 8-bit elements, in a way known at compile time."""
+    if not isinstance(node.op, _MOVES) or node.output.type.dtype not in (DType.F32, DType.I8, DType.U8):
         return False
     return not isinstance(node.op, Gather) or node.input(1).is_constant
 

@@ -5,15 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from cnngraph.ir.types import BATCH, DType, Layout
-from cnngraph.ops import Cast, Concat, Expand, Pool, Reorder, Slice, Transpose
+from cnngraph.ops import Cast, Concat, Expand, Pad, Pool, Reorder, Slice, Transpose
+from cnngraph.ops.channels import TakeChannels
 from cnngraph.ops.expression import Expression, Instr
 from cnngraph.ops.quantized import DequantizeLinear, MatMulInteger, QGemm, QLinearMatMul, QuantizeLinear
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool, QLinearSoftmax
 from cnngraph.ops.quantized_elementwise import QLinearBinary, QLinearUnary
+from cnngraph.ops.resize import Resize
 from tests.backends.int8_cases import Computed, IntCase
 
 Pair = tuple[int, int]
 TYPES = {"u": DType.U8, "s": DType.I8}
+_CHANNELS = TakeChannels((30, 2, 3, 41, 0, 1, *range(7, 29), 40))
+_TAKEN = (
+    Resize((2, 3), (10, 14), (10.0, 14.0), "nearest", "asymmetric", "floor"),
+    Resize((3,), (18,), (18.0,), "nearest"),
+    Resize((1, 2), (30, 3), (30.0, 3.0), "nearest"),
+    Pad((0, 0, 1, 2, 0, 0, 0, 3), "constant", 200.0),
+    Pad((0, 0, 1, 2, 0, 0, 4, 0), "reflect"),
+    Slice((0, 0, 1, 0), (1, 1, 2, 2), (BATCH, 19, 2, 4)),
+)
 F32 = np.float32
 
 
@@ -248,6 +259,14 @@ def movement_cases() -> list[IntCase]:
         IntCase("concat_bytes", Concat(3), tuple(Computed(u8, (BATCH, 3, 4, c)) for c in (5, 90, 1))),
         IntCase("concat_bytes", Concat(0), (Computed(u8, (4, 3)), Computed(u8, (1, 3)))),
         IntCase("concat_bytes", Concat(2), tuple(Computed(u8, (BATCH, 70, c)) for c in (2, 3, 1))),
+        *(IntCase("take_bytes", op, (Computed(u8, (BATCH, 19, 5, 7)),)) for op in _TAKEN),
+        IntCase("take_bytes", Pad((0, 2, 1, 0, 0, 1), "constant", 9.0), (Computed(u8, (BATCH, 5, 21)),)),
+        *(
+            IntCase(
+                name, TakeChannels((30, 2, 3, 41, 0, 1, *range(7, 29), 40)), tuple(Computed(DType.I8, (BATCH, c, 5, 7)) for c in (29, 13))
+            )
+            for name in ("take_channels_bytes", "take_channels_plain_bytes")
+        ),
         IntCase("strided_bytes", Transpose((0, 2, 3, 1)), (Computed(u8, (BATCH, 19, 5, 7)),)),
         IntCase("strided_bytes", Transpose((1, 0, 2)), (Computed(u8, (BATCH, 3, 21)),)),
         IntCase("strided_bytes", Transpose((0, 2, 3, 1)), (Computed(u8, (BATCH, 32, 3, 5)),)),

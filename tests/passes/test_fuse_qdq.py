@@ -188,10 +188,38 @@ def test_zero_padding_of_its_own_joins_the_convolution() -> None:
     assert np.ptp(floats) > 1 and np.abs(floats - integers).max() <= 0.1 * 1.01
 
 
-def test_other_padding_stays_float() -> None:
-    graph, context = fused(small(_padded(0.5)))
-    assert graph.tail is None and "Pad" in names(graph) and "QLinearConv" in names(graph)
-    assert any("other values than zero" in r.reason for r in context.rejections)
+def test_other_padding_is_of_integers() -> None:
+    model = small(_padded(0.5))
+    graph, context = fused(model)
+    assert not context.rejections and names(graph) == ["QuantizeLinear", "Pad", "QLinearConv", "DequantizeLinear"]
+    assert graph.nodes[1].op.value == 0.5 / 0.02 + 128  # type: ignore[attr-defined]
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    assert np.ptp(floats) > 1 and np.abs(floats - integers).max() <= 0.1 * 1.01
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_neighbours_and_reflections_are_of_integers(dtype: type[np.integer]) -> None:
+    """In other parameters than their input's, so that a conversion stands before them."""
+
+    def body(g: Qdq, x: str) -> str:
+        x = g.quantized(g.add("Resize", x, "", g.constant("s", np.array([1, 1, 2, 3], np.float32)), mode="nearest"), 0.03, 100)
+        return g.quantized(g.add("Pad", x, g.constant("p", np.array([0, 0, 1, 2, 0, 0, 0, 1], np.int64)), mode="reflect"), 0.03, 100)
+
+    model = small(body, dtype)
+    graph, context = fused(model)
+    assert not context.rejections and names(graph) == ["QuantizeLinear", "QLinearUnary", "Resize", "Pad", "DequantizeLinear"]
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    assert np.ptp(floats) > 1 and np.array_equal(floats, integers)
+
+
+def test_interpolation_stays_float() -> None:
+    def body(g: Qdq, x: str) -> str:
+        return g.quantized(g.add("Resize", x, "", g.constant("s", np.array([1, 1, 2, 2], np.float32)), mode="linear"), 0.02, 128)
+
+    graph, context = fused(small(body))
+    assert [r.reason for r in context.rejections] == ["interpolation has no form on integers"] and "Resize" in names(graph)
 
 
 def test_a_dequantised_number_is_a_parameter() -> None:

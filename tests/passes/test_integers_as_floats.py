@@ -12,6 +12,7 @@ from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, DType, TensorType
 from cnngraph.ir.verify import verify
 from cnngraph.ops import Conv, Pool, QLinearConv
+from cnngraph.ops.resize import Resize
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassContext, run_passes
 from cnngraph.passes.integers_as_floats import IntegersAsFloats
@@ -62,6 +63,24 @@ def test_three_spatial_axes(dtype: DType, bounds: tuple[int, int]) -> None:
     names, _ = graph.rewritten(graph.conv(graph.bytes_(DType.I8, 6, 4, 2, 3, 3), (2, 3, 3), bounds=bounds))
     clip = ["Elementwise"] if bounds == (-5, 90) else []
     assert names == ["DequantizeLinear", "Conv", "Elementwise", *clip, "QuantizeLinear"]
+
+
+@pytest.mark.parametrize("dtype", [DType.U8, DType.I8])
+def test_interpolation_by_multiples_of_a_power_of_two(dtype: DType) -> None:
+    """Ties are frequent there, and rounded to even."""
+    graph = Integers(dtype, 3, 5, 6)
+    op = Resize((2, 3), (10, 24), (10.0, 24.0), "linear")
+    names, _ = graph.rewritten(graph.add(op, [graph.x], origin=("resize",))[0])
+    assert names == ["DequantizeLinear", "Resize", "QuantizeLinear"]
+
+
+@pytest.mark.parametrize(("mode", "sizes"), [("linear", (15, 6)), ("cubic", (10, 12))])
+def test_other_interpolation_stays_as_it_is(mode: str, sizes: tuple[int, int]) -> None:
+    """Thirds are not exact in float32; the products of two cubic weights take too many bits."""
+    graph = Integers(DType.U8, 3, 5, 6)
+    op = Resize((2, 3), sizes, (float(sizes[0]), float(sizes[1])), mode)
+    names, reasons = graph.rewritten(graph.add(op, [graph.x], origin=("resize",))[0])
+    assert names == ["Resize"] and len(reasons) == 1
 
 
 def test_the_weights_stay_whole_numbers() -> None:

@@ -9,6 +9,7 @@ from cnngraph.ir.graph import Graph
 from cnngraph.ir.types import BATCH, DType, TensorType
 from cnngraph.ops import Concat, Gather, Reshape, Slice, Transpose
 from cnngraph.ops.channels import TakeChannels
+from cnngraph.passes.base import PassContext
 from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.take_channels import TakeWholeChannels
 from tests.passes.support import Net, apply
@@ -27,6 +28,16 @@ def test_a_shuffle_between_convolutions() -> None:
     assert changes and net.names() == ["Conv", "TakeChannels", "Conv"]
     (op,) = [n.op for n in net.nodes if isinstance(n.op, TakeChannels)]
     assert isinstance(op, TakeChannels) and op.channels == (0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11)
+
+
+def test_a_shuffle_of_bytes() -> None:
+    graph = Graph("test")
+    x = graph.add_input("x", TensorType(DType.I8, (BATCH, 12, 6, 5)))
+    (y,) = graph.add(Reshape((BATCH, 3, 4, 6, 5)), [x], origin=("split",))
+    (y,) = graph.add(Transpose((0, 2, 1, 3, 4)), [y], origin=("shuffle",))
+    (y,) = graph.add(Reshape((BATCH, 12, 6, 5)), [y], origin=("join",))
+    graph.add_output("y", y)
+    assert TakeWholeChannels().run(graph, PassContext()) and [node.op.name for node in graph.nodes] == ["TakeChannels"]
 
 
 def test_units_of_a_network_that_splits_shuffles_and_joins() -> None:

@@ -143,7 +143,7 @@ class _Tables:
     col_weights: np.ndarray
 
 
-def _along(op: Resize, axis: int, extent: int) -> AxisSamples:
+def along_axis(op: Resize, axis: int, extent: int) -> AxisSamples:
     """The table of one axis; that of an axis that stays takes every position by itself."""
     if axis not in op.axes:
         return AxisSamples(np.arange(extent, dtype=np.int64)[:, None], np.ones((extent, 1)), None)
@@ -166,11 +166,11 @@ def _tables(op: Resize, first: int, shape: Sequence[Dim]) -> _Tables:
     places, weights = np.zeros((1, 1), np.int64), np.ones((1, 1))
     for axis in range(first, len(shape) - 1):
         extent = per_image(shape[axis])
-        table = _along(op, axis, extent)
+        table = along_axis(op, axis, extent)
         out = places.shape[0] * table.indices.shape[0]
         places = (places[:, None, :, None] * extent + table.indices[None, :, None, :]).reshape(out, -1)
         weights = (weights[:, None, :, None] * table.weights[None, :, None, :]).reshape(out, -1)
-    last = _along(op, len(shape) - 1, per_image(shape[-1]))
+    last = along_axis(op, len(shape) - 1, per_image(shape[-1]))
     return _Tables(places, weights.astype(np.float32), last.indices, last.weights.astype(np.float32))
 
 

@@ -14,6 +14,8 @@ from cnngraph.ir.graph import Node
 from cnngraph.ir.types import PLAIN, Dim, numel, per_image, product, round_up
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Pad, Slice
+from cnngraph.ops.base import Op
+from cnngraph.ops.resize import Resize
 from cnngraph_cpu.language import (
     F32Pointer,
     I64Pointer,
@@ -28,6 +30,7 @@ from cnngraph_cpu.language import (
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_floats
+from cnngraph_cpu.templates.resize import along_axis
 
 W = BLOCKED = FILL = 0  # fixed by the plan
 _MOST_ENTRIES = 1 << 22
@@ -79,19 +82,24 @@ def take(
                 column(c)
 
 
-def _positions(op: Pad | Slice, axis: int, extent: int, rank: int) -> np.ndarray:
+def _positions(op: Op, axis: int, extent: int, rank: int) -> np.ndarray:
     """The source position of every position of the result along one axis, -1 for the padding value."""
+    if isinstance(op, Resize):
+        return along_axis(op, axis, extent).indices[:, 0]
     along = np.arange(extent, dtype=np.int64)
     if isinstance(op, Slice):
         count = op.shape[axis]
         assert isinstance(count, int)
         return Slice((op.starts[axis],), (op.steps[axis],), (count,)).reference(along)[0]
+    assert isinstance(op, Pad)
     return Pad((op.pads[axis], op.pads[axis + rank]), op.mode, -1.0).reference(along)[0]
 
 
 def _first(node: Node) -> int:
     """The first axis that changes, or the rank."""
     op, rank = node.op, node.input(0).type.rank
+    if isinstance(op, Resize):
+        return op.axes[0]
     if isinstance(op, Pad):
         return min((i % rank for i, p in enumerate(op.pads) if p), default=rank)
     assert isinstance(op, Slice)
@@ -116,10 +124,7 @@ class TakeRows:
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses what changes the batch, and what plain copies do as well."""
-        op = node.op
-        if not isinstance(op, (Pad, Slice)):
-            return "not padding and not a slice"
-        refusal = only_floats(node)
+        refusal = self.refuse_operator(node) or self.refuse_type(node)
         if refusal:
             return refusal
         shape, out, first = node.input(0).type.shape, node.output.type.shape, _first(node)
@@ -131,15 +136,23 @@ class TakeRows:
             return "an extent depends on the batch"
         if product(per_image(d) for d in out[first:-1]) > _MOST_ENTRIES:
             return "the table of rows would be too large"
-        if (isinstance(op, Slice) or op.mode == "constant") and not _can_be_blocked(node):
-            return "a plain copy does the same"
         return None
+
+    def refuse_type(self, node: Node) -> str | None:
+        """A refusal of elements that the kernel does not move."""
+        return only_floats(node)
+
+    def refuse_operator(self, node: Node) -> str | None:
+        """A refusal of other operators, and of what plain copies do as well."""
+        if not isinstance(node.op, (Pad, Slice)):
+            return "not padding and not a slice"
+        return None if isinstance(node.op, Pad) and node.op.mode != "constant" else is_plain_copy(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Blocked where axes 0 and 1 stay; padding by pixels is offered plain too, first where half of the lanes would be padding."""
         plain, layout = LayoutRequest((PLAIN,), (PLAIN,)), blocked(target)
         in_blocks = LayoutRequest((layout,), (layout,))
-        if not _can_be_blocked(node):
+        if not can_be_blocked(node):
             return [plain]
         if isinstance(node.op, Slice) or (isinstance(node.op, Pad) and node.op.mode == "constant"):
             return [in_blocks]
@@ -153,7 +166,6 @@ class TakeRows:
     def plan(self, node: Node, target: Target) -> KernelCall:
         """One task a row of the result."""
         op, x, y = node.op, node.input(0), node.output
-        assert isinstance(op, (Pad, Slice))
         in_blocks, shape, out = not y.type.layout.plain, x.type.shape, y.type.shape
         first, rank, lanes = 2 if in_blocks else _first(node), len(shape), target.width if in_blocks else 1
         rows = np.zeros(1, np.int64)
@@ -165,8 +177,6 @@ class TakeRows:
         lead, run_end = _longest_run(columns)
         length, row_out = per_image(shape[-1]) * lanes, per_image(out[-1]) * lanes
         planes: Dim = -(-per_image(shape[1]) // target.width) if in_blocks else numel(shape[1:first])
-        with np.errstate(over="ignore"):
-            value = np.array([op.value if isinstance(op, Pad) else 0.0], np.float64).astype(np.float32)
         numbers: dict[str, Dim] = {
             "planes": planes, "x_plane": per_image(numel(shape[first:-1])) * length, "rows_out": rows.size, "row_out": row_out,
             "cols_out": per_image(out[-1]), "lead": lead, "run_end": run_end, "run_to": lead * lanes,
@@ -174,14 +184,24 @@ class TakeRows:
         }  # fmt: skip
         arguments: dict[str, Argument] = {
             "x": Pointer(x), "y": Pointer(y), "row_places": Packed(np.where(rows < 0, -1, rows * length)),
-            "col_places": Packed(np.where(columns < 0, -1, columns * lanes)), "value": Packed(value), "images": Extent(shape[0]),
+            "col_places": Packed(np.where(columns < 0, -1, columns * lanes)), "value": self.padding(node), "images": Extent(shape[0]),
             "x_batch": BatchStride(x), "y_batch": BatchStride(y),
         }  # fmt: skip
         arguments |= {name: Extent(number) for name, number in numbers.items()}
         fill = bool((rows < 0).any() or (columns < 0).any())
         return KernelCall(KernelSpec(self.name, target.isa, (("BLOCKED", int(in_blocks)), ("FILL", int(fill)))), arguments)
 
+    def padding(self, node: Node) -> Argument:
+        """The number that pads."""
+        with np.errstate(over="ignore"):
+            return Packed(np.array([node.op.value if isinstance(node.op, Pad) else 0.0], np.float64).astype(np.float32))
 
-def _can_be_blocked(node: Node) -> bool:
+
+def is_plain_copy(node: Node) -> str | None:
+    """A refusal of what can not be blocked."""
+    return None if can_be_blocked(node) else "a plain copy does the same"
+
+
+def can_be_blocked(node: Node) -> bool:
     """Whether axes 0 and 1 stay as they are."""
     return 3 <= node.input(0).type.rank <= 5 and _first(node) >= 2

@@ -80,11 +80,15 @@ class TakeChannelsBlocked:
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses output blocks that take their channels from many input blocks."""
-        refusal = _refusal(node)
+        refusal = _refusal(node) or self.refuse_type(node)
         if refusal:
             return refusal
         most = max(len(sources) for sources in _sources(node, target.width))
         return f"a block takes its channels from {most} blocks" if most > _MOST_SOURCES else None
+
+    def refuse_type(self, node: Node) -> str | None:
+        """A refusal of elements that the kernel does not move."""
+        return only_floats(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Blocked."""
@@ -147,7 +151,11 @@ class TakeChannelsPlain:
 
     def accepts(self, node: Node, target: Target) -> str | None:
         """Refuses other operators and empty tensors."""
-        return _refusal(node)
+        return _refusal(node) or self.refuse_type(node)
+
+    def refuse_type(self, node: Node) -> str | None:
+        """A refusal of elements that the kernel does not move."""
+        return only_floats(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Plain."""
@@ -179,7 +187,7 @@ def _refusal(node: Node) -> str | None:
         return "not a tensor of 3 to 5 axes"
     if len(node.inputs) > _MOST_INPUTS or any(v is None or v.is_constant for v in node.inputs):
         return f"constants, or more than {_MOST_INPUTS} tensors"
-    return only_floats(node)
+    return None
 
 
 def _owners(node: Node) -> list[tuple[int, int]]:
