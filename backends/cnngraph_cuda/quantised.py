@@ -14,7 +14,7 @@ import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import EXACT_F32, DType, numel
-from cnngraph.ops import Cast, Concat, Conv, Elementwise, Expand, Gather, MatMul, Pad, Pool, Reduce, Reshape, Slice, Transpose
+from cnngraph.ops import Cast, Concat, Conv, Elementwise, Expand, Gather, MatMul, Pad, Pool, Reduce, Reshape, Resize, Slice, Transpose
 from cnngraph.ops.base import Op
 from cnngraph.ops.channels import TakeChannels
 from cnngraph.ops.expression import Expression, Instr
@@ -33,7 +33,7 @@ from cnngraph.ops.quantized import (
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
 from cnngraph.ops.quantized_elementwise import QLinearUnary, QTable
 
-_MOVES = (Transpose, Reshape, Concat, Slice, Pad, Expand, TakeChannels, Gather)
+_MOVES = (Transpose, Reshape, Concat, Slice, Pad, Expand, TakeChannels, Gather, Resize)
 
 
 class _Lowering:
@@ -285,12 +285,12 @@ def _lookup(work: _Lowering, node: Node) -> Value | None:
 
 
 def _move(work: _Lowering, node: Node) -> Value | None:
-    """Moves and maxima of 8-bit tensors that exist as floats."""
+    """Moves and maxima of 8-bit tensors that exist as floats; neighbours of all, for which bytes have no kernel."""
     op, count = node.op, 1 if isinstance(node.op, Gather) else len(node.inputs)
     data = [v for v in node.inputs[:count] if v is not None]
-    if node.output.type.dtype not in EIGHT_BITS or not any(v in work.floats for v in data):
+    if node.output.type.dtype not in EIGHT_BITS or not (isinstance(op, Resize) or any(v in work.floats for v in data)):
         return None
-    if isinstance(op, Pool) and (op.kind != "max" or op.indices):
+    if (isinstance(op, Pool) and (op.kind != "max" or op.indices)) or (isinstance(op, Resize) and op.mode != "nearest"):
         return None
     return work.add(op, *map(work.float_of, data), *node.inputs[count:])
 

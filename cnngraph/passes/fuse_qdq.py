@@ -22,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import DType, Shape
+from cnngraph.ir.types import DType
 from cnngraph.ops import Concat, Conv, Elementwise, Identity, MatMul, Pad, Pool, Reduce, Reshape, Resize, Slice, Transpose
 from cnngraph.ops.base import Op
 from cnngraph.ops.expression import Expression
@@ -428,17 +428,20 @@ def _elementwise(group: _Group) -> Value:
     a, b = _dequantized(node.input(0)), _dequantized(node.input(1))
     if a.dtype is not b.dtype or a.dtype is not y.dtype:
         raise _LeftFloatError("operands and result are not of one type")
-    if not _side_by_side(a.value.type.shape, b.value.type.shape):
+    if not _side_by_side(a.value, b.value):
         raise _LeftFloatError(f"operands {a.value.type} and {b.value.type} differ in shape in a way that no kernel of integers loads")
     new = QLinearBinary(kind, group.low, group.high)
     return group.emit(new, a.value, a.scale, a.zero, b.value, b.scale, b.zero, y.scale, y.zero)
 
 
-def _side_by_side(a: Shape, b: Shape) -> bool:
+def _side_by_side(first: Value, second: Value) -> bool:
     """Whether the shapes are equal, one lacks leading axes only, or one has a number for each channel, of each image or of all."""
-    wide, narrow = (a, b) if len(a) > len(b) or (len(a) == len(b) and a.count(1) <= b.count(1)) else (b, a)
+    a, b = first.type.shape, second.type.shape
+    swapped = not (len(a) > len(b) or (len(a) == len(b) and a.count(1) <= b.count(1)))
+    wide, narrow = (b, a) if swapped else (a, b)
+    constant = _integers(first if swapped else second) is not None
     tail = narrow[next((i for i, d in enumerate(narrow) if d != 1), len(narrow)) :]
-    return wide == narrow or wide[len(wide) - len(tail) :] == tail or channels_of_images(narrow, wide) is not None
+    return wide == narrow or wide[len(wide) - len(tail) :] == tail or channels_of_images(narrow, wide, constant) is not None
 
 
 def _pool(group: _Group) -> Value:

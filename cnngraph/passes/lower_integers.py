@@ -1,4 +1,4 @@
-"""Dynamic quantisation, and constants by channel, in the form that kernels take.
+"""Dynamic quantisation, and operands by channel, in the form that kernels take.
 
 DynamicQuantizeLinear(x) => ranges of parts, scale and zero point from them, QuantizeLinear by these. Cast(ConvInteger(x)) =>
 ConvInteger to float32, whose epilogue then takes up the multiplication by the scales, the bias and the activation. A sum or product of
@@ -64,24 +64,24 @@ def _split(graph: Graph, node: Node) -> None:
     graph.erase(node)
 
 
-def channels_of_images(narrow: Shape, wide: Shape) -> Shape | None:
-    """``[N, C, 1, ...]``, if ``narrow`` has one number for each channel of ``wide``; of all images only where their number is open.
+def channels_of_images(narrow: Shape, wide: Shape, constant: bool = False) -> Shape | None:
+    """``[N, C, 1, ...]``, if ``narrow`` has one number for each channel of ``wide``, of each image or of all.
 
-    Where it is known, the repeated numbers would be a constant again, which kernels take along the last axes only.
+    Computed numbers for all of a known number of images, which would have to be repeated by a kernel of its own, are no such shape.
     """
     full = (*(1,) * (len(wide) - len(narrow)), *narrow)
     if not 3 <= len(full) == len(wide) or full[1] != wide[1] or any(d != 1 for d in full[2:]):
         return None
     known = full[0] == wide[0] and full == narrow
-    return (wide[0], *full[1:]) if known or (full[0] == 1 and isinstance(wide[0], Sym)) else None
+    return (wide[0], *full[1:]) if known or (full[0] == 1 and (constant or isinstance(wide[0], Sym))) else None
 
 
 def _repeat(graph: Graph, node: Node) -> bool:
-    """Repeat an operand by channel for each image."""
+    """Repeat a computed operand by channel for each image."""
     inputs, shape = list(node.inputs), node.output.type.shape
     for i in (0, 3):
         value = node.input(i)
-        repeated = channels_of_images(value.type.shape, shape)
+        repeated = None if value.is_constant else channels_of_images(value.type.shape, shape)
         if value.type.shape != shape and repeated is not None and value.type.shape != repeated:
             (inputs[i],) = graph.add(Expand(repeated), [value], origin=node.origin, before=node)
     if tuple(inputs) == node.inputs:

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
-from cnngraph.ir.types import Dim, Sym, numel
+from cnngraph.ir.types import Dim, numel
 from cnngraph.ops import (
     Cast,
     Concat,
@@ -111,10 +111,7 @@ def _pointwise(graph: Graph, node: Node, data: Collection[int]) -> bool:
             operands.append(value.producer.input(0))
         elif i not in data or value is None or value.type.rank == 0:
             operands.append(value)
-        elif (constant := _constant(value)) is not None:
-            integers = value.data is None or not isinstance(node.op, Elementwise)
-            if integers and constant.size > 1 and not isinstance(shape[0], Sym):
-                return False  # kernels of integers take such a constant along the last axes, and for an open number of images
+        elif _constant(value) is not None:
             operands.append(_transposed_constant(graph, node, value, len(shape), inverse))
         else:
             full = (*(1,) * (len(shape) - value.type.rank), *value.type.shape)

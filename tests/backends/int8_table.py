@@ -214,6 +214,10 @@ def broadcast_cases() -> list[IntCase]:
         rows, row = Computed(dtype, (BATCH, 4, 21)), integers(np.random.default_rng(3), dtype, 1, 21)
         for template, pairs in (("qbinary_channel", ((full, channel), (channel, full))), ("qbinary_rows", ((rows, row), (row, rows)))):
             cases += [IntCase(template, QLinearBinary(kind), (p, a, za, q, b, zb, y, zy)) for p, q in pairs]
+        for shape, given in (((BATCH, 19, 3, 5), (19, 1, 1)), ((2, 19, 21), (1, 19, 1)), ((2, 19, 21), (2, 19, 1))):
+            wide, constant = Computed(dtype, shape), integers(np.random.default_rng(3), dtype, *given)
+            pair = (wide, constant) if kind == "add" else (constant, wide)
+            cases.append(IntCase("qbinary_channel", QLinearBinary(kind), (pair[0], a, za, pair[1], b, zb, y, zy)))
     return cases
 
 

@@ -16,6 +16,7 @@ from cnngraph.passes.base import PassContext
 from cnngraph.pipeline import optimize
 from cnngraph_cpu.target import ISAS, available
 from tests.conformance import quantized_net
+from tests.conformance.quantized_net import Qdq
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -58,6 +59,23 @@ def test_agrees_with_onnxruntime_within_a_step(dtype: type[np.integer]) -> None:
     (want,) = onnxruntime(model, {"input": x})
     steps = np.rint((got - want) / 0.03)
     assert np.abs(steps).max() <= 1 and (steps == 0).mean() > 0.8
+
+
+def test_layers_of_rows_with_the_batch_behind_the_time() -> None:
+    """The order of recurrent layers: [T, N, channels]."""
+    g = Qdq(np.int8, False)
+    x = g.quantized(g.add("Transpose", g.quantized("input", 0.02, 128), perm=[1, 0, 2]), 0.02, 128)
+    w = g.add("DequantizeLinear", g.constant("w", g.rng.integers(-127, 128, (20, 9)).astype(np.int8)), g.constant("ws", np.float32(0.01)))
+    b = g.add("DequantizeLinear", g.constant("b", g.rng.integers(-127, 128, 9).astype(np.int8)), g.constant("bs", np.float32(0.01)))
+    y = g.quantized(g.add("Add", g.quantized(g.add("MatMul", x, w), 0.03, 120), b), 0.03, 125)
+    y = g.quantized(g.add("HardSigmoid", y), 1 / 256, 0)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("input", ["N", 7, 20]), (y, None))]
+    graph = helper.make_graph(g.nodes, "rows", ends[:1], ends[1:], g.constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    program, feeds = cnngraph.compile(model), {"input": np.random.default_rng(3).standard_normal((3, 7, 20)).astype(np.float32)}
+    assert not program.report["reference_steps"]
+    for got, want in zip(program.run(feeds).values(), judge(model, feeds), strict=True):
+        assert got.shape == (7, 3, 9) and np.ptp(got) > 0.5 and np.array_equal(got, want)
 
 
 @pytest.mark.parametrize("isa", [None, "avx2"])

@@ -8,7 +8,7 @@ import pytest
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, DType, TensorType
-from cnngraph.ops import Concat, Elementwise, Pool, Transpose
+from cnngraph.ops import Concat, Elementwise, Pool, Resize, Transpose
 from cnngraph.ops.expression import Expression
 from cnngraph.ops.quantized import DequantizeLinear, MatMulInteger, QGemm, QLinearMatMul, QuantizeLinear
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
@@ -101,6 +101,7 @@ def test_a_network_of_bytes(dtype):
     y = net.node(
         QLinearBinary("add"), joined, net.scale(0.6), net.zero(7), joined, net.scale(0.3), net.zero(7), net.scale(0.9), net.zero(9)
     )
+    y = net.node(Resize((2, 3), (10, 12), (10.0, 12.0), "nearest"), y)
     net.add_output("q", add_conv(net, net.node(Transpose((0, 1, 3, 2)), y), 12))
     net.add_output("f", net.node(DequantizeLinear(DType.F32), y, net.scale(0.9), net.zero(9)))
     assert {"conv_gemm", "pool", "qbinary", "convert"} <= net.run()

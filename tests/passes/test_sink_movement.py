@@ -14,6 +14,7 @@ from cnngraph.ops import (
     DequantizeLinear,
     Elementwise,
     Expand,
+    Identity,
     Pad,
     Pool,
     QLinearBinary,
@@ -194,13 +195,18 @@ def test_what_stays_moves_bytes() -> None:
     assert [node.op.name for node in moves] == ["Transpose", "Reshape"] and all(n.output.type.dtype is DType.I8 for n in moves)
 
 
-def test_constants_by_channel_repeat_for_each_image() -> None:
+@pytest.mark.parametrize("constant", [False, True])
+def test_computed_operands_by_channel_repeat_for_each_image(constant: bool) -> None:
+    """The kernel reads a constant again for each image."""
     net = Net(4, 6, 7)
     scale = net.constant(np.float32(0.05))
-    offsets = net.constant(np.arange(4, dtype=np.int8).reshape(1, 4, 1, 1))
+    shape = (1, 4, 1, 1)
+    numbers = net.constant(np.arange(4, dtype=np.int8).reshape(shape))
+    offsets = numbers if constant else net.node(Identity(), numbers)
     y = net.node(QLinearBinary("add"), quantized(net, net.x), scale, None, offsets, scale, None, scale, None)
     changes, _ = apply(net, LowerIntegers(), outputs=[y])
-    assert changes == 1 and [node.output.type.shape for node in net.nodes if isinstance(node.op, Expand)] == [(BATCH, 4, 1, 1)]
+    repeated = [node.output.type.shape for node in net.nodes if isinstance(node.op, Expand)]
+    assert repeated == ([] if constant else [(BATCH, 4, 1, 1)]) and changes == len(repeated)
 
 
 def rows(net: Net, value: Value, outputs: int) -> Value:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnngraph.ir.graph import Node, Value
-from cnngraph.ir.types import PLAIN, DType, ceil_div, numel, per_image
+from cnngraph.ir.types import PLAIN, DType, ceil_div, numel, per_image, round_up
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops.quantized_elementwise import QLinearBinary
+from cnngraph.passes.lower_integers import channels_of_images
 from cnngraph_cpu.language import BytePointer, F32Pointer, get, load_bytes, load_signed_bytes, splat, store_bytes, to_float
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked
@@ -87,7 +88,7 @@ def _bounds(node: Node) -> dict[str, Argument]:
 
 
 class QBinaryChannel:
-    """One operand is [N, C, 1, ...]."""
+    """One operand is [N, C, 1, ...], or a constant [C, 1, ...] for all images."""
 
     name = "qbinary_channel"
     reorders_arithmetic = False
@@ -100,17 +101,18 @@ class QBinaryChannel:
             return refusal
         shape, narrow = node.output.type.shape, _narrow(node)
         assert narrow is not None
-        other = narrow[1].type.shape
-        if not 3 <= len(shape) <= 5 or not all(isinstance(d, int) for d in shape[1:]) or len(other) != len(shape):
+        wide, value, _ = narrow
+        if not 3 <= len(shape) <= 5 or not all(isinstance(d, int) for d in shape[1:]) or wide.is_constant:
             return "not a tensor of 3 to 5 axes"
-        if other[1] != shape[1] or other[0] != shape[0] or any(d != 1 for d in other[2:]) or narrow[1].is_constant:
-            return "not one number a channel"
-        return None
+        if channels_of_images(value.type.shape, shape, value.is_constant) != value.type.shape and not value.is_constant:
+            return "not one number a channel of each image"
+        return None if channels_of_images(value.type.shape, shape, value.is_constant) else "not one number a channel"
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
-        """Blocked."""
+        """Blocked, but for a constant."""
         layout = blocked(target)
-        return [LayoutRequest(tuple(layout if i in (0, 3) else None for i in range(8)), (layout,))]
+        computed = [i for i in (0, 3) if not node.input(i).is_constant]
+        return [LayoutRequest(tuple(layout if i in computed else None for i in range(8)), (layout,))]
 
     def cost(self, node: Node, target: Target) -> float:
         """Vectors."""
@@ -127,6 +129,12 @@ class QBinaryChannel:
             "blocks": Extent(ceil_div(channels, target.width)), "pixels": Extent(numel(y.type.shape[2:])), "a_batch": BatchStride(a),
             "b_batch": BatchStride(b), "y_batch": BatchStride(y), **_bounds(node),
         }  # fmt: skip
+        constant = narrow[1].data
+        if constant is not None:
+            rows = constant.reshape(-1, channels).view(np.uint8)
+            lanes = np.pad(rows, ((0, 0), (0, round_up(channels, target.width) - channels)))
+            name = "a" if narrow[2] else "b"
+            arguments |= {name: Packed(lanes), f"{name}_batch": Extent(lanes.shape[1] if len(lanes) > 1 else 0)}
         return KernelCall(_spec(self.name, node, target, ("FIRST", int(narrow[2]))), arguments)
 
 
@@ -135,6 +143,7 @@ class QBinaryRows:
 
     name = "qbinary_rows"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = QBinary.code
 
     def accepts(self, node: Node, target: Target) -> str | None:

@@ -154,6 +154,7 @@ class QDense:
 
     name = "qdense"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(qdense, {"qdense_tile": qdense_tile, "step": step}, "Rows of 8-bit integers times a packed constant matrix.")
 
     def accepts(self, node: Node, target: Target) -> str | None:

@@ -210,6 +210,7 @@ class _Pointwise:
 
     reorders_arithmetic = False
     name = ""
+    any_batch_axis = True
     tensors: tuple[int, ...] = (0,)
 
     def _shape_refusal(self, node: Node) -> str | None:
