@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,9 +64,9 @@ class Structure:
         self.graph = model.graph
         self.constants: dict[str, Constant] = {}
         for tensor in self.graph.initializer:
-            self._register(tensor.name, tensor)
+            self._register(tensor.name, tensor.dims, tensor.data_type)
         for sparse in self.graph.sparse_initializer:
-            self._register(sparse.values.name, sparse.values)
+            self._register(sparse.values.name, sparse.dims, sparse.values.data_type)
         self.nodes: list[onnx.NodeProto] = []
         for node in self.graph.node:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output:
@@ -98,18 +98,18 @@ class Structure:
         """The shape of every tensor for one image."""
         return self.shapes(1)
 
-    def _register(self, name: str, tensor: TensorProto) -> None:
-        if any(extent < 0 for extent in tensor.dims) or math.prod(tensor.dims) >= MAX_ELEMENTS:
-            raise InvalidModelError(f"the constant {printable(name)} has the impossible shape {tuple(tensor.dims)}")
-        self.constants[name] = Constant(name, tuple(tensor.dims), tensor.data_type)
+    def _register(self, name: str, dims: Sequence[int], kind: int) -> None:
+        if any(extent < 0 for extent in dims) or math.prod(dims) >= MAX_ELEMENTS:
+            raise InvalidModelError(f"the constant {printable(name)} has the impossible shape {tuple(dims)}")
+        self.constants[name] = Constant(name, tuple(dims), kind)
 
     def _register_node(self, node: onnx.NodeProto) -> None:
         name = node.output[0]
         for attribute in node.attribute:
             if attribute.name == "value":
-                self._register(name, attribute.t)
+                self._register(name, attribute.t.dims, attribute.t.data_type)
             elif attribute.name == "sparse_value":
-                self._register(name, attribute.sparse_tensor.values)
+                self._register(name, attribute.sparse_tensor.dims, attribute.sparse_tensor.values.data_type)
             elif attribute.name in _CONSTANT_ATTRIBUTES:
                 count = len(attribute.floats) + len(attribute.ints) + len(attribute.strings)
                 shape = (count,) if attribute.name.endswith("s") else ()

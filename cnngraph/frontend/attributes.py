@@ -20,7 +20,6 @@ _UNSUPPORTED_KINDS = {
     AttributeProto.GRAPH: "a subgraph",
     AttributeProto.GRAPHS: "subgraphs",
     AttributeProto.TENSORS: "a list of tensors",
-    AttributeProto.SPARSE_TENSOR: "a sparse tensor",
     AttributeProto.SPARSE_TENSORS: "sparse tensors",
     AttributeProto.TYPE_PROTO: "a type",
     AttributeProto.TYPE_PROTOS: "types",
@@ -86,6 +85,8 @@ def _decode(attribute: onnx.AttributeProto, name: str, tensors: TensorReader) ->
         return tuple(float(f) for f in attribute.floats)
     if kind == AttributeProto.STRINGS:
         return tuple(text(s, what) for s in attribute.strings)
+    if kind == AttributeProto.SPARSE_TENSOR:
+        return tensors.decode_sparse(attribute.sparse_tensor)
     return tensors.decode(attribute.t)
 
 

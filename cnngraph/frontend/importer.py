@@ -18,7 +18,7 @@ from cnngraph.frontend.reader import Source, read_model
 from cnngraph.frontend.registry import NEWEST_OPSET, OLDEST_OPSET
 from cnngraph.frontend.scope import Late, Parts, Scope
 from cnngraph.frontend.signature import RequestedShape, declared_type, is_direct, resolve_inputs
-from cnngraph.frontend.tensors import TensorReader, text
+from cnngraph.frontend.tensors import TensorReader, stored_name, text
 from cnngraph.frontend.upgrade import upgraded
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.types import DType, TensorType, product
@@ -97,15 +97,11 @@ class _Importer:
         return self.graph
 
     def _read_initializers(self) -> None:
-        for proto in self._proto.initializer:
-            name = text(proto.name, "initializer name")
+        for proto in (*self._proto.initializer, *self._proto.sparse_initializer):
+            name = text(stored_name(proto), "initializer name")
             if not name or name in self._scope:
                 raise InvalidModelError(f"the initializer name '{printable(name)}' is empty or used twice")
             self._scope[name] = self._nodes.initializer(proto)
-        for sparse in self._proto.sparse_initializer:
-            name = text(sparse.values.name, "initializer name")
-            self._nodes.refuse(name, "initializer", "sparse tensors are not supported")
-            self._scope[name] = None
 
     def _declared_inputs(self) -> dict[str, tuple[DType, DeclaredShape]]:
         """Graph inputs that must be fed and are tensors of numbers; those with an initializer are constants, others the tail's."""

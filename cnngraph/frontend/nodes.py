@@ -22,7 +22,7 @@ from cnngraph.frontend.registry import NEWEST_OPSET, find_importer
 from cnngraph.frontend.scope import Known, Late, Parts, Scope, captured
 from cnngraph.frontend.sequences import SEQUENCES
 from cnngraph.frontend.tail_builder import TailBuilder
-from cnngraph.frontend.tensors import TensorReader
+from cnngraph.frontend.tensors import TensorReader, stored_name
 from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.types import DType, Sym, SymbolicBatchError, TensorType, numel, per_image
 from cnngraph.ops.base import Op
@@ -65,9 +65,9 @@ class NodeImporter:
 
     def body(self, graph: onnx.GraphProto, scope: Scope) -> list[Known]:
         """Import the nodes of a subgraph whose inputs ``scope`` already holds; returns what its outputs are."""
-        for proto in graph.initializer:
-            if proto.name not in scope.tensors:
-                scope[proto.name] = self.initializer(proto, scope.path)
+        for proto in (*graph.initializer, *graph.sparse_initializer):
+            if (name := stored_name(proto)) not in scope.tensors:
+                scope[name] = self.initializer(proto, scope.path)
         outputs = [info.name for info in graph.output]
         self.nodes(raw_nodes(graph.node), scope, outputs)
         return [scope[name] for name in outputs]
@@ -98,17 +98,20 @@ class NodeImporter:
         self.nodes(raw_nodes(raw), inner, list(filter(None, wanted)))
         return [inner[name] if name else None for name in wanted]
 
-    def initializer(self, proto: onnx.TensorProto, path: str = "") -> Known:
-        """A stored tensor; strings are known to the tail only."""
+    def initializer(self, proto: onnx.TensorProto | onnx.SparseTensorProto, path: str = "") -> Known:
+        """A stored tensor, dense from here on; strings are known to the tail only."""
+        name = stored_name(proto)
         try:
+            if isinstance(proto, onnx.SparseTensorProto):
+                return self.constant(self.reader.decode_sparse(proto), path + name)
             if proto.data_type == onnx.TensorProto.STRING:
                 return self.tail.constant(self.reader.decode_strings(proto))
-            return self.constant(self.reader.decode(proto), path + proto.name)
+            return self.constant(self.reader.decode(proto), path + name)
         except UnsupportedError as error:
-            self.refuse(path + proto.name, "initializer", str(error))
+            self.refuse(path + name, "initializer", str(error))
             return None
         except (InvalidModelError, LimitExceededError) as error:
-            raise type(error)(f"initializer '{printable(proto.name)}': {error}") from error
+            raise type(error)(f"initializer '{printable(name)}': {error}") from error
 
     def constant(self, array: np.ndarray, name: str = "") -> Tensor:
         """A tensor of known numbers."""

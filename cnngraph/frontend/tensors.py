@@ -131,6 +131,27 @@ class TensorReader:
         out[:] = [text(item, "string") for item in tensor.string_data]
         return out.reshape(tuple(tensor.dims))
 
+    def decode_sparse(self, tensor: onnx.SparseTensorProto) -> np.ndarray:
+        """The dense array of a sparse tensor, zero wherever it stores nothing. Its places are flat, or one row of coordinates each."""
+        values, places, shape = self.decode(tensor.values), self.decode(tensor.indices), tuple(tensor.dims)
+        count = self.checked_numel(shape)
+        nbytes = count * values.dtype.itemsize
+        self.check_bytes(nbytes)
+        if values.ndim != 1 or places.dtype != np.int64 or places.shape not in ((values.size,), (values.size, len(shape))):
+            raise InvalidModelError(
+                f"a sparse tensor of shape {list(shape)} has values {list(values.shape)} at places {places.dtype}{list(places.shape)}"
+            )
+        extents = np.array([count] if places.ndim == 1 else shape, np.int64)
+        if np.any(places.reshape(values.size, -1) < 0) or np.any(places.reshape(values.size, -1) >= extents):
+            raise InvalidModelError(f"a sparse tensor of shape {list(shape)} has a value outside")
+        flat = places if places.ndim == 1 else np.ravel_multi_index(tuple(places.T), shape) if shape else np.zeros(values.size, np.int64)
+        if np.any(np.diff(flat) <= 0):
+            raise InvalidModelError("the places of a sparse tensor do not ascend")
+        dense = np.zeros(count, values.dtype)
+        dense[flat] = values
+        self.total += nbytes
+        return dense.reshape(shape)
+
     def decode_any(self, tensor: onnx.TensorProto) -> np.ndarray:
         """:meth:`decode` or, for strings, :meth:`decode_strings`."""
         return self.decode_strings(tensor) if tensor.data_type == TensorProto.STRING else self.decode(tensor)
@@ -162,6 +183,11 @@ class TensorReader:
         nbytes = _raw_bytes(dtype, count)
         location, offset = parse_external(entries, nbytes)
         return _reinterpret(read_external(self.base, location, offset, nbytes), dtype, count)
+
+
+def stored_name(tensor: onnx.TensorProto | onnx.SparseTensorProto) -> str:
+    """The name of an initializer; that of a sparse one is its values' name."""
+    return tensor.values.name if isinstance(tensor, onnx.SparseTensorProto) else tensor.name
 
 
 def text(value: str | bytes, what: str) -> str:

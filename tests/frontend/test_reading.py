@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
+from cnngraph.analysis.structure import Structure
 from cnngraph.errors import InvalidModelError, LimitExceededError
 from cnngraph.frontend import import_model
 from cnngraph.options import Limits
@@ -202,3 +203,54 @@ def test_tensor_data_must_match_exactly() -> None:
     ):
         with pytest.raises((InvalidModelError, LimitExceededError), match=f"initializer 'w'.*{reason}"):
             import_model(broken(change))
+
+
+def sparse(name: str, shape: tuple[int, ...], values: np.ndarray, places: np.ndarray) -> onnx.SparseTensorProto:
+    proto = onnx.SparseTensorProto(dims=shape)
+    proto.values.CopyFrom(numpy_helper.from_array(values, name))
+    proto.indices.CopyFrom(numpy_helper.from_array(places, name + " places"))
+    return proto
+
+
+def with_sparse(values: np.ndarray, places: np.ndarray) -> onnx.ModelProto:
+    proto = model([node("MatMul", "x w", "y")], {"x": ["n", 3]})
+    proto.graph.sparse_initializer.append(sparse("w", (3, 2), values, places))
+    return proto
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_sparse_initialisers_and_constants_are_dense_after_the_import(flat: bool) -> None:
+    dense = np.array([[0, 2], [0, 0], [3, -1]], np.float32)
+    places = np.flatnonzero(dense) if flat else np.argwhere(dense)
+    proto = with_sparse(dense[dense != 0], places.astype(np.int64))
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["c"], sparse_value=sparse("c", (3, 2), dense[dense != 0], places)))
+    proto.graph.node.append(node("MatMul", "x c", "z"))
+    proto.graph.output.add().CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    x = floats(4, 3)
+    results = run(import_model(proto), {"x": x})
+    np.testing.assert_allclose(results["y"], x @ dense, rtol=1e-6)
+    np.testing.assert_allclose(results["z"], x @ dense, rtol=1e-6)
+    assert [c.shape for c in Structure(proto).constants.values()] == [(3, 2), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([0, 6], "value outside"),
+        ([-1, 2], "value outside"),
+        ([2, 2], "do not ascend"),
+        ([[1, 0], [0, 1]], "do not ascend"),
+        ([[0, 0], [0, 2]], "value outside"),
+        ([1, 2, 3], "has values"),
+    ],
+)
+def test_sparse_tensors_that_contradict_themselves(places: list[object], message: str) -> None:
+    with pytest.raises(InvalidModelError, match=f"'w'.*{message}"):
+        import_model(with_sparse(floats(2), np.array(places, np.int64)))
+
+
+def test_dense_size_of_a_sparse_tensor_counts() -> None:
+    proto = model([node("Add", "x w", "y")], {"x": ["n"]})
+    proto.graph.sparse_initializer.append(sparse("w", (1 << 40,), floats(1), np.array([7], np.int64)))
+    with pytest.raises(LimitExceededError, match="'w'"):
+        import_model(proto)

@@ -150,13 +150,6 @@ def test_everything_unsupported_is_listed_at_once() -> None:
         assert name in str(caught.value)
 
 
-def test_sparse_tensors_are_unsupported() -> None:
-    proto = model([node("Add", "x s", "y")], IMAGE)
-    proto.graph.sparse_initializer.add().values.name = "s"
-    with pytest.raises(UnsupportedError, match="s: initializer: sparse"):
-        import_model(proto)
-
-
 def test_what_functions_and_branches_lack_is_listed_with_their_place() -> None:
     branch = helper.make_graph(
         [node("Odd", "x", "b", "inner")], "branch", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)]

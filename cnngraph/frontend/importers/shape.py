@@ -59,15 +59,15 @@ def size(ctx: NodeContext) -> Value:
 @importer("Constant")
 def constant(ctx: NodeContext) -> Value:
     """Any one of the numeric value attributes."""
-    forms = [name for name in ("value", "value_float", "value_floats", "value_int", "value_ints") if ctx.has(name)]
-    for name in ("sparse_value", "value_string", "value_strings"):
+    forms = [name for name in ("value", "sparse_value", "value_float", "value_floats", "value_int", "value_ints") if ctx.has(name)]
+    for name in ("value_string", "value_strings"):
         if ctx.has(name):
             ctx.unsupported(f"the attribute '{name}' is not supported")
     if len(forms) != 1:
         ctx.invalid(f"a Constant has exactly one value attribute, not {len(forms)}")
     form = forms[0]
-    if form == "value":
-        array = ctx.attr_tensor("value")
+    if form in ("value", "sparse_value"):
+        array = ctx.attr_tensor(form)
         assert array is not None
         return ctx.constant(array)
     if form == "value_float":
