@@ -43,7 +43,7 @@ ISAS: dict[str, IsaInfo] = {
         Target("avx512vnni", 16, 32, has_fma=True, dot=True), "x86-64-v4", "-prefer-256-bit,+avx512vnni", (*_V4, "avx512vnni")
     ),
     "avx512bf16": IsaInfo(
-        Target("avx512bf16", 16, 32, has_fma=True, dot2=True), "x86-64-v4", "-prefer-256-bit,+avx512bf16", (*_V4, "avx512bf16")
+        Target("avx512bf16", 16, 32, has_fma=True, dot=True, dot2=True), "x86-64-v4", _SMALL_FEATURES, (*_V4, *_SMALL_NUMBERS)
     ),
     "avx512": IsaInfo(Target("avx512", 16, 32, has_fma=True), "x86-64-v4", "-prefer-256-bit", _V4),
     "avx2vnni": IsaInfo(Target("avx2vnni", 8, 16, has_fma=True, dot=True), "x86-64-v3", "+avxvnni", (*_V3, "avxvnni")),

@@ -96,6 +96,11 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         left, right = (v.astype(np.int32).view(np.int16).reshape(width, 2).astype(np.int64) for v in (a, b))
         return _wrap(acc.astype(np.int64) + (left * right).sum(axis=1))
 
+    def to_shorts(low: np.ndarray, high: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        exact = (value.astype(np.float64) * factor for value in (low, high))
+        units = [np.rint(np.nan_to_num(value, nan=0, posinf=0, neginf=0)).astype(np.int64) & 0xFFFF for value in exact]
+        return _wrap(units[0] | units[1] << 16)
+
     def round_between(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         bounded = np.where(value > low, value, low)
         return np.rint(np.where(bounded < high, bounded, high)).astype(np.int32)
@@ -124,7 +129,9 @@ def integer_primitives(width: int) -> dict[str, Callable[..., Any]]:
         "splat_int": splat_int, "load_interleaved": load_interleaved, "store_four_bytes": store_four_bytes,
         "transpose_bytes": transpose_bytes,
         "translate": translate, "store_four_rounded": store_four_rounded, "dot4": dot4, "round_between": round_between,
-        "load_shorts": load_shorts, "load_signed_shorts": load_signed_shorts, "dot_shorts": dot_shorts,
+        "load_shorts": load_shorts, "load_signed_shorts": load_signed_shorts, "dot_shorts": dot_shorts, "to_shorts": to_shorts,
+        "largest_magnitude": lambda a, b: np.maximum(a.view(np.int32), b.view(np.int32) & 0x7FFFFFFF).view(np.float32),
+        "words_as_floats": lambda v: v.view(np.float32),
         "add_shorts": lambda a, b: (a.view(np.int16) + b.view(np.int16)).view(np.int32),
         "sub_shorts": lambda a, b: (a.view(np.int16) - b.view(np.int16)).view(np.int32),
         "shift_shorts": lambda a, bits: (a.view(np.int16) << np.int16(bits)).view(np.int32),

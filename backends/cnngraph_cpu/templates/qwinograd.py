@@ -55,6 +55,7 @@ from cnngraph_cpu.templates.winograd import take_part
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 POINTS, SHARED = 36, 7
+BIASED = 1
 INVERSE_OF_9 = 0x38E38E39
 BOTH = 0x10001
 
@@ -181,7 +182,7 @@ def multiply(tile: int, weights: I32Pointer, start: int, step: int, first_block:
             else:
                 for k in unroll(TV):
                     first = nothing
-                    if xi == SHARED:
+                    if BIASED and xi == SHARED:
                         first = load_words(b, (tile * TV + k) * W)
                     for p in unroll(TT):
                         acc[k, p] = first

@@ -28,6 +28,7 @@ from cnngraph_cpu.language import (
     fma,
     load,
     load_pairs,
+    load_partial,
     mul,
     prefetch,
     registers,
@@ -37,12 +38,15 @@ from cnngraph_cpu.language import (
     unroll,
 )
 
-RAW, APART, STEP = 0, 1, 1
+RAW, APART, STEP, SHORT = 0, 1, 1, 0
 W = M = P = TV = TT = U = GUARD = PARTIAL_X = PARTIAL_Y = 0  # fixed by the plan
 
 
 def pack_rows(image: int, row0: int) -> None:
-    """Copy the input rows of a task, padded with zeros, into scratch ``[channel block][row][column][W]``."""
+    """Copy the input rows of a task, padded with zeros, into scratch ``[channel block][row][column][W]``.
+
+    With SHORT the lanes of the last block that are no channels become zero.
+    """
     for cb in range(blocks):
         for r in range(scratch_rows):
             iy = row0 * M + r - pad_y
@@ -55,7 +59,10 @@ def pack_rows(image: int, row0: int) -> None:
                 for c in range(pad_x):
                     store(packed, to + c * W, zero)
                 for c in range(copied):
-                    store(packed, to + (pad_x + c) * W, load(x, at + c * W))
+                    if SHORT:
+                        store(packed, to + (pad_x + c) * W, load_partial(x, at + c * W, channels - cb * W))
+                    else:
+                        store(packed, to + (pad_x + c) * W, load(x, at + c * W))
                 for c in range(pad_x + copied, scratch_width):
                     store(packed, to + c * W, zero)
 
@@ -194,6 +201,17 @@ def multiply(weights: F32Pointer, start: int, step: int, first_block: int, end_b
                     store(m, ((xi * TV + k) * tiles_padded + tt + p) * W, acc[k, p])
 
 
+def take_sums(i: int) -> None:
+    """Column ``i`` of the products of a tile into D."""
+    for j in unroll(P):
+        d[j] = load(m, at + (j * P + i) * m_step)
+
+
+def take_pixel(i: int) -> None:
+    """A pixel before the epilogue."""
+    y_value = add(bias, t[i])
+
+
 def transform_output(tile: int, image: int, tile_row0: int, tile_rows_here: int) -> None:
     """Back to pixels, bias and epilogue included."""
     for k in range(TV):
@@ -204,8 +222,7 @@ def transform_output(tile: int, image: int, tile_row0: int, tile_rows_here: int)
                 for tx in range(tiles_x):
                     at = (k * tiles_padded + ty * tiles_x + tx) * W
                     for i in unroll(P):
-                        for j in unroll(P):
-                            d[j] = load(m, at + (j * P + i) * m_step)
+                        take_sums(i)
                         output_line()
                         for j in unroll(M):
                             s[j, i] = t[j]
@@ -220,7 +237,7 @@ def transform_output(tile: int, image: int, tile_row0: int, tile_rows_here: int)
                             for i in unroll(M):
                                 if not PARTIAL_X or ox + i < cols_out:
                                     place = inner + (j * cols_out + i) * W
-                                    y_value = add(bias, t[i])
+                                    take_pixel(i)
                                     out = epilogue(y_value, image, place, channel)
                                     store(y, image * y_batch + place, out)
 

@@ -48,7 +48,7 @@ class Winograd(BlockedWinograd):
             f.__name__: f
             for f in (
                 kernel.pack_rows, kernel.input_line, kernel.output_line, kernel.transform_input, kernel.weight_line,
-                kernel.transform_weights, kernel.multiply, kernel.transform_output, kernel.take_part,
+                kernel.transform_weights, kernel.multiply, kernel.take_sums, kernel.take_pixel, kernel.transform_output, kernel.take_part,
             )
         },
         "Winograd convolution, F(4x4, 3x3) or F(2x2, 3x3), on blocked tensors.",
