@@ -13,6 +13,7 @@ import cnngraph
 from cnngraph.backends import get_backend
 from cnngraph.emit.shared import check_complete
 from cnngraph.errors import UsageError, printable
+from cnngraph.runtime import features
 from cnngraph.runtime.program import (
     ARENA,
     FIRST_IO,
@@ -85,7 +86,8 @@ def _text(data: ProgramData, imports: str, language: str, environment: dict[str,
         "ENVIRONMENT": "\n".join(f"os.environ.setdefault({k!r}, {v!r})" for k, v in environment.items()),
         "IMPORTS": imports, "INPUTS": _specs(data.inputs), "OUTPUTS": _specs(data.outputs), "ARENA": str(data.arena),
         "STATIC": str(data.static_bytes), "SCRATCH": str(data.scratch), "ADDRESSES": "\n".join(addresses), "STEPS": wraps,
-        "KERNELS": "\n\n".join(kernel.text for kernel in kernels), "LANGUAGE": language,
+        "KERNELS": "\n\n".join(kernel.text for kernel in kernels), "LANGUAGE": language, "REQUIRED": repr(list(data.required)),
+        "FEATURES": Path(features.__file__).read_text("utf-8").partition("import annotations\n")[2].strip(),
     }  # fmt: skip
     template = (Path(__file__).parent / "module.py.in").read_text("utf-8")
     return re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], template)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_the_language_is_complete(isa: str) -> None:
         "peek",
         "call",
         "main",
+        "missing_features",
         "cfunc",
         "types",
         "ctypes",
@@ -105,6 +107,14 @@ def test_the_language_is_complete(isa: str) -> None:
     assert not own & (set(primitives(isa)) - {"types"})
     defined = [node.name for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     assert len(defined) == len(set(defined))
+
+
+def test_a_cpu_that_lacks_what_the_kernels_need(tmp_path: Path) -> None:
+    data = cnngraph.compile(model(1), isa="avx2").data
+    emit_module(dataclasses.replace(data, required=(*data.required, "avx9000")), tmp_path)
+    result = subprocess.run([sys.executable, "-I", str(tmp_path / "network.py")], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1
+    assert result.stderr.endswith("RuntimeError: the kernels are for avx2, and this machine lacks avx9000\n")
 
 
 def test_what_cannot_stand_alone_is_refused(tmp_path: Path) -> None:
