@@ -28,7 +28,8 @@ load_bytes = load_signed_bytes = load_bytes_partial = load_signed_bytes_partial 
 load_words = store_words = load_words_partial = store_words_partial = broadcast_word = splat_int = _only_specialised
 dot4 = to_floats = round_between = add_int = sub_int = mul_int = xor_int = max_int = _only_specialised
 get_byte = get_signed_byte = put_byte = get_word = fma_single = load_interleaved = store_four_bytes = _only_specialised
-load_shorts = load_signed_shorts = add_shorts = sub_shorts = shift_shorts = dot_shorts = largest_magnitude = to_shorts = words_as_floats = shift_left = shift_right = _only_specialised
+load_shorts = load_signed_shorts = add_shorts = sub_shorts = shift_shorts = dot_shorts = shift_left = shift_right = _only_specialised
+largest_magnitude = to_shorts = words_as_floats = _only_specialised
 translate = transpose_bytes = store_four_rounded = byte_pointer_argument = _only_specialised
 int_pointer_argument = truncated = long_expression = _only_specialised
 half_pointer_argument = load_pairs = broadcast_pair = dot2 = _only_specialised

@@ -44,14 +44,15 @@ from cnngraph_cpu.templates.take import TakeRows
 from cnngraph_cpu.templates.take_bytes import TakeBytes
 from cnngraph_cpu.templates.take_channels import TakeChannelsBlocked, TakeChannelsPlain
 from cnngraph_cpu.templates.take_channels_bytes import TakeChannelsBytes, TakeChannelsPlainBytes
+from cnngraph_cpu.templates.winograd_block_float_plan import WinogradBlockFloat
 from cnngraph_cpu.templates.winograd_pairs import WinogradPairs
 from cnngraph_cpu.templates.winograd_plan import Winograd
 
 TEMPLATES = {
     template.name: template
     for template in (
-        ConvDirect(), ConvPairs(), ConvRows(), ConvTiles(), ConvTilesPlain(), Winograd(), WinogradPairs(), ConvTransposeDirect(),
-        Depthwise(), DenseLayer(), DensePairs(), MatMulPlain(), PoolBlocked(), PoolPlain(),
+        ConvDirect(), ConvPairs(), ConvRows(), ConvTiles(), ConvTilesPlain(), Winograd(), WinogradPairs(), WinogradBlockFloat(),
+        ConvTransposeDirect(), Depthwise(), DenseLayer(), DensePairs(), MatMulPlain(), PoolBlocked(), PoolPlain(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),

@@ -87,7 +87,7 @@ class QWinograd(BlockedWinograd):
         epilogue = op.epilogue if isinstance(op, ConvInteger) else None
         kinds, operands = epilogue_arguments(epilogue, layer.operands, y.type, width, tv)
         constants = [
-            ("TT", choice.pixel_tiles), ("TV", tv), ("U", _steps(pairs, target)),
+            ("TT", choice.pixel_tiles), ("TV", tv), ("U", pairs_at_once(pairs, target)),
             ("GUARD", int(out_blocks % tv != 0)), ("PARTIAL_X", int(g.out[2] % 4 != 0)), ("PARTIAL_Y", int(g.out[1] % 4 != 0)),
             ("OUT", layer.output), ("SIGNED", int(layer.signed)), ("ZERO_GIVEN", int(given)), ("PACK4", int(packs(layer, y.type.dtype))),
         ]  # fmt: skip
@@ -134,7 +134,7 @@ def largest_sum(layer: Layer) -> int:
     return int(np.maximum(np.abs(most), np.abs(least)).max(initial=0))
 
 
-def _steps(pairs: int, target: Target) -> int:
+def pairs_at_once(pairs: int, target: Target) -> int:
     """Pairs of channels a round of the inner loop takes.
 
     One with VNNI: of two dependent dot products LLVM takes the second apart, into a product and a sum, a quarter slower in all.

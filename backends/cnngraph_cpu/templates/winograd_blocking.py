@@ -76,6 +76,10 @@ SHORTS = Arithmetic(2, 2, 2, (OutputTile(4, 150, 170, 70),), 4 << 20, True, 2.0,
 """Pairs of int16. Filters in the kernel cost little, for there are 18 bytes of a filter where there would be 72 of transformed weights."""
 
 
+BLOCK_FLOAT = Arithmetic(2, 2, 1, (OutputTile(4, 290, 220, 0),), float("inf"), False, 4.0, 8.0, of_bytes=True)
+"""Pairs of int16 in block floating point. To round weights in the kernel would take as long as their products with tiles of small maps."""
+
+
 @dataclass(frozen=True)
 class Blocking:
     """How a convolution is cut up.

@@ -108,7 +108,7 @@ class Winograd(BlockedWinograd):
         return KernelCall(spec, arguments, (note,), overwritable(node.inputs[3:], y))
 
 
-def _filters(w: np.ndarray, g: Geometry, channels: int) -> np.ndarray:
+def filters_of(w: np.ndarray, g: Geometry, channels: int) -> np.ndarray:
     """Filters of output channels, completed to ``channels`` with zeros: ``[channel][input channel][tap]``."""
     filters = np.zeros((channels, g.channels, TAPS), np.float32)
     filters[: g.out_channels] = w.reshape(g.out_channels, g.channels, TAPS)
@@ -117,13 +117,13 @@ def _filters(w: np.ndarray, g: Geometry, channels: int) -> np.ndarray:
 
 def pack_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, _outputs: int) -> np.ndarray:
     """Filters for kernels that transform them: ``[channel tile][channel][tap][tile channel]``."""
-    filters = _filters(w, g, tiles * tile_channels).reshape(tiles, tile_channels, g.channels, TAPS)
+    filters = filters_of(w, g, tiles * tile_channels).reshape(tiles, tile_channels, g.channels, TAPS)
     return np.ascontiguousarray(filters.transpose(0, 2, 3, 1))
 
 
 def transform_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, outputs: int) -> np.ndarray:
     """G g G^T of every filter, in float64, rounded once: ``[channel tile][P*P][channel][tile channel]``, P = outputs + 2."""
-    filters = _filters(w, g, tiles * tile_channels)
+    filters = filters_of(w, g, tiles * tile_channels)
     out = np.empty((tiles, (outputs + 2) ** 2, g.channels, tile_channels), np.float32)
     for tile in range(tiles):
         part = filters[tile * tile_channels : (tile + 1) * tile_channels]
