@@ -101,6 +101,8 @@ INTEGER_CASES = [
     qconv((3, 19, 43), 40, (7, 7), (2, 2), (3,) * 4, batch=3, template="qconv_tiles_plain"),
     qconv((3, 9, 38), 20, (3, 3), (1, 2), (2, 1, 0, 1), types="ssu", zeros=(-7, 0, 5), bounds=(0, 255), template="qconv_tiles_plain"),
     qconv((3, 12, 21), 17, (17, 17), pads=(9, 9, 9, 9), template="qconv_tiles_plain"),
+    qconv((3, 21, 27), 24, (5, 3), (2, 1), (7, 1, 6, 0), (2, 1), types="sss", zeros=(-5, 0, 7), template="qconv_tiles_plain"),
+    qconv((3, 9, 20), 16, (3, 3), pads=(1, 1, 1, 1), template="qconv_tiles_plain"),
     qconv((5, 70), 24, (15,), (3,), (4, 2), (1,), types="uss", zeros=(200, 0, 1), template="qconv_tiles_plain"),
     *(
         dataclasses.replace(case, template=name)
@@ -161,6 +163,17 @@ def test_channel_blocks_of_a_pixel_do_not_share_their_place_in_the_first_cache()
         (request,) = requests(case, "avx512amx")
         plane = plan(case, "avx512amx", request)[1].arguments["plane_bytes"]
         assert isinstance(plane, Extent) and int(plane.value) % 4096 == 2048  # type: ignore[arg-type]
+
+
+def test_rows_of_taps_share_a_row_of_a_tile() -> None:
+    """Of 7x7 taps and three channels 28 bytes are used a row: two rows fit, and a pixel meets four products for seven."""
+    for case, rows, taps in (
+        (qconv((3, 40, 40), 32, (7, 7), (2, 2), (3,) * 4, template="qconv_tiles_plain"), 2, 4),
+        (qconv((3, 40, 40), 32, (3, 3), (1, 1), (1,) * 4, template="qconv_tiles_plain"), 3, 1),
+    ):
+        (request,) = integer_requests(case, "avx512amx")
+        call = plan_integers(case, "avx512amx", request)[1]
+        assert dict(call.spec.constants)["ROWS"] == rows and call.arguments["taps"] == Extent(taps)
 
 
 def _bytes_of_product(opcode: int, prefix: int, c: int, a: int, b: int) -> bytes:

@@ -43,8 +43,9 @@ TILE_PIXELS, TILE_BYTES, ROW_BYTES = shared.TILE_PIXELS, shared.TILE_BYTES, shar
 W = TN = MT = SPLIT = BYTES = PIXEL = GUARD = APART = 0  # fixed by the plan
 
 
-def interleave_row(row_in: int) -> None:
-    """A row of the image, from element ``row_in`` of its first channel on, into ``joined``: [column, padding included][APART]."""
+def join_rows(image_at: int, iy: int) -> None:
+    """Row ``iy`` of the image at ``image_at`` into ``joined``: [column, padding included][APART]."""
+    row_in = image_at + iy * width_in
     whole = 0
     if APART == 4:
         whole = copied_in // W * W
@@ -80,17 +81,19 @@ def store_row(row_at: int, kb: int) -> None:
 
 
 def pack_part(image0: int, row0: int, here: int) -> None:
-    """The input rows of ``here`` images into scratch; ``row0`` is the first output row. A line has the pixels of the output."""
+    """The input rows of ``here`` images into scratch; ``row0`` is the first output row. A line has the pixels of the output, and of each
+    the taps of a row of the image and of those up to ``further`` rows below.
+    """
     for n in range(here):
         for phase in range(phases):
             for r in range(line_rows):
                 iy = (row0 + r) * SY + get_int(phase_table, 4 * phase) - pad_y
-                if iy >= 0 and iy < height:
-                    interleave_row((image0 + n) * x_batch + iy * width_in)
+                if iy + further >= 0 and iy < height:
+                    join_rows((image0 + n) * x_batch, iy)
                 for kb in range(k_blocks):
                     line_at = n // line_images * line_bytes + (kb * phases + phase) * plane_bytes + n % line_images * image_step * PIXEL
                     row_at = line_at + r * pitch * PIXEL
-                    if iy < 0 or iy >= height:
+                    if iy + further < 0 or iy >= height:
                         fill_pixels(row_at, pitch)
                     else:
                         store_row(row_at, kb)
@@ -108,24 +111,36 @@ def conv_tiles_plain(
     image among them, are interleaved; from one output pixel to the next are ``step_in`` elements.
     """
     zero = 0
+    further = 0
     all_tasks()
 
 
 _ORDER = tuple(name for name, _ in parameters(conv_tiles_plain))
 
 
-def joined_geometry(g: Geometry, apart: int) -> Geometry:
-    """The convolution of one column whose channels are the columns of taps and ``apart`` elements for the channels of ``g``."""
+def joined_geometry(g: Geometry, apart: int, rows: int = 1, width: int = 0) -> Geometry:
+    """The convolution of one column whose channels are the columns of taps and ``apart`` elements for the channels of ``g``.
+
+    With several ``rows`` of taps in a pixel each row takes whole multiples of ``width`` channels.
+    """
     return replace(
-        g, channels=g.kernel[2] * apart, size=(1, g.size[1], g.out[2]), kernel=(1, g.kernel[1], 1), stride=(1, g.stride[1], 1),
-        dilation=(1, g.dilation[1], 1), pad=(0, g.pad[1], 0), pad_end=(0, g.pad_end[1], 1),  # its rows may not be taken as one
+        g, channels=_row_channels(g, apart, rows, width) * rows, size=(1, g.size[1], g.out[2]), kernel=(1, ceil_div(g.kernel[1], rows), 1),
+        stride=(1, g.stride[1], 1), dilation=(1, rows * g.dilation[1], 1), pad=(0, g.pad[1], 0),
+        pad_end=(0, g.pad_end[1], 1),  # its rows may not be taken as one
     )  # fmt: skip
 
 
-def joined_weights(weights: np.ndarray, g: Geometry, apart: int) -> np.ndarray:
+def _row_channels(g: Geometry, apart: int, rows: int, width: int) -> int:
+    return g.kernel[2] * apart if rows == 1 else ceil_div(g.kernel[2] * apart, width) * width
+
+
+def joined_weights(weights: np.ndarray, g: Geometry, apart: int, rows: int = 1, width: int = 0) -> np.ndarray:
     """The weights of :func:`joined_geometry`."""
-    joined = np.zeros((g.out_channels, g.kernel[2], apart, g.kernel[1]), weights.dtype)
-    joined[:, :, : g.channels] = np.moveaxis(weights.reshape(g.out_channels, g.channels, g.kernel[1], g.kernel[2]), 3, 1)
+    taps = ceil_div(g.kernel[1], rows)
+    padded = np.zeros((g.out_channels, taps * rows, g.kernel[2], apart), weights.dtype)
+    padded[:, : g.kernel[1], :, : g.channels] = np.moveaxis(weights.reshape(g.out_channels, g.channels, g.kernel[1], g.kernel[2]), 1, 3)
+    joined = np.zeros((g.out_channels, rows, _row_channels(g, apart, rows, width), taps), weights.dtype)
+    joined[:, :, : g.kernel[2] * apart] = np.moveaxis(padded.reshape(g.out_channels, taps, rows, -1), 1, 3)
     return joined
 
 
@@ -134,10 +149,10 @@ def apart_of(g: Geometry, block: int) -> int:
     return 4 if g.channels == 3 and ceil_div(4 * g.kernel[2], block) == ceil_div(3 * g.kernel[2], block) else g.channels
 
 
-def interleaving_cycles(g: Geometry, lines: Lines, apart: int) -> float:
-    """Estimated cycles of interleaving the rows that ``lines`` copy."""
-    rows = lines.row_blocks * (lines.block_rows + lines.reach) * len(lines.phases)
-    return (0.3 if apart == 4 else 1.5) * rows * g.size[2] * g.channels
+def interleaving_cycles(g: Geometry, lines: Lines, apart: int, rows: int = 1) -> float:
+    """Estimated cycles of interleaving the rows that ``lines`` copy, ``rows`` of the image for each."""
+    count = lines.row_blocks * (lines.block_rows + lines.reach) * len(lines.phases) * rows
+    return (0.3 if apart == 4 else 1.5) * count * g.size[2] * g.channels
 
 
 def joined_columns(g: Geometry) -> int:
@@ -162,7 +177,7 @@ class ConvTilesPlain:
     reorders_arithmetic = True
     code = Code(
         conv_tiles_plain,
-        {**HELPERS, "pack_part": pack_part, "interleave_row": interleave_row, "store_row": store_row},
+        {**HELPERS, "pack_part": pack_part, "join_rows": join_rows, "store_row": store_row},
         "Convolution of a plain image on the tile unit, the columns of taps joined with the channels.",
     )
 

@@ -1,17 +1,22 @@
 """Convolution of a plain 8-bit image with few channels on the tile unit: the first layer of most networks.
 
-As in :mod:`cnngraph_cpu.templates.conv_tiles_plain` the columns of a row of taps and the channels are joined to one axis.
+As in :mod:`cnngraph_cpu.templates.conv_tiles_plain` the columns of a row of taps and the channels are joined to one axis, which fills less
+than half of a tile's row of 64 bytes (28 of 7x7 taps and three channels). So several rows of taps (ROWS) share it, each in whole vectors
+(PIECES): with two of 7 rows a pixel meets four products for seven, with three of 3x3 taps one for three. Of stride 2 every row of the
+image still is interleaved once, and half as many pixels are copied. What lies behind the taps of a row has zero weights, which for
+floats would let an infinity through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from cnngraph.ir.graph import Node
-from cnngraph.ir.types import PLAIN, DType
+from cnngraph.ir.types import PLAIN, DType, ceil_div
 from cnngraph.kernels.specialize import parameters
-from cnngraph.kernels.template import KernelCall, LayoutRequest, Scratch, Target
+from cnngraph.kernels.template import Extent, KernelCall, LayoutRequest, Scratch, Target
 from cnngraph_cpu.language import (
     BytePointer,
     F32Pointer,
@@ -30,7 +35,7 @@ from cnngraph_cpu.language import (
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import qconv_tiles as shared
 from cnngraph_cpu.templates.common import blocked, operand_layouts
-from cnngraph_cpu.templates.conv_geometry import geometry
+from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.conv_tiles import all_tasks
 from cnngraph_cpu.templates.conv_tiles_plain import (
     apart_of,
@@ -48,11 +53,17 @@ from cnngraph_cpu.templates.quantized import layer_of
 FLIPS = shared.FLIPS
 TILE_PIXELS, TILE_BYTES, ROW_BYTES = shared.TILE_PIXELS, shared.TILE_BYTES, shared.ROW_BYTES
 
-W = TN = MT = SPLIT = PIXEL = GUARD = OUT = FLIP = ZERO_GIVEN = PACK4 = APART = 0  # fixed by the plan
+W = TN = MT = SPLIT = PIXEL = GUARD = OUT = FLIP = ZERO_GIVEN = PACK4 = APART = ROWS = PIECES = 0  # fixed by the plan
 
 
-def interleave_row(row_in: int) -> None:
-    """A row of the image, from byte ``row_in`` of its first channel on, into ``joined``: [column, padding included][APART]."""
+def blank_row(row_to: int) -> None:
+    """A row of padding at ``row_to`` in ``joined``."""
+    for c in range(columns_in * APART):
+        put_byte(joined, row_to + c, zero)
+
+
+def interleave_row(row_in: int, row_to: int) -> None:
+    """A row of the image, from byte ``row_in`` of its first channel on, to ``row_to`` in ``joined``: [column, padding included][APART]."""
     whole = 0
     if APART == 4:
         whole = copied_in // W * W
@@ -64,24 +75,41 @@ def interleave_row(row_in: int) -> None:
                 red = xor_int(red, splat_int(FLIPS))
                 green = xor_int(green, splat_int(FLIPS))
                 blue = xor_int(blue, splat_int(FLIPS))
-            store_four_bytes(joined, (pad_in + c) * APART, red, green, blue, splat_int(0))
+            store_four_bytes(joined, row_to + (pad_in + c) * APART, red, green, blue, splat_int(0))
     for c in range(min(pad_in, columns_in) * APART):
-        put_byte(joined, c, zero)
+        put_byte(joined, row_to + c, zero)
     for c in range((pad_in + whole) * APART, columns_in * APART):
-        put_byte(joined, c, zero)
+        put_byte(joined, row_to + c, zero)
     for ch in range(channels_in):
         for c in range(whole, copied_in):
             if FLIP:
-                put_byte(joined, (pad_in + c) * APART + ch, get_byte(x, row_in + ch * plane_in + c) ^ FLIPS)
+                put_byte(joined, row_to + (pad_in + c) * APART + ch, get_byte(x, row_in + ch * plane_in + c) ^ FLIPS)
             else:
-                put_byte(joined, (pad_in + c) * APART + ch, get_byte(x, row_in + ch * plane_in + c))
+                put_byte(joined, row_to + (pad_in + c) * APART + ch, get_byte(x, row_in + ch * plane_in + c))
+
+
+def join_rows(image_at: int, iy: int) -> None:
+    """ROWS rows of taps' rows from ``iy`` on of the image at ``image_at`` into ``joined``, ``joined_step`` bytes apart."""
+    for part in range(ROWS):
+        part_y = iy + part * dilation_y
+        if part_y >= 0 and part_y < height:
+            interleave_row(image_at + part_y * width_in, part * joined_step)
+        else:
+            blank_row(part * joined_step)
 
 
 def store_row(row_at: int, kb: int) -> None:
-    """As in :mod:`cnngraph_cpu.templates.conv_tiles_plain`. A row of a tile may hold what lies behind its taps: its weights are zero."""
+    """As in :mod:`cnngraph_cpu.templates.conv_tiles_plain`; PIECES vectors of each of ROWS rows, or four of one."""
+    second = W
+    third = 2 * W
+    fourth = 3 * W
+    if ROWS > 1:
+        second = min(1 // PIECES, ROWS - 1) * joined_step + 1 % PIECES * W
+        third = min(2 // PIECES, ROWS - 1) * joined_step + 2 % PIECES * W
+        fourth = min(3 // PIECES, ROWS - 1) * joined_step + 3 % PIECES * W
     for c in range(pitch):
         at = c * step_in + kb * ROW_BYTES
-        store_byte_blocks(packed, row_at + c * PIXEL, joined, at, at + W, at + 2 * W, at + 3 * W, 0)
+        store_byte_blocks(packed, row_at + c * PIXEL, joined, at, at + second, at + third, at + fourth, 0)
 
 
 def qconv_tiles_plain(
@@ -91,8 +119,8 @@ def qconv_tiles_plain(
     k_blocks: int, used_blocks: int, panels: int, out_blocks: int, height: int, rows_out: int, cols_out: int, plane_out: int, taps: int,
     phases: int, SY: int, pad_y: int, pitch: int, line_rows: int, block_rows: int, together: int, line_images: int, image_step: int,
     plane_bytes: int, line_bytes: int, panel_bytes: int, panels_per_group: int, panels_at_once: int, channels_in: int, width_in: int,
-    plane_in: int, columns_in: int, step_in: int, pad_in: int, copied_in: int, x_zero: int, y_zero: int, low_int: int, high_int: int,
-    tid: int, threads: int,
+    plane_in: int, columns_in: int, step_in: int, pad_in: int, copied_in: int, joined_step: int, dilation_y: int, x_zero: int, y_zero: int,
+    low_int: int, high_int: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """See :func:`cnngraph_cpu.templates.qconv_tiles.qconv_tiles` and :func:`cnngraph_cpu.templates.conv_tiles_plain.conv_tiles_plain`."""
     low = to_float(low_int)
@@ -105,10 +133,26 @@ def qconv_tiles_plain(
         if FLIP:
             zero = zero ^ FLIPS
     scale = registers(4)
+    further = (ROWS - 1) * dilation_y
     all_tasks()
 
 
 _ORDER = tuple(name for name, _ in parameters(qconv_tiles_plain))
+
+
+@lru_cache(maxsize=1024)
+def _shared_rows(g: Geometry, width: int) -> tuple[int, float]:
+    """How many rows of taps share a row of a tile, and the estimated cycles."""
+    apart = apart_of(g, BYTES.channels)
+    most = max(1, BYTES.channels // (ceil_div(g.kernel[2] * apart, width) * width))
+    best: tuple[int, float] | None = None
+    for rows in range(1, min(most, g.kernel[1]) + 1):
+        lines = choose_lines(joined_geometry(g, apart, rows, width), BYTES, width)
+        cycles = lines.cycles + interleaving_cycles(g, lines, apart, rows)
+        if best is None or cycles < best[1]:
+            best = rows, cycles
+    assert best is not None
+    return best
 
 
 class QConvTilesPlain:
@@ -119,8 +163,8 @@ class QConvTilesPlain:
     code = Code(
         qconv_tiles_plain,
         {
-            **HELPERS, "pack_part": pack_part, "interleave_row": interleave_row, "store_row": store_row, "store_run": shared.store_run,
-            "store_pixel": shared.store_pixel,
+            **HELPERS, "pack_part": pack_part, "join_rows": join_rows, "blank_row": blank_row, "interleave_row": interleave_row,
+            "store_row": store_row, "store_run": shared.store_run, "store_pixel": shared.store_pixel,
         },
         "Convolution of a plain 8-bit image on the tile unit, the columns of taps joined with the channels.",
     )  # fmt: skip
@@ -145,17 +189,16 @@ class QConvTilesPlain:
 
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of the joined convolution, and of interleaving."""
-        g = geometry(node)
-        apart = apart_of(g, BYTES.channels)
-        lines = choose_lines(joined_geometry(g, apart), BYTES, target.width)
-        return lines.cycles + interleaving_cycles(g, lines, apart)
+        return _shared_rows(geometry(node), target.width)[1]
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights, fix the blocking."""
-        g, layer = geometry(node), layer_of(node)
-        apart = apart_of(g, BYTES.channels)
+        g, layer, width = geometry(node), layer_of(node), target.width
+        apart, (rows, _) = apart_of(g, BYTES.channels), _shared_rows(g, width)
+        step = ceil_div(joined_columns(g) * apart, ROW_BYTES) * ROW_BYTES + ROW_BYTES
         more = joined_arguments(g, apart)
-        more["joined"] = Scratch(joined_columns(g) * apart + shared.ROW_BYTES, DType.U8)
-        weights = joined_weights(layer.weights, g, apart)
-        call = call_of(self.name, node, target, joined_geometry(g, apart), layer, weights, _ORDER, more)
-        return replace(call, spec=replace(call.spec, constants=(*call.spec.constants, ("APART", apart))))
+        more |= {"joined": Scratch(rows * step, DType.U8), "joined_step": Extent(step), "dilation_y": Extent(g.dilation[1])}
+        weights = joined_weights(layer.weights, g, apart, rows, width)
+        call = call_of(self.name, node, target, joined_geometry(g, apart, rows, width), layer, weights, _ORDER, more)
+        constants = (("APART", apart), ("ROWS", rows), ("PIECES", ceil_div(g.kernel[2] * apart, width)))
+        return replace(call, spec=replace(call.spec, constants=(*call.spec.constants, *constants)))
