@@ -46,6 +46,7 @@ from cnngraph.passes.move_bytes import MoveBytes
 from cnngraph.passes.narrow_floats import Narrowed, narrow_floats
 from cnngraph.passes.plan_memory import plan_memory
 from cnngraph.passes.propagate_strides import PropagateStrides
+from cnngraph.passes.raise_movement import RaiseMovement
 from cnngraph.passes.remove_dead import RemoveDead
 from cnngraph.passes.remove_identity import RemoveIdentity
 from cnngraph.passes.select_kernels import select_kernels
@@ -90,6 +91,7 @@ CANONICAL: tuple[Pass, ...] = (
     SinkMovement(),
     MergeReshapes(),  # of transposes that have met their inverses
     MoveBytes(),
+    RaiseMovement(),  # of those that are left, where nothing sinks any more
     MergeCommon(),
     RemoveDead(),
 )

@@ -191,6 +191,8 @@ def pointwise_cases() -> list[IntCase]:
             IntCase("dequantize", DequantizeLinear(f32), (Computed(s8, shape), Computed(f32, (), scalar(0.1)), given)),
             IntCase("dequantize", DequantizeLinear(f32), (Computed(DType.I32, shape), scalar(0.1), None)),
             IntCase("dequantize", Cast(f32), (Computed(DType.I32, shape),)),
+            IntCase("dequantize", Cast(f32), (Computed(DType.U8, shape),)),
+            IntCase("dequantize", Cast(f32), (Computed(DType.I8, shape),)),
             IntCase("lookup", QLinearUnary("sigmoid"), (Computed(s8, shape), scalar(0.05), np.array(5, np.int8), scalar(1 / 256), least)),
             IntCase("lookup", QLinearUnary("leaky_relu"), (Computed(u8, shape), scalar(0.05), np.array(128, np.uint8), scalar(0.04), None)),
         ]  # fmt: skip

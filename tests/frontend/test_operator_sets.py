@@ -291,7 +291,7 @@ def test_operators_without_importers_are_listed_too() -> None:
     assert {row.op for row in supported_ops()} == {op for op, kind in how.items() if kind == "importer"}
     assert {op for op, kind in how.items() if kind == "control flow"} == {"If", "Loop", "Scan"}
     assert how["NonZero"] == how["NonMaxSuppression"] == how["SequenceAt"] == "tail"
-    assert how["AffineGrid"] == how["Attention"] == how["ai.onnx.preview::FlexAttention"] == "function body"
+    assert how["Attention"] == how["ai.onnx.preview::FlexAttention"] == "function body"
     assert "StringSplit" not in how
 
 

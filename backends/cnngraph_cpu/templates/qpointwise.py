@@ -283,7 +283,7 @@ class Quantize(_Pointwise):
 
 
 class Dequantize(_Pointwise):
-    """DequantizeLinear with one scale, and the cast of int32 to float32."""
+    """DequantizeLinear with one scale, and the cast of bytes or int32 to float32."""
 
     name = "dequantize"
     code = Code(dequantize, {"read_zero": read_zero, "bound_chunk": bound_chunk}, "8-bit or 32-bit integers to float32.")
@@ -292,8 +292,8 @@ class Dequantize(_Pointwise):
         """Refuses other types, and a scale for each channel."""
         op, x = node.op, node.input(0) if node.inputs else None
         if isinstance(op, Cast):
-            if x is None or x.type.dtype is not DType.I32 or op.to is not DType.F32:
-                return "not a cast of int32 to float32"
+            if x is None or x.type.dtype not in (*EIGHT, DType.I32) or op.to is not DType.F32:
+                return "not a cast of bytes or int32 to float32"
             return self._shape_refusal(node)
         if not isinstance(op, DequantizeLinear):
             return "not a dequantisation"

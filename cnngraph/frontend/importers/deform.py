@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cnngraph.frontend.context import NodeContext
 from cnngraph.frontend.registry import importer
 from cnngraph.ir.graph import Value
 from cnngraph.ir.types import static
-from cnngraph.ops import DeformConv, GridSample
+from cnngraph.ops import DeformConv, GridSample, MatMul, Reshape, Transpose
+from cnngraph.ops.common import match_dim, show
 
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}
 
@@ -21,6 +24,33 @@ def grid_sample(ctx: NodeContext) -> Value:
     if padding not in ("zeros", "border", "reflection"):
         ctx.invalid(f"padding_mode is '{padding[:40]}', not zeros, border or reflection")
     return ctx.emit(GridSample(mode, padding, ctx.attr_bool("align_corners")), ctx.value(0), ctx.value(1))
+
+
+@importer("AffineGrid")
+def affine_grid(ctx: NodeContext) -> Value:
+    """The positions of the output times each image's matrix: one product with a constant.
+
+    ONNX's own body of the operator drops the batch axis where it is 1.
+    """
+    theta, size, rank = ctx.value(0), ctx.dims(1, "the size"), ctx.type(0).rank
+    spatial = size[2:]
+    if rank != 3 or len(spatial) not in (2, 3) or theta.type.shape[1:] != (len(spatial), len(spatial) + 1):
+        ctx.invalid(f"the matrices {theta.type} do not suit the size {show(size)}")
+    if not all(isinstance(d, int) and d > 0 for d in spatial):
+        ctx.unsupported(f"the size {show(size)} is not positive or depends on the batch size")
+    places = [_positions(d, ctx.attr_bool("align_corners")) for d in spatial if isinstance(d, int)]
+    axes = [axis.reshape(-1) for axis in reversed(np.meshgrid(*places, indexing="ij"))]  # x, y(, z)
+    points = np.stack([*axes, np.ones_like(axes[0])]).astype(theta.type.dtype.numpy)
+    moved = ctx.emit(MatMul(), theta, ctx.constant(points))
+    images = match_dim(size[0], theta.type.shape[0], "batch size")
+    return ctx.emit(Reshape((images, *spatial, len(spatial))), ctx.emit(Transpose((0, 2, 1)), moved))
+
+
+def _positions(extent: int, align_corners: bool) -> np.ndarray:
+    """Centres of the pixels of an axis from -1 to 1; with ``align_corners`` those at its ends are -1 and 1, and one alone is -1."""
+    if align_corners:
+        return np.linspace(-1.0, 1.0, extent)
+    return (2.0 * np.arange(extent) + 1.0) / extent - 1.0
 
 
 @importer("DeformConv")
