@@ -6,10 +6,14 @@ one part in ten million becomes an error of one, so the passes keep the order of
 
 from __future__ import annotations
 
+import numpy as np
+
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ops import Bits, Cast, Concat, Elementwise, Expression, Identity, Pad, Pool, Reshape, Slice, Transpose
 
 _STEPS = frozenset({"floor", "ceil", "round", "sign"})
+_FINE = 2**16 - 1
+"""Steps of a range so fine that one of them is no more than an error of float32 arithmetic after a few layers."""
 _PASSED_ON = (Cast, Concat, Elementwise, Identity, Pad, Pool, Reshape, Slice, Transpose)
 
 
@@ -50,4 +54,6 @@ def _rounds(node: Node) -> bool:
 
 
 def _has_step(expression: Expression) -> bool:
-    return any(instr.fn in _STEPS for instr in expression.instrs)
+    """Whether a result is rounded to integers, other than to those of 16 bits."""
+    fine = any(i.fn == "clip" and np.isfinite(i.params).all() and i.params[1] - i.params[0] >= _FINE for i in expression.instrs)
+    return not fine and any(instr.fn in _STEPS for instr in expression.instrs)

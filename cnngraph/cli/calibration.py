@@ -14,7 +14,7 @@ import numpy as np
 
 from cnngraph.cli.arrays import read_arrays
 from cnngraph.cli.feeds import numpy_dtype
-from cnngraph.cli.images import SUFFIXES, Normalization, read_image, resize_pixels
+from cnngraph.cli.images import SUFFIXES, Normalization, image_axes, read_input_image, resize_pixels
 from cnngraph.cli.output import dims
 from cnngraph.cli.run import FloatListType
 from cnngraph.errors import InvalidInputError, UsageError, printable
@@ -177,22 +177,23 @@ def _image_size(spec: InputSpec) -> tuple[int, int, int]:
 
 
 def _read_picture(spec: InputSpec, file: Path, how: Normalization) -> np.ndarray:
-    return read_image(file, *_image_size(spec), how).astype(numpy_dtype(spec.dtype))
+    return read_input_image(file, _image_size(spec), how).astype(numpy_dtype(spec.dtype))
 
 
 def _fitting(spec: InputSpec, array: np.ndarray, how: Normalization, shown: str) -> np.ndarray:
-    """``array`` as the input takes it; pixels (N,H,W), (N,H,W,C) or (N,C,H,W) of bytes are treated like image files."""
+    """``array`` as the input takes it, channels first or last; pixels (N,H,W), (N,H,W,C) or (N,C,H,W) of bytes like image files."""
     fits = array.ndim == len(spec.shape) and all(want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True))
     wanted = numpy_dtype(spec.dtype)
     if fits and (array.dtype == wanted or array.dtype.kind == wanted.kind == "f"):
         return array.astype(wanted, copy=False)
     if array.dtype == np.uint8 and wanted.kind == "f" and array.ndim in (3, 4) and len(spec.shape) == 4:
-        channels, height, width = _image_size(spec)
+        channels, height, width, last = image_axes(_image_size(spec))
         pixels = array[..., None] if array.ndim == 3 else array
         if array.ndim == 4 and array.shape[1] == channels and array.shape[3] != channels:
             pixels = array.transpose(0, 2, 3, 1)
         if pixels.shape[3] == channels:
-            return np.stack([resize_pixels(row, height, width, how) for row in pixels]).astype(wanted)
+            images = np.stack([resize_pixels(row, height, width, how) for row in pixels]).astype(wanted)
+            return np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if last else images
     takes = f"{wanted} of {dims('?' if dim is None else dim for dim in spec.shape)}"
     holds = f"{array.dtype} of shape {dims(array.shape)}"
     raise InvalidInputError(f"{shown} holds {holds}; the input {printable(spec.name)!r} takes {takes}")

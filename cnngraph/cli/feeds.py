@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from cnngraph.cli.arrays import read_arrays
-from cnngraph.cli.images import SUFFIXES, Normalization, read_image
+from cnngraph.cli.images import SUFFIXES, Normalization, read_input_image
 from cnngraph.errors import InvalidInputError, UsageError, printable
 from cnngraph.ir.types import DType
 
@@ -141,8 +141,7 @@ def _image_for(spec: Spec, path: Path, how: Normalization) -> np.ndarray:
     sizes = spec.shape[1:]
     if len(spec.shape) != 4 or not all(isinstance(dim, int) for dim in sizes):
         raise UsageError(f"input {printable(spec.name)!r} is not an image of known size; its shape is {'x'.join(map(str, spec.shape))}")
-    channels, height, width = (int(dim) for dim in sizes if isinstance(dim, int))
-    return read_image(path, channels, height, width, how).astype(numpy_dtype(spec.dtype))
+    return read_input_image(path, [int(dim) for dim in sizes if isinstance(dim, int)], how).astype(numpy_dtype(spec.dtype))
 
 
 def _batch_of(specs: Sequence[Spec], arrays: Mapping[str, np.ndarray]) -> int | None:

@@ -60,6 +60,23 @@ def read_image(path: Path, channels: int, height: int, width: int, how: Normaliz
     return _normalized(np.asarray(image, np.float32).reshape(height, width, channels), how)
 
 
+def image_axes(sizes: Sequence[int]) -> tuple[int, int, int, bool]:
+    """Channels, height and width of an input of these three extents, and whether its channels are the last of them.
+
+    They are if only the last extent is one that an image file can have.
+    """
+    if sizes[2] in _MODES and sizes[0] not in _MODES:
+        return sizes[2], sizes[0], sizes[1], True
+    return sizes[0], sizes[1], sizes[2], False
+
+
+def read_input_image(path: Path, sizes: Sequence[int], how: Normalization) -> np.ndarray:
+    """One image as float32 of the three extents of an input, its channels first or last; raises what :func:`read_image` does."""
+    channels, height, width, last = image_axes(sizes)
+    image = read_image(path, channels, height, width, how)
+    return np.ascontiguousarray(image.transpose(1, 2, 0)) if last else image
+
+
 def resize_pixels(pixels: np.ndarray, height: int, width: int, how: Normalization) -> np.ndarray:
     """Pixels (H, W, channels) that are in memory already, like :func:`read_image` but interpolated without rounding.
 

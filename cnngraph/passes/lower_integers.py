@@ -2,7 +2,8 @@
 
 DynamicQuantizeLinear(x) => ranges of parts, scale and zero point from them, QuantizeLinear by these. Cast(ConvInteger(x)) =>
 ConvInteger to float32, whose epilogue then takes up the multiplication by the scales, the bias and the activation. A sum or product of
-integers with one number a channel => with one number for each channel of each image, as gates have.
+integers with one number a channel => with one number for each channel of each image, as gates have. dequantize(quantize(x)) by 16 bits
+=> the same numbers in float32, as no kernel computes with such integers.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from cnngraph.ir.graph import Graph, Node
 from cnngraph.ir.types import DType, Shape, Sym
-from cnngraph.ops import Cast, Expand
-from cnngraph.ops.quantized import DynamicQuantizeLinear, QuantizeLinear
+from cnngraph.ops import Cast, Elementwise, Expand
+from cnngraph.ops.expression import Expression, Instr
+from cnngraph.ops.quantized import DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear
 from cnngraph.ops.quantized_conv import ConvInteger
 from cnngraph.ops.quantized_elementwise import QLinearBinary
 from cnngraph.ops.quantized_range import RangeOfParts, RangeParameters
@@ -39,6 +43,8 @@ class LowerIntegers(Pass):
                 changes += self._convert(graph, node, context)
             elif isinstance(node.op, QLinearBinary):
                 changes += _repeat(graph, node)
+            elif isinstance(node.op, DequantizeLinear):
+                changes += _in_steps(graph, node)
         return changes
 
     def _convert(self, graph: Graph, node: Node, context: PassContext) -> int:
@@ -62,6 +68,28 @@ def _split(graph: Graph, node: Node) -> None:
     for old, new in zip(node.outputs, (y, scale, zero), strict=True):
         graph.replace_uses(old, new)
     graph.erase(node)
+
+
+def _in_steps(graph: Graph, node: Node) -> bool:
+    """dequantize(quantize(x)) => (clip(round(x / scale) + zero, low, high) - zero) * scale, every step exact or as they round."""
+    first, op = node.input(0).producer, node.op
+    assert isinstance(op, DequantizeLinear)
+    if first is None or not isinstance(first.op, QuantizeLinear) or first.op.to not in (DType.I16, DType.U16):
+        return False
+    given = (*first.inputs[1:], *node.inputs[1:])
+    parameters = [None if v is None else v.data for v in given]
+    single = all(v is None or (v.data is not None and v.data.size == 1) for v in given)
+    if not single or first.input(0).type.dtype is not DType.F32 or op.to is not DType.F32 or first.op.precision is not DType.F32:
+        return False
+    numbers = [np.zeros((), np.float32) if array is None else array.reshape(()).astype(np.float32) for array in parameters]
+    low, high = first.op.to.range
+    # of operands, so that equal kernels compute it everywhere
+    steps = [("div", (0, 1)), ("round", (5,)), ("add", (6, 2)), ("clip", (7,)), ("sub", (8, 4)), ("mul", (9, 3))]
+    instrs = tuple(Instr(fn, args, (float(low), float(high)) if fn == "clip" else ()) for fn, args in steps)
+    operands = [first.input(0), *(graph.constant(number) for number in numbers)]
+    replace(graph, node, Elementwise(Expression(5, instrs)), operands, (*first.origin, *node.origin))
+    erase_unused(graph, first)
+    return True
 
 
 def channels_of_images(narrow: Shape, wide: Shape, constant: bool = False) -> Shape | None:

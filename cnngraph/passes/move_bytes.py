@@ -9,6 +9,7 @@ from typing import ClassVar
 from cnngraph.ir.graph import Graph, Node
 from cnngraph.ir.types import numel
 from cnngraph.ops import DequantizeLinear, Reshape, Transpose
+from cnngraph.ops.quantized import EIGHT_BITS
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.rewrite import erase_unused, only_user, replace
 
@@ -17,7 +18,7 @@ from cnngraph.passes.rewrite import erase_unused, only_user, replace
 class MoveBytes(Pass):
     """transpose(dequantize(x)) => dequantize(transpose(x)), and so for reshapes of what none else reads.
 
-    Refuses scales by block, and reshapes of scales by axis.
+    Refuses scales by block, reshapes of scales by axis, and integers of other types, which kernels do not move.
     """
 
     name: ClassVar[str] = "move_bytes"
@@ -32,6 +33,8 @@ def _move(graph: Graph, node: Node, movement: Reshape | Transpose) -> bool:
     if inner is None or not isinstance(inner.op, DequantizeLinear) or inner.op.block_size:
         return False
     op, integers = inner.op, inner.input(0)
+    if integers.type.dtype not in EIGHT_BITS:
+        return False
     single = numel(inner.input(1).type.shape) == 1
     if isinstance(movement, Reshape):
         if not single or only_user(graph, inner.output) is not node:

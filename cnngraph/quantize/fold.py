@@ -1,4 +1,4 @@
-"""Rewrites before quantisation: constants become initialisers, normalisations and biases part of the layer before them."""
+"""Rewrites before quantisation: constants become initialisers; normalisations, factors, biases and padding part of their layer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from cnngraph.errors import printable
+from cnngraph.quantize.channels import permutation, sink_transposes
 from cnngraph.quantize.network import Network, attribute
 
 _FOLDED = frozenset({"Constant", "ConstantOfShape", "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast"})
@@ -16,8 +17,11 @@ def fold(network: Network) -> None:
     """Make every rewrite, in place."""
     fold_constants(network)
     drop_identities(network)
+    sink_transposes(network)
+    name_bounds(network)
+    fold_pads(network)
     fold_batch_norms(network)
-    fold_biases(network)
+    fold_affine(network)
     normalize_gemms(network)
 
 
@@ -103,34 +107,105 @@ def fold_batch_norms(network: Network) -> None:
         network.nodes.remove(node)
 
 
-def fold_biases(network: Network) -> None:
-    """Conv or MatMul -> Add of one constant a channel => Conv with a bias, Gemm."""
+def name_bounds(network: Network) -> None:
+    """Min(Relu(x), c) => Clip(x, 0, c); Min and Max of a tensor and one number => Clip."""
     producers, readers = network.producers(), network.readers()
     for node in list(network.nodes):
-        if node.op_type != "Add":
+        if node.op_type not in ("Min", "Max") or len(node.input) != 2:
             continue
-        for index in (0, 1):
+        numbers = [network.array(name) for name in node.input]
+        at = next((i for i, array in enumerate(numbers) if array is not None and array.size == 1 and array.dtype == np.float32), None)
+        if at is None or numbers[1 - at] is not None or numbers[at].ndim > network.ranks.get(node.input[1 - at], 0):  # type: ignore[union-attr]
+            continue
+        source, bound = node.input[1 - at], numbers[at]
+        assert bound is not None
+        limits = ["", ""]
+        limits[node.op_type == "Min"] = _scalar(network, node, "bound", float(bound.reshape(())))
+        relu = producers.get(source)
+        if node.op_type == "Min" and relu is not None and relu.op_type == "Relu" and network.only_reader(source, readers) is node:
+            source, limits[0] = relu.input[0], _scalar(network, node, "zero", 0.0)
+            network.nodes.remove(relu)
+        node.op_type = "Clip"
+        del node.input[:]
+        node.input.extend([source, *(limits if limits[1] else limits[:1])])
+
+
+def _scalar(network: Network, node: onnx.NodeProto, what: str, number: float) -> str:
+    name = network.fresh(f"{printable(node.name)}.{what}")
+    network.constants[name] = np.array(number, np.float32)
+    return name
+
+
+def fold_pads(network: Network) -> None:
+    """Pad by zeros -> Conv => Conv with pads; a Transpose may stand between them."""
+    producers, readers = network.producers(), network.readers()
+    for conv in network.nodes:
+        pad = producers.get(conv.input[0]) if conv.op_type == "Conv" else None
+        between = pad if pad is not None and pad.op_type == "Transpose" and network.only_reader(pad.output[0], readers) is conv else None
+        pad = producers.get(between.input[0]) if between is not None else pad
+        perm = permutation(between) if between is not None else None
+        if pad is None or pad.op_type != "Pad" or network.only_reader(pad.output[0], readers) is not (between or conv):
+            continue
+        if between is not None and perm is None:
+            continue
+        mode = next((entry.s for entry in pad.attribute if entry.name == "mode"), b"constant")
+        value = network.array(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(())
+        pads, own = network.array(pad.input[1]), next((list(e.ints) for e in conv.attribute if e.name == "pads"), None)
+        automatic = next((e.s for e in conv.attribute if e.name == "auto_pad"), b"NOTSET")
+        if mode != b"constant" or value is None or value.any() or pads is None or (len(pad.input) > 3 and pad.input[3]):
+            continue
+        begins, ends = ([part[axis] for axis in perm or range(part.size)] for part in pads.reshape(2, -1))
+        if automatic not in (b"NOTSET", b"VALID") or min(*begins, *ends) < 0 or any((*begins[:2], *ends[:2])) or len(begins) < 3:
+            continue
+        more = [int(p) for p in (*begins[2:], *ends[2:])]
+        kept = [entry for entry in conv.attribute if entry.name not in ("pads", "auto_pad")]
+        del conv.attribute[:]
+        total = more if own is None or automatic == b"VALID" else [a + b for a, b in zip(more, own, strict=True)]
+        conv.attribute.extend([*kept, onnx.helper.make_attribute("pads", total)])
+        (between or conv).input[0] = pad.input[0]
+    used = {name for node in network.nodes for name in node.input} | set(network.output_names)
+    network.nodes = [node for node in network.nodes if node.op_type != "Pad" or node.output[0] in used]
+
+
+def fold_affine(network: Network) -> None:
+    """Conv or MatMul -> Add, Sub, Mul or Div by one constant a channel => Conv with other weights and a bias, Gemm."""
+    producers, readers = network.producers(), network.readers()
+    for node in list(network.nodes):
+        if node.op_type not in ("Add", "Sub", "Mul", "Div"):
+            continue
+        for index in (0, 1) if node.op_type in ("Add", "Mul") else (0,):
             layer, constant = producers.get(node.input[index]), network.array(node.input[1 - index])
             if layer is None or constant is None or network.only_reader(layer.output[0], readers) is not node:
                 continue
-            if _add_bias(network, layer, constant):
+            if _apply(network, layer, node.op_type, constant):
                 layer.output[0] = node.output[0]
                 producers[node.output[0]] = layer
                 network.nodes.remove(node)
                 break
 
 
-def _add_bias(network: Network, layer: onnx.NodeProto, constant: np.ndarray) -> bool:
+def _apply(network: Network, layer: onnx.NodeProto, kind: str, constant: np.ndarray) -> bool:
     w = network.array(layer.input[1]) if len(layer.input) > 1 else None
-    if w is None or w.dtype != np.float32:
+    if w is None or w.dtype != np.float32 or constant.dtype != np.float32:
         return False
+    numbers = constant.astype(np.float64)
+    if kind == "Div":
+        with np.errstate(divide="ignore"):
+            numbers = 1 / numbers
     if layer.op_type == "Conv":
         b = _bias(network, layer)
         wanted = (w.shape[0], *[1] * (w.ndim - 2))
-        if b is None or constant.ndim > w.ndim or constant.size != w.shape[0] or constant.shape[-len(wanted) :] != wanted:
+        by_channel = constant.size == w.shape[0] and constant.shape[-len(wanted) :] == wanted
+        if b is None or constant.ndim > w.ndim or not (by_channel or constant.size == 1) or not np.isfinite(numbers).all():
             return False
-        _set_weights(network, layer, None, b + constant.reshape(-1))
+        numbers = np.broadcast_to(numbers.reshape(-1), b.shape)
+        if kind in ("Add", "Sub"):
+            _set_weights(network, layer, None, b + numbers if kind == "Add" else b - numbers)
+        else:
+            _set_weights(network, layer, w * numbers.reshape(-1, *[1] * (w.ndim - 1)), b * numbers)
         return True
+    if kind != "Add":
+        return False
     if layer.op_type == "MatMul" and network.ranks.get(layer.input[0]) == 2 and w.ndim == 2 and constant.size == w.shape[1]:
         if constant.ndim > 2 or constant.shape[-1] != w.shape[1]:
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 
 from cnngraph.errors import UsageError, printable
@@ -14,8 +15,10 @@ LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 SUMS = frozenset({"Add", "Mul"})
 POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 FUNCTIONS = frozenset({"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu", "Sigmoid", "Softplus", "Tanh"})
-MOVEMENT = frozenset({"MaxPool", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators whose results have the scale of their input."""
+MOVEMENT = frozenset(
+    {"DepthToSpace", "Flatten", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)
+"""Operators whose results have the scale of their input; so have padding by zeros and nearest neighbours."""
 BOUNDS = frozenset({"Relu", "Clip"})
 """Activations that only bound the result before them, so that both are one integer operator."""
 
@@ -109,7 +112,7 @@ class _Planner:
                 continue
             plan.units.append(unit)
             plan.tensors.update(dict.fromkeys((*unit.inputs, *unit.outputs)))
-            if node.op_type in MOVEMENT:
+            if node.op_type in MOVEMENT or node.op_type in ("Pad", "Resize"):
                 plan.groups.extend((unit.inputs[0], name) for name in unit.outputs)
             elif node.op_type == "Concat":
                 plan.joined.append((unit.outputs[0], *unit.inputs))
@@ -120,6 +123,8 @@ class _Planner:
             return self._sum
         if node.op_type in POOLS or node.op_type in FUNCTIONS or node.op_type in MOVEMENT or node.op_type in ("Concat", "ReduceMean"):
             return self._between
+        if node.op_type in ("Pad", "Resize"):
+            return self._moved
         return None
 
     def _consider(self, node: onnx.NodeProto, rule: Callable[[onnx.NodeProto], Unit | str]) -> None:
@@ -151,18 +156,38 @@ class _Planner:
                 return "its bias is not one number a column"
         return self._with_activation(node, (node.input[0],))
 
+    def _moved(self, node: onnx.NodeProto) -> Unit | str:
+        """Padding and nearest neighbours."""
+        mode = next((entry.s for entry in node.attribute if entry.name == "mode"), b"constant" if node.op_type == "Pad" else b"nearest")
+        if node.op_type == "Resize" and mode != b"nearest":
+            return "it interpolates"
+        padding = self.network.array(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(())
+        if node.op_type == "Pad" and mode == b"constant" and (padding is None or padding.any()):
+            return "it pads by other numbers than zero"
+        return self._between(node)
+
+    def _joins(self, node: onnx.NodeProto) -> bool:
+        """Whether a float operand would be quantised behind ``node`` anyway, so that it may be in front."""
+        names = [name for name in node.input if name not in self.network.constants]
+        return len(names) == len(node.input) and any(name in self.quantized for name in names) and self._is_wanted(node.output[0])
+
+    def _is_wanted(self, name: str) -> bool:
+        """Whether a layer reads a tensor as integers, or what movement makes of it."""
+        movement = (reader for reader in self.readers.get(name, []) if reader.op_type in (MOVEMENT | {"Pad"}))
+        return name in self.quantized or any(self._is_wanted(result) for reader in movement for result in reader.output if result)
+
     def _sum(self, node: onnx.NodeProto) -> Unit | str:
         if any(name in self.network.constants for name in node.input):
             return "an operand is constant"
         missing = next((name for name in node.input if name not in self.quantized), None)
-        if missing is not None:
+        if missing is not None and not (node.op_type == "Add" and self._joins(node)):
             return f"its operand {printable(missing)} is float"
         return self._with_activation(node, tuple(node.input))
 
     def _between(self, node: onnx.NodeProto) -> Unit | str:
         inputs = tuple(node.input) if node.op_type == "Concat" else (node.input[0],)
         missing = next((name for name in inputs if name not in self.quantized), None)
-        if missing is not None:
+        if missing is not None and not (node.op_type == "Concat" and self._joins(node)):
             return f"its input {printable(missing)} is float"
         if node.op_type == "MaxPool" and len(node.output) > 1 and node.output[1]:
             return "its positions are asked for"
@@ -180,7 +205,7 @@ class _Planner:
         """Leave functions and movement float that no integer node reads: their results would only lose precision."""
         activations = {u.activation.name: u.name for u in self.units.values() if u.activation is not None}
         for node in reversed(self.network.nodes):
-            if node.name not in self.units or (node.op_type not in FUNCTIONS and node.op_type not in MOVEMENT) or node.op_type == "MaxPool":
+            if node.name not in self.units or node.op_type not in (FUNCTIONS | MOVEMENT | {"Pad", "Resize"}) or node.op_type == "MaxPool":
                 continue
             readers = [reader.name for name in node.output for reader in self.readers.get(name, [])]
             if not any(name in self.units or name in activations for name in readers):

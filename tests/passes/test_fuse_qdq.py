@@ -10,6 +10,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import cnngraph
+from cnngraph.analysis.rounding import rounded_later
 from cnngraph.frontend import import_model
 from cnngraph.ir.graph import Graph
 from cnngraph.ir.interpret import interpret
@@ -251,6 +252,27 @@ def test_one_quantisation_for_each_reader() -> None:
     graph, context = import_model(small(body)), PassContext()
     optimize(graph, CompileOptions(), context)
     assert names(graph).count("QLinearConv") == 3 and names(graph).count("QuantizeLinear") == 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_sixteen_bits_are_steps_of_floats(dtype: type[np.integer]) -> None:
+    """The same bits; a reshape between the halves of a pair stays behind it, and Winograd's convolutions remain allowed."""
+
+    def body(g: Qdq, x: str) -> str:
+        scale, zero = g.constant("s", np.array(3e-4, np.float32)), g.constant("z", np.array(5000, dtype))
+        x = g.add("Relu", g.add("DequantizeLinear", g.add("QuantizeLinear", g.add("Tanh", x), scale, zero), scale, zero))
+        x = g.add("DequantizeLinear", g.add("QuantizeLinear", x, scale, zero), scale, g.constant("other", np.array(4900, dtype)))
+        return g.add("Flatten", x)
+
+    model = small(body, opset=21)
+    graph, context = import_model(model), PassContext()
+    before = import_model(model)
+    optimize(graph, CompileOptions(), context)
+    assert names(graph) == ["QuantizeLinear", "DequantizeLinear", "Elementwise", "Elementwise", "Reshape"]
+    assert rounded_later(graph.nodes[1].output) is None
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32) * np.float32(0.5)
+    (want,), (got,) = (list(interpret(g, {"input": x}).values()) for g in (before, graph))
+    assert len(np.unique(want)) > 50 and np.array_equal(want, got)
 
 
 def test_a_gate_by_channel_computes_integers() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from cnngraph.cli import cli
@@ -95,6 +96,26 @@ def test_folders_of_images_and_arrays(mixed: Path, tmp_path: Path) -> None:
     assert data["samples"] == 7
     data = parsed(call("quantize", mixed, "--data", arrays, "-o", tmp_path / "out.onnx", "--samples", 2, "--method", "entropy", "--json"))
     assert data["samples"] == 2
+
+
+def test_images_of_inputs_with_channels_last(tmp_path: Path) -> None:
+    """Files and pixels in memory come to the same ranges."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    pixels = rng.integers(0, 256, (3, 9, 12, 3)).astype(np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "images" / f"{index}.png")
+    np.savez(tmp_path / "pixels.npz", pixels)
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), helper.make_node("Conv", ["t", "w"], ["y"], "conv")]
+    weights = {"w": np.ones((4, 3, 9, 1), np.float32)}
+    onnx.save(support.build(nodes, weights, ["N", 9, 12, 3], {"y": ["N", 4, 1, 12]}), tmp_path / "last.onnx")
+    models = []
+    for data in ("images", "pixels.npz"):
+        result = call("quantize", tmp_path / "last.onnx", "--data", tmp_path / data, "--scale", 1, "-o", tmp_path / "out.onnx")
+        assert result.exit_code == 0, result.stderr
+        models.append((tmp_path / "out.onnx").read_bytes())
+    scales = [numpy_helper.to_array(t) for t in onnx.load_from_string(models[0]).graph.initializer if t.name == "y/float/scale"]
+    assert models[0] == models[1] and float(scales[0]) == np.float32(pixels.astype(int).sum(axis=(1, 3)).max() / 255)
 
 
 def test_errors(mixed: Path, tmp_path: Path) -> None:
