@@ -72,7 +72,7 @@ class WinogradBlockFloat(Winograd):
         weights = node.input(1).data
         assert weights is not None
         choice = self.blocking(g, target)
-        tv, pairs, limit = choice.vectors, pairs_of(g, width), largest_activation(g)
+        tv, pairs, limit = choice.vectors, BLOCK_FLOAT.steps(g.channels, width), largest_activation(g)
         pair_blocks = ceil_div(pairs, width)
         numbers = numbers_of(g, choice, target, ceil_div(g.channels, width), pairs + 1)
         tiles, out_blocks, tile_at = (numbers[name] for name in ("tiles", "out_blocks", "m_at"))
@@ -115,12 +115,6 @@ def largest_activation(g: Geometry) -> int:
     return min(32767, isqrt(2**35 // g.channels))
 
 
-def pairs_of(g: Geometry, width: int) -> int:
-    """Pairs of channels: of two neighbouring blocks, the last pairs with zeros where blocks or channels do not go round."""
-    whole, rest = divmod(g.channels, 2 * width)
-    return whole * width + min(rest, width)
-
-
 def round_weights(w: np.ndarray, g: Geometry, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Transformed filters of output channels, completed to ``channels``, as integers, and their units.
 
@@ -146,7 +140,7 @@ def round_weights(w: np.ndarray, g: Geometry, channels: int) -> tuple[np.ndarray
 
 def pack_units(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, width: int) -> np.ndarray:
     """:func:`round_weights` by pairs of channels, and then units: ``[channel tile][36][pair, units][tile channel]`` words."""
-    pairs = pairs_of(g, width)
+    pairs = BLOCK_FLOAT.steps(g.channels, width)
     whole, units = round_weights(w, g, tiles * tile_channels)
     first = np.array([pair // width * 2 * width + pair % width for pair in range(pairs)])
     whole = np.concatenate([whole, np.zeros((_POINTS, 2 * width, whole.shape[2]), np.int16)], axis=1)

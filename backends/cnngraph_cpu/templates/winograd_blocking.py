@@ -47,6 +47,8 @@ class Arithmetic:
         any_raw: whether fewer may be made in the kernel, too.
         raw_room: size of the transformed tiles over that of the private cache, at most, where the kernel transforms weights.
         stream: bytes of weights that are read in a cycle.
+        beside: how much of the shorter of both, reading weights and the products, goes by beside the other.
+        apart: whether the channels of a product are of two blocks, which may be one and no other, or else neighbours.
         of_bytes: whether it takes dot products of bytes for a product and its sum to be one instruction, not fused multiply-adds.
     """
 
@@ -58,11 +60,20 @@ class Arithmetic:
     any_raw: bool
     raw_room: float
     stream: float
+    beside: float = 0.0
+    apart: bool = False
     of_bytes: bool = False
 
     def fused(self, target: Target) -> bool:
         """Whether a product and its sum are one instruction."""
         return target.dot if self.of_bytes else target.has_fma
+
+    def steps(self, channels: int, width: int) -> int:
+        """Products of a point over some input channels, in vectors of ``width`` lanes."""
+        if not self.apart:
+            return ceil_div(channels, self.step)
+        whole, rest = divmod(channels, self.step * width)
+        return whole * width + min(rest, width)
 
 
 F32 = Arithmetic(1, 4, 1, (OutputTile(4, 220, 180, 200), OutputTile(2, 66, 60, 90)), 16 << 20, False, 4.0, 12.0)
@@ -76,7 +87,7 @@ SHORTS = Arithmetic(2, 2, 2, (OutputTile(4, 150, 170, 70),), 4 << 20, True, 2.0,
 """Pairs of int16. Filters in the kernel cost little, for there are 18 bytes of a filter where there would be 72 of transformed weights."""
 
 
-BLOCK_FLOAT = Arithmetic(2, 2, 1, (OutputTile(4, 290, 220, 0),), float("inf"), False, 4.0, 8.0, of_bytes=True)
+BLOCK_FLOAT = Arithmetic(2, 2, 1, (OutputTile(4, 290, 220, 0),), float("inf"), False, 4.0, 16.0, beside=0.75, apart=True, of_bytes=True)
 """Pairs of int16 in block floating point. To round weights in the kernel would take as long as their products with tiles of small maps."""
 
 
@@ -155,7 +166,7 @@ def _register_tile(spec: KernelSpec, arithmetic: Arithmetic) -> tuple[int, ...]:
 
 def _blockings(g: Geometry, target: Target, arithmetic: Arithmetic) -> Iterator[Blocking]:
     for tile in arithmetic.tiles:
-        steps, out_blocks = ceil_div(g.channels, arithmetic.step), ceil_div(g.out_channels, target.width)
+        steps, out_blocks = arithmetic.steps(g.channels, target.width), ceil_div(g.out_channels, target.width)
         transformed = (tile.outputs + 2) ** 2 * steps * arithmetic.step * out_blocks * target.width * arithmetic.number
         large = transformed > arithmetic.most_bytes
         for raw in (False, True) if arithmetic.any_raw and not large else (large,):
@@ -165,7 +176,7 @@ def _blockings(g: Geometry, target: Target, arithmetic: Arithmetic) -> Iterator[
 def _blockings_of(g: Geometry, target: Target, arithmetic: Arithmetic, tile: OutputTile, raw: bool) -> Iterator[Blocking]:
     width, outputs, points = target.width, tile.outputs, (tile.outputs + 2) ** 2
     tiles_y, tiles_x = ceil_div(g.out[1], outputs), ceil_div(g.out[2], outputs)
-    steps, out_blocks = ceil_div(g.channels, arithmetic.step), ceil_div(g.out_channels, width)
+    steps, out_blocks = arithmetic.steps(g.channels, target.width), ceil_div(g.out_channels, width)
     channel_bytes = steps * arithmetic.step * arithmetic.number
     spare, product = (1, 1 / 2) if arithmetic.fused(target) else (2, 1.0 if arithmetic.of_bytes else 1 / 2)
     weight_bytes = (TAPS if raw else points) * channel_bytes * out_blocks * width
@@ -185,7 +196,8 @@ def _blockings_of(g: Geometry, target: Target, arithmetic: Arithmetic, tile: Out
                 cycles = max(products, (pixel_tiles + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixel_tiles + 0.5 * vectors
                 gemm = points * steps * ceil_div(out_blocks, vectors) * (padded // pixel_tiles) * cycles
                 transforms = count * (tile.forth * ceil_div(g.channels, arithmetic.joined * width) + tile.back * out_blocks)
-                yield Blocking(outputs, raw, tile_rows, pixel_tiles, vectors, padded, row_blocks * (gemm + transforms + there + stream))
+                waits = stream - arithmetic.beside * min(stream, gemm)
+                yield Blocking(outputs, raw, tile_rows, pixel_tiles, vectors, padded, row_blocks * (gemm + transforms + there + waits))
 
 
 def blocks_at_once(choice: Blocking, blocks: int, target: Target) -> int:
