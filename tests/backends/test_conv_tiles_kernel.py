@@ -165,6 +165,17 @@ def test_channel_blocks_of_a_pixel_do_not_share_their_place_in_the_first_cache()
         assert isinstance(plane, Extent) and int(plane.value) % 4096 == 2048  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("pads", "stride", "pitch"), [((1, 1, 1, 1), 1, 10), ((0, 1, 0, 0), 1, 10), ((0, 3, 0, 3), 1, 13), ((1,) * 4, 2, 6)]
+)
+def test_padding_behind_a_row_is_that_before_the_next(pads: tuple[int, ...], stride: int, pitch: int) -> None:
+    """Columns of a line, of 9 pixels a row: more where a row begins or ends without padding, and never fewer than those of the output."""
+    case = _conv((5, 9), 32, 32, (3, 3), stride, pads)
+    (request,) = requests(case, "avx512amx")
+    assert plan(case, "avx512amx", request)[1].arguments["pitch"] == Extent(pitch)
+    _within_bound(case, run_emulated(case, "avx512amx", request))
+
+
 def test_rows_of_taps_share_a_row_of_a_tile() -> None:
     """Of 7x7 taps and three channels 28 bytes are used a row: two rows fit, and a pixel meets four products for seven."""
     for case, rows, taps in (

@@ -4,7 +4,8 @@ A task is one part (images, or a block of output rows of one) and a group of pan
 rows it needs into scratch, zero padding included, as lines of pixels: 64 bytes of channels of one pixel are a row of a tile, and 16
 consecutive pixels of a line a tile. Columns and rows are split by their remainders by the stride (*phases*), so that
 the pixels which one tap meets are again consecutive. A line goes over the edge of rows: outputs are computed there too, and not
-stored. Scratch is ``[line][channel block][phase][pixel][PIXEL bytes]``.
+stored; the padding behind a row is that before the next one as far as there are both. Scratch is
+``[line][channel block][phase][pixel][PIXEL bytes]``.
 
 float32 is split into two bfloat16, high = bf16(x) and low = bf16(x - high), 64 bytes each, and high*high, high*low and low*high are
 added in float32 (Henry, Tang and Heinecke, arXiv:1904.06376). Weights are split and packed at compile time, ``[panel][channel
@@ -95,6 +96,7 @@ def pack_part(image0: int, row0: int, here: int) -> None:
                         fill_pixels(row_at, begin)
                         pack_pixels(place, SX * W, row_at + begin * PIXEL, end - begin)
                         fill_pixels(row_at + end * PIXEL, pitch - end)
+                fill_pixels(line_at + line_rows * pitch * PIXEL, overlap)
 
 
 def dot(c: int, a: int, b: int) -> None:
@@ -274,9 +276,9 @@ def conv_tiles(
     x: F32Pointer, w: BytePointer, b: F32Pointer, y: F32Pointer, config: BytePointer, first_blocks: I64Pointer, tap_table: I64Pointer,
     phase_table: I64Pointer, packed: BytePointer, sums: F32Pointer, images: int, x_batch: int, y_batch: int, channels: int, k_blocks: int,
     block_step: int, plane_in: int, used_blocks: int, panels: int, out_blocks: int, height: int, width: int, rows_out: int, cols_out: int,
-    plane_out: int, taps: int, phases: int, SX: int, SY: int, pad_y: int, pad_x: int, pitch: int, line_rows: int, block_rows: int,
-    together: int, line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int, panels_per_group: int,
-    panels_at_once: int, tid: int, threads: int,
+    plane_out: int, taps: int, phases: int, SX: int, SY: int, pad_y: int, pad_x: int, pitch: int, overlap: int, line_rows: int,
+    block_rows: int, together: int, line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int,
+    panels_per_group: int, panels_at_once: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """At most ``together`` images, or ``block_rows`` rows of one, are a part; ``line_images`` share a line, ``image_step`` pixels apart.
 

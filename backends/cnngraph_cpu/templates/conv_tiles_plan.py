@@ -87,6 +87,7 @@ class Lines:
         phases: (row, column, first column inside the input, column after the last) of each phase that a tap needs.
         taps: (phase, shift in its line) of each tap.
         pitch: from row to row of a line.
+        overlap: columns of padding behind a row that are those before the next one.
         reach: rows of a line beyond those of the output.
         shift: the largest of ``taps``.
         block_rows, row_blocks: output rows of a part, and parts of an image.
@@ -102,6 +103,7 @@ class Lines:
     phases: tuple[tuple[int, int, int, int], ...]
     taps: tuple[tuple[int, int], ...]
     pitch: int
+    overlap: int
     reach: int
     shift: int
     block_rows: int
@@ -148,6 +150,8 @@ def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
     for py, px in used:
         end = max(0, min(pitch, ceil_div(columns + pad_x - px, sx)))
         phases.append((py, px, min(max(0, ceil_div(pad_x - px, sx)), end), end))
+    overlap = min(reach_x, *(min(begin, pitch - end) for _, _, begin, end in phases))
+    pitch -= overlap
     shifts = [y * dy // sy * pitch + x * dx // sx for y in range(ky) for x in range(kx)]
     taps = tuple((used.index(place), shift) for place, shift in zip(places, shifts, strict=True))
     shift = reach * pitch + reach_x
@@ -174,7 +178,7 @@ def choose_lines(g: Geometry, kind: Kind, width: int) -> Lines:
         if best is None or preference < best_preference:
             best_preference = preference
             best = Lines(
-                rows, cols, height, columns, tuple(phases), taps, pitch, reach, shift, block_rows, row_blocks, 1, plane, cycles,
+                rows, cols, height, columns, tuple(phases), taps, pitch, overlap, reach, shift, block_rows, row_blocks, 1, plane, cycles,
             )  # fmt: skip
     assert best is not None
     return best if g.images == 1 or best.row_blocks > 1 else _together(best, kind, k_blocks)
@@ -214,7 +218,8 @@ def line_arguments(g: Geometry, lines: Lines, kind: Kind, width: int) -> dict[st
         "used_blocks": used, "panels": panels, "out_blocks": ceil_div(g.out_channels, width), "height": lines.height,
         "width": lines.width, "rows_out": lines.rows, "cols_out": lines.cols, "plane_out": lines.rows * lines.cols * width,
         "taps": len(lines.taps), "phases": len(lines.phases), "SX": g.stride[2], "SY": g.stride[1], "pad_y": g.pad[1],
-        "pad_x": g.pad[2], "pitch": lines.pitch, "line_rows": lines.block_rows + lines.reach, "block_rows": lines.block_rows,
+        "pad_x": g.pad[2], "pitch": lines.pitch, "overlap": lines.overlap, "line_rows": lines.block_rows + lines.reach,
+        "block_rows": lines.block_rows,
         "together": lines.together, "line_images": lines.line_images, "image_step": (lines.block_rows + lines.reach) * lines.pitch,
         "plane_bytes": plane_bytes, "line_bytes": line_bytes, "panel_bytes": panel_bytes,
         "panels_per_group": tiles_per_group_of(panels, lines.row_blocks), "panels_at_once": max(1, _CHUNK_BYTES // panel_bytes),

@@ -90,9 +90,9 @@ def qconv_tiles(
     y_floats: F32Pointer, y_words: I32Pointer, config: BytePointer, first_blocks: I64Pointer, tap_table: I64Pointer,
     phase_table: I64Pointer, packed: BytePointer, sums: I32Pointer, images: int, x_batch: int, y_batch: int, blocks: int, k_blocks: int,
     block_step: int, plane_in: int, used_blocks: int, panels: int, out_blocks: int, height: int, width: int, rows_out: int, cols_out: int,
-    plane_out: int, taps: int, phases: int, SX: int, SY: int, pad_y: int, pad_x: int, pitch: int, line_rows: int, block_rows: int,
-    together: int, line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int, panels_per_group: int,
-    panels_at_once: int, x_zero: int, y_zero: int, low_int: int, high_int: int, tid: int, threads: int,
+    plane_out: int, taps: int, phases: int, SX: int, SY: int, pad_y: int, pad_x: int, pitch: int, overlap: int, line_rows: int,
+    block_rows: int, together: int, line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int,
+    panels_per_group: int, panels_at_once: int, x_zero: int, y_zero: int, low_int: int, high_int: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """See :func:`cnngraph_cpu.templates.conv_tiles.conv_tiles`, and for the numbers of the quantisation
     :func:`cnngraph_cpu.templates.qconv_direct.qconv`. ``blocks`` counts those of W input channels.
