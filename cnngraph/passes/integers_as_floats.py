@@ -1,12 +1,12 @@
-"""Integer convolutions, maxima and interpolations that no integer kernel takes, computed in float32 with the same bits.
+"""Integer convolutions, products, maxima and interpolations that no integer kernel takes, computed in float32 with the same bits.
 
 A convolution over three spatial axes, or one of groups whose weights leave a signed byte once their zero point is subtracted, becomes
 
     quantize(conv(dequantize(x, 1, x_zero), w - w_zero) * multiplier, 1, y_zero)
 
-The sums are whole numbers; where the greatest possible one is below 2**24, float32 holds each of them exactly in any order, so the result
-is that of integer arithmetic. Maxima over three spatial axes are exact anyway, and so is interpolation of bytes by weights that are
-multiples of a power of two (twice and four times the extents).
+and so do products of two computed matrices. The sums are whole numbers; where the greatest possible one is below 2**24, float32 holds each
+of them exactly in any order, so the result is that of integer arithmetic. Maxima over three spatial axes are exact anyway, and so is
+interpolation of bytes by weights that are multiples of a power of two (twice and four times the extents).
 """
 
 from __future__ import annotations
@@ -18,9 +18,20 @@ import numpy as np
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import EXACT_F32, DType, per_image
-from cnngraph.ops import Conv, Elementwise, Pool
+from cnngraph.ops import Conv, Elementwise, MatMul, Pool
+from cnngraph.ops.base import Op
 from cnngraph.ops.expression import Expression
-from cnngraph.ops.quantized import EIGHT_BITS, DequantizeLinear, QuantizeLinear, greatest_distance, greatest_sum, multiplier, single
+from cnngraph.ops.quantized import (
+    EIGHT_BITS,
+    DequantizeLinear,
+    QLinearMatMul,
+    QuantizeLinear,
+    bounds_of,
+    greatest_distance,
+    greatest_sum,
+    multiplier,
+    single,
+)
 from cnngraph.ops.quantized_conv import QLinearConv
 from cnngraph.ops.resize import Resize
 from cnngraph.passes.base import Pass, PassContext
@@ -40,6 +51,8 @@ class IntegersAsFloats(Pass):
             value: Value | str | None = None
             if isinstance(node.op, QLinearConv):
                 value = _convolution(graph, node, node.op)
+            elif isinstance(node.op, QLinearMatMul):
+                value = _product(graph, node, node.op)
             elif isinstance(node.op, Pool) and node.op.kind == "max" and not node.op.indices and len(node.op.kernel) == 3:
                 value = _through_floats(graph, node) if node.output.type.dtype in EIGHT_BITS else None
             elif isinstance(node.op, Resize) and node.op.mode != "nearest" and node.output.type.dtype in EIGHT_BITS:
@@ -73,7 +86,7 @@ def _convolution(graph: Graph, node: Node, op: QLinearConv) -> Value | str | Non
     if not np.isfinite(factor).all():
         return "a multiplier is not finite"
 
-    def emit(new: Conv | Elementwise | DequantizeLinear | QuantizeLinear, *inputs: Value | None) -> Value:
+    def emit(new: Op, *inputs: Value | None) -> Value:
         return graph.add(new, inputs, origin=node.origin, before=node)[0]
 
     one = graph.constant(np.ones((), np.float32))
@@ -84,6 +97,37 @@ def _convolution(graph: Graph, node: Node, op: QLinearConv) -> Value | str | Non
     if op.bounds() != op.to.range:
         bounds = tuple(float(bound - int(y_zero)) for bound in op.bounds())
         y = emit(Elementwise(Expression.of("clip", 1, bounds)), y)
+    return emit(QuantizeLinear(op.to), y, one, node.inputs[7])
+
+
+def _product(graph: Graph, node: Node, op: QLinearMatMul) -> Value | str | None:
+    """Of two computed tensors, as attention has; a constant matrix on the right has a kernel of its own."""
+    a, b = node.input(0), node.input(3)
+    parameters = [None if v is None else v.data for i, v in enumerate(node.inputs) if i not in (0, 3)]
+    if b.is_constant or not all(t in EIGHT_BITS for t in (a.type.dtype, b.type.dtype, op.to)):
+        return None
+    if any(v is not None and (v.data is None or v.data.size != 1) for i, v in enumerate(node.inputs) if i not in (0, 3)):
+        return "parameters by row or column, or computed at run time"
+    zeros = [0 if parameters[i] is None else int(single(parameters[i])) for i in (1, 3)]
+    distances = [greatest_distance(v.type.dtype, zero) for v, zero in zip((a, b), zeros, strict=True)]
+    depth = a.type.shape[-1]
+    if not isinstance(depth, int) or depth * distances[0] * distances[1] >= EXACT_F32:
+        return "its sums may pass 2**24, so that float32 does not hold them exactly"
+    assert parameters[0] is not None and parameters[2] is not None and parameters[4] is not None
+    factor = multiplier(single(parameters[0]), single(parameters[2]), single(parameters[4]))
+    if not np.isfinite(factor).all():
+        return "a multiplier is not finite"
+    one = graph.constant(np.ones((), np.float32))
+
+    def emit(new: Op, *inputs: Value | None) -> Value:
+        return graph.add(new, inputs, origin=node.origin, before=node)[0]
+
+    floats = [emit(DequantizeLinear(DType.F32), node.input(i), one, node.inputs[i + 2]) for i in (0, 3)]
+    y = emit(Elementwise(Expression.of("mul", 2)), emit(MatMul(), *floats), graph.constant(np.asarray(factor, np.float32).reshape(())))
+    low, high = (int(bound) for bound in bounds_of(op.to, op.low, op.high))
+    if (low, high) != op.to.range:
+        zero = 0 if parameters[5] is None else int(single(parameters[5]))
+        y = emit(Elementwise(Expression.of("clip", 1, (float(low - zero), float(high - zero)))), y)
     return emit(QuantizeLinear(op.to), y, one, node.inputs[7])
 
 

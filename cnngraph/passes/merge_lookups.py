@@ -1,4 +1,4 @@
-"""Functions of functions of one 8-bit tensor, and sums and products of such => one table of 256 results."""
+"""Functions of functions of one 8-bit tensor, and sums and products of such or with one number => one table of 256 results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FUNCTIONS = (QLinearUnary, QTable)
 
 @dataclass(frozen=True)
 class MergeLookups(Pass):
-    """f(g(x)), g(x) * x => table[x], exactly: every step is evaluated on all 256 numbers that x can be."""
+    """f(g(x)), g(x) * x, x * c => table[x], exactly: every step is evaluated on all 256 numbers that x can be."""
 
     name: ClassVar[str] = "merge_lookups"
 
@@ -42,8 +42,11 @@ class MergeLookups(Pass):
 
 
 def _as_table(node: Node) -> tuple[Value, np.ndarray, tuple[str, ...]] | None:
-    """The tensor, the 256 results and the provenance, if ``node`` depends on one tensor through a function before it."""
-    operands = (0, 3) if isinstance(node.op, QLinearBinary) else (0,)
+    """The tensor, the 256 results and the provenance, if ``node`` is a function of one tensor that is no table of its own yet."""
+    both = (0, 3) if isinstance(node.op, QLinearBinary) else (0,)
+    operands = [i for i in both if not _is_number(node.input(i))]
+    if not operands or any(node.input(i).type.shape != node.output.type.shape for i in operands):
+        return None
     sources = []
     for index, value in enumerate(node.inputs):
         if index in operands:
@@ -51,18 +54,26 @@ def _as_table(node: Node) -> tuple[Value, np.ndarray, tuple[str, ...]] | None:
         elif value is not None and value.data is None:
             return None
     x, origin, arrays = sources[0], node.origin, []
-    if any(source is not x for source in sources) or all(node.input(i) is x for i in operands):
+    if any(source is not x for source in sources) or (len(operands) == len(both) and all(node.input(i) is x for i in operands)):
         return None
     numbers = np.arange(256, dtype=np.uint8).view(x.type.dtype.numpy)
     for index, value in enumerate(node.inputs):
         if index not in operands or value is x:
-            arrays.append(numbers if value is x else None if value is None else value.data)
+            arrays.append(numbers if value is x else None if value is None or value.data is None else _flat(value.data))
             continue
         producer = node.input(index).producer
         assert producer is not None
         origin = (*producer.origin, *origin)
         arrays.append(producer.op.reference(numbers, *(None if v is None else v.data for v in producer.inputs[1:]))[0])
     return x, node.op.reference(*arrays)[0], origin
+
+
+def _is_number(value: Value) -> bool:
+    return value.data is not None and value.data.size == 1
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array.reshape(()) if array.size == 1 else array
 
 
 def _source(value: Value) -> Value:

@@ -272,7 +272,7 @@ def test_sixteen_bits_are_steps_of_floats(dtype: type[np.integer]) -> None:
     assert rounded_later(graph.nodes[1].output) is None
     x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32) * np.float32(0.5)
     (want,), (got,) = (list(interpret(g, {"input": x}).values()) for g in (before, graph))
-    assert len(np.unique(want)) > 50 and np.array_equal(want, got)
+    assert len(np.unique(want)) > 40 and np.array_equal(want, got)
 
 
 def test_a_gate_by_channel_computes_integers() -> None:

@@ -11,7 +11,7 @@ from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, DType, TensorType
 from cnngraph.ir.verify import verify
-from cnngraph.ops import Conv, Pool, QLinearConv
+from cnngraph.ops import Conv, Pool, QLinearConv, QLinearMatMul, Transpose
 from cnngraph.ops.resize import Resize
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassContext, run_passes
@@ -63,6 +63,21 @@ def test_three_spatial_axes(dtype: DType, bounds: tuple[int, int]) -> None:
     names, _ = graph.rewritten(graph.conv(graph.bytes_(DType.I8, 6, 4, 2, 3, 3), (2, 3, 3), bounds=bounds))
     clip = ["Elementwise"] if bounds == (-5, 90) else []
     assert names == ["DequantizeLinear", "Conv", "Elementwise", *clip, "QuantizeLinear"]
+
+
+@pytest.mark.parametrize("dtype", [DType.U8, DType.I8])
+@pytest.mark.parametrize(("depth", "kept"), [(40, False), (900, True)])
+def test_products_of_computed_matrices(dtype: DType, depth: int, kept: bool) -> None:
+    """As between queries and keys; long rows may pass 2**24."""
+    graph = Integers(dtype, 15, depth)
+    middle = 128 * (dtype is DType.U8)
+    zeros = [np.array(v + middle, dtype.numpy) for v in (7, -8, -3)]
+    (keys,) = graph.add(Transpose((0, 2, 1)), [graph.x], origin=("keys",))
+    scales = [graph.constant(np.float32(v)) for v in (0.05, 0.02, 0.02 * np.sqrt(depth))]
+    a, b, y = ((scale, graph.constant(zero)) for scale, zero in zip(scales, zeros, strict=True))
+    bounds = (middle - 90, middle + 60)
+    names, reasons = graph.rewritten(graph.add(QLinearMatMul(dtype, *bounds), [graph.x, *a, keys, *b, *y], origin=("product",))[0])
+    assert ("MatMul" in names) is not kept and len(reasons) == kept
 
 
 @pytest.mark.parametrize("dtype", [DType.U8, DType.I8])

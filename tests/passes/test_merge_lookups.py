@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import cnngraph
 from cnngraph.frontend import import_model
-from cnngraph.ir.graph import Graph
+from cnngraph.ir.graph import Graph, Value
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import DType, TensorType
 from cnngraph.ops import QLinearBinary, QLinearUnary, QTable
@@ -90,3 +90,27 @@ def test_functions_of_different_tensors_stay() -> None:
         (product,) = graph.add(QLinearBinary("mul"), (f, scale, zero, other, scale, zero, scale, zero))
         graph.add_output(f"out{len(graph)}", product)
     assert MergeLookups().run(graph, PassContext()) == 0
+
+
+@pytest.mark.parametrize("kind", ["add", "mul"])
+@pytest.mark.parametrize("first", [False, True])
+def test_one_number_for_all(kind: str, first: bool) -> None:
+    """Of shape [1, 1], as the QOperator form has them; one number a channel stays an operand."""
+    graph, rng = Graph("test"), np.random.default_rng(0)
+    x = graph.add_input("x", TensorType(DType.U8, (3, 5, 7)))
+
+    def joined(constant: np.ndarray) -> Value:
+        c = graph.constant(constant)
+        numbers = [graph.constant(np.asarray(n)) for n in (np.float32(0.05), np.uint8(7), np.float32(0.02), np.uint8(100))]
+        numbers += [graph.constant(np.asarray(n)) for n in (np.float32(0.06), np.uint8(30))]
+        pairs = [(x, *numbers[:2]), (c, *numbers[2:4])]
+        operands = [value for pair in (pairs[::-1] if first else pairs) for value in pair]
+        return graph.add(QLinearBinary(kind), [*operands, *numbers[4:]], origin=("n",))[0]
+
+    graph.add_output("one", joined(np.full((1, 1), 180, np.uint8)))
+    graph.add_output("five", joined(rng.integers(0, 256, (5, 1)).astype(np.uint8)))
+    feeds = {"x": rng.integers(0, 256, (3, 5, 7)).astype(np.uint8)}
+    before = interpret(graph, feeds)
+    assert MergeLookups().run(graph, PassContext()) == 1 and sorted(n.op.name for n in graph.nodes) == ["QLinearBinary", "QTable"]
+    after = interpret(graph, feeds)
+    assert all(len(np.unique(before[name])) > 30 and np.array_equal(before[name], after[name]) for name in before)
