@@ -30,6 +30,12 @@ CASES = {
     "winograd": Case(
         "winograd", Conv((3, 3), (1, 1), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 16, 28, 28), weights(16, 16, 3, 3), None)
     ),
+    "winograd_block_float": Case(
+        "winograd_block_float",
+        Conv((3, 3), (1, 1), (1,) * 4, (1, 1), 1, Expression.of("relu")),
+        ((1, 32, 7, 7), weights(16, 32, 3, 3), None),
+        half=True,
+    ),
     "conv_tiles_relu": Case(
         "conv_tiles", Conv((3, 3), (2, 2), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 64, 56, 56), weights(64, 64, 3, 3), None)
     ),
@@ -47,7 +53,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_source_is_the_golden_one(name: str) -> None:
     case = CASES[name]
-    isa = "avx512amx" if case.template == "conv_tiles" else "avx2"
+    isa = {"conv_tiles": "avx512amx", "winograd_block_float": "avx512bf16"}.get(case.template, "avx2")
     _, call = plan(case, isa, requests(case, isa)[0])
     source = backend.source(call.spec, ["conv1: float32[1x16x56x56]:c8 -> float32[1x32x28x28]:c8"])
     path = GOLDEN / f"{name}.txt"
