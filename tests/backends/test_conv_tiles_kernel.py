@@ -98,6 +98,10 @@ INTEGER_CASES = [
     qconv((33, 7, 8), 17, (1, 1), (2, 2), types="ssu", zeros=(11, 0, 128), template="qconv_tiles"),
     qconv((70, 15), 24, (3,), (2,), (1, 2), (2,), template="qconv_tiles"),
     qconv((64, 5, 5), 64, (3, 3), pads=SAME, group=2, types="uus", zeros=(3, 128, 0), bias=False, template="qconv_tiles"),
+    qconv((16, 7, 9), 20, (5, 5), (2, 1), (3, 2, 1, 2), types="sss", zeros=(-5, 0, 7), template="qconv_tiles"),
+    qconv((32, 8, 7), 32, (3, 3), (2, 2), SAME, batch=3, template="qconv_tiles"),
+    qconv((16, 10, 8), 16, (3, 1), types="ssu", zeros=(-7, 0, 5), bounds=(0, 255), template="qconv_tiles"),
+    qconv((20, 14, 6), 24, (3, 3), pads=(2, 1, 3, 1), dilations=(2, 1), template="qconv_tiles"),
     qconv((3, 19, 43), 40, (7, 7), (2, 2), (3,) * 4, batch=3, template="qconv_tiles_plain"),
     qconv((3, 9, 38), 20, (3, 3), (1, 2), (2, 1, 0, 1), types="ssu", zeros=(-7, 0, 5), bounds=(0, 255), template="qconv_tiles_plain"),
     qconv((3, 12, 21), 17, (17, 17), pads=(9, 9, 9, 9), template="qconv_tiles_plain"),
@@ -178,9 +182,12 @@ def test_padding_behind_a_row_is_that_before_the_next(pads: tuple[int, ...], str
 
 def test_rows_of_taps_share_a_row_of_a_tile() -> None:
     """Of 7x7 taps and three channels 28 bytes are used a row: two rows fit, and a pixel meets four products for seven."""
+    image = {"template": "qconv_tiles_plain"}
     for case, rows, taps in (
-        (qconv((3, 40, 40), 32, (7, 7), (2, 2), (3,) * 4, template="qconv_tiles_plain"), 2, 4),
-        (qconv((3, 40, 40), 32, (3, 3), (1, 1), (1,) * 4, template="qconv_tiles_plain"), 3, 1),
+        (qconv((3, 40, 40), 32, (7, 7), (2, 2), (3,) * 4, **image), 2, 4),
+        (qconv((3, 40, 40), 32, (3, 3), pads=SAME, **image), 3, 1),
+        (qconv((16, 40, 40), 32, (3, 3), pads=SAME, template="qconv_tiles"), 3, 3),
+        (qconv((32, 40, 40), 32, (3, 3), pads=SAME, template="qconv_tiles"), 2, 6),
     ):
         (request,) = integer_requests(case, "avx512amx")
         call = plan_integers(case, "avx512amx", request)[1]

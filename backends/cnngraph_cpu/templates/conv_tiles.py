@@ -78,7 +78,7 @@ def pack_pixels(source: int, step: int, to: int, copied: int) -> None:
 
 
 def pack_part(image0: int, row0: int, here: int) -> None:
-    """The input rows of ``here`` images into scratch; ``row0`` is the first output row."""
+    """The input rows of ``here`` images into scratch, of each with those up to ``further`` below; ``row0`` is the first output row."""
     for n in range(here):
         for kb in range(k_blocks):
             for phase in range(phases):
@@ -88,7 +88,7 @@ def pack_part(image0: int, row0: int, here: int) -> None:
                 for r in range(line_rows):
                     iy = (row0 + r) * SY + get_int(phase_table, 4 * phase) - pad_y
                     row_at = line_at + r * pitch * PIXEL
-                    if iy < 0 or iy >= height:
+                    if iy + further < 0 or iy >= height:
                         fill_pixels(row_at, pitch)
                     else:
                         ix = begin * SX + get_int(phase_table, 4 * phase + 1) - pad_x
@@ -286,4 +286,5 @@ def conv_tiles(
     line that lie inside the input. ``plane_in`` elements lie between blocks of W channels, ``block_step`` between those of a tile's row.
     """
     zero = 0
+    further = 0
     all_tasks()

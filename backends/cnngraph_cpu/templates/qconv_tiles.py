@@ -2,6 +2,9 @@
 
 A row of a tile holds 64 channels of a pixel. Activations count as unsigned (signed ones have 128 added while being packed) and
 weights as signed; zero points enter as in :mod:`cnngraph_cpu.templates.qconv_direct`, and sums are as exact as there.
+
+At most 32 channels leave half of that to other rows of taps (ROWS, each in BLOCKS vectors): with 16 channels a pixel meets three products
+for nine of 3x3 taps, with 32 six. What lies behind the last row has zero weights.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from cnngraph_cpu.language import (
     epilogue,
     get_byte,
     load,
+    load_bytes,
     load_words,
     mul,
     mul_int,
@@ -31,6 +35,7 @@ from cnngraph_cpu.language import (
     to_float,
     to_floats,
     unroll,
+    xor_int,
 )
 from cnngraph_cpu.templates import conv_tiles as floats
 from cnngraph_cpu.templates.conv_tiles import all_tasks
@@ -39,7 +44,7 @@ TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 FLIPS = 128
 TILE_PIXELS, TILE_BYTES, ROW_BYTES = floats.TILE_PIXELS, floats.TILE_BYTES, floats.ROW_BYTES
 
-W = TN = MT = SPLIT = BYTES = PIXEL = GUARD = OUT = FLIP = ZERO_GIVEN = PACK4 = 0  # fixed by the plan
+W = TN = MT = SPLIT = BYTES = PIXEL = GUARD = OUT = FLIP = ZERO_GIVEN = PACK4 = ROWS = BLOCKS = 0  # fixed by the plan
 
 
 def pack_pixels(source: int, step: int, to: int, copied: int) -> None:
@@ -48,9 +53,25 @@ def pack_pixels(source: int, step: int, to: int, copied: int) -> None:
     second = min(1, left) * plane_in
     third = min(2, left) * plane_in
     fourth = min(3, left) * plane_in
-    for c in range(copied):
-        pixel = source + c * step
-        store_byte_blocks(packed, to + c * PIXEL, x, pixel, pixel + second, pixel + third, pixel + fourth, FLIP * FLIPS)
+    if ROWS > 1:
+        second = min(1 // BLOCKS, ROWS - 1) * row_step + 1 % BLOCKS * plane_in
+        third = min(2 // BLOCKS, ROWS - 1) * row_step + 2 % BLOCKS * plane_in
+        fourth = min(3 // BLOCKS, ROWS - 1) * row_step + 3 % BLOCKS * plane_in
+    if ROWS > 1 and (iy < 0 or iy + further >= height):
+        fill_pixels(to, copied)
+        for part in range(ROWS * BLOCKS):
+            part_y = iy + part // BLOCKS * dilation_y
+            if part_y >= 0 and part_y < height:
+                part_at = source + part // BLOCKS * row_step + part % BLOCKS * plane_in
+                for c in range(copied):
+                    value = load_bytes(x, part_at + c * step)
+                    if FLIP:
+                        value = xor_int(value, splat_int(FLIPS))
+                    store_bytes(packed, to + c * PIXEL + part * W, value)
+    else:
+        for c in range(copied):
+            pixel = source + c * step
+            store_byte_blocks(packed, to + c * PIXEL, x, pixel, pixel + second, pixel + third, pixel + fourth, FLIP * FLIPS)
 
 
 def store_pixel(place: int, inner: int) -> None:
@@ -92,7 +113,8 @@ def qconv_tiles(
     block_step: int, plane_in: int, used_blocks: int, panels: int, out_blocks: int, height: int, width: int, rows_out: int, cols_out: int,
     plane_out: int, taps: int, phases: int, SX: int, SY: int, pad_y: int, pad_x: int, pitch: int, overlap: int, line_rows: int,
     block_rows: int, together: int, line_images: int, image_step: int, plane_bytes: int, line_bytes: int, panel_bytes: int,
-    panels_per_group: int, panels_at_once: int, x_zero: int, y_zero: int, low_int: int, high_int: int, tid: int, threads: int,
+    panels_per_group: int, panels_at_once: int, dilation_y: int, x_zero: int, y_zero: int, low_int: int, high_int: int,
+    tid: int, threads: int,
 ) -> None:  # fmt: skip
     """See :func:`cnngraph_cpu.templates.conv_tiles.conv_tiles`, and for the numbers of the quantisation
     :func:`cnngraph_cpu.templates.qconv_direct.qconv`. ``blocks`` counts those of W input channels.
@@ -107,4 +129,8 @@ def qconv_tiles(
         if FLIP:
             zero = zero ^ FLIPS
     scale = registers(4)
+    further = 0
+    if ROWS > 1:
+        further = (ROWS - 1) * dilation_y
+        row_step = dilation_y * width * W
     all_tasks()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,13 +65,50 @@ class QConvTiles:
 
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of tile products, packing, storing and weight streaming."""
-        return choose_lines(geometry(node), BYTES, target.width).cycles
+        g = geometry(node)
+        return choose_lines(_joined(g, _shared_rows(g, target.width), target.width), BYTES, target.width).cycles
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights, fix the blocking."""
-        g, layer = geometry(node), layer_of(node)
-        blocks: dict[str, Argument] = {"blocks": Extent(ceil_div(g.channels, target.width))}
-        return call_of(self.name, node, target, g, layer, layer.weights, _ORDER, blocks)
+        g, layer, width = geometry(node), layer_of(node), target.width
+        rows, blocks = _shared_rows(g, width), ceil_div(g.channels, width)
+        more: dict[str, Argument] = {"blocks": Extent(blocks), "dilation_y": Extent(g.dilation[1])}
+        call = call_of(
+            self.name, node, target, _joined(g, rows, width), layer, _joined_weights(layer.weights, g, rows, width), _ORDER, more
+        )
+        shared = (("ROWS", rows), ("BLOCKS", blocks)) if rows > 1 else ()
+        return replace(call, spec=replace(call.spec, constants=(*call.spec.constants, *shared)))
+
+
+@lru_cache(maxsize=4096)
+def _shared_rows(g: Geometry, width: int) -> int:
+    """How many rows of taps share a row of a tile."""
+    if g.group != 1 or g.kernel[0] != 1:
+        return 1
+    most = BYTES.channels // (ceil_div(g.channels, width) * width)
+    return min(range(1, max(1, min(most, g.kernel[1])) + 1), key=lambda rows: choose_lines(_joined(g, rows, width), BYTES, width).cycles)
+
+
+def _joined(g: Geometry, rows: int, width: int) -> Geometry:
+    """The convolution whose channels are those of ``g``, in whole vectors, for each of ``rows`` rows of taps."""
+    if rows == 1:
+        return g
+    return replace(
+        g, channels=rows * ceil_div(g.channels, width) * width, kernel=(1, ceil_div(g.kernel[1], rows), g.kernel[2]),
+        dilation=(1, rows * g.dilation[1], g.dilation[2]), pad_end=(0, g.pad_end[1], 1),  # its rows may not be taken as one
+    )  # fmt: skip
+
+
+def _joined_weights(weights: np.ndarray, g: Geometry, rows: int, width: int) -> np.ndarray:
+    """The weights of :func:`_joined`."""
+    if rows == 1:
+        return weights
+    taps, channels = ceil_div(g.kernel[1], rows), ceil_div(g.channels, width) * width
+    padded = np.zeros((g.out_channels, channels, taps * rows, g.kernel[2]), weights.dtype)
+    padded[:, : g.channels, : g.kernel[1]] = weights.reshape(g.out_channels, g.channels, g.kernel[1], g.kernel[2])
+    return np.moveaxis(padded.reshape(g.out_channels, channels, taps, rows, g.kernel[2]), 3, 1).reshape(
+        g.out_channels, -1, taps, g.kernel[2]
+    )
 
 
 def call_of(
