@@ -85,6 +85,20 @@ def conv_cases() -> list[IntCase]:
     ]  # fmt: skip
 
 
+def grouped_cases() -> list[IntCase]:
+    """Groups whose weights leave a signed byte: each lane needs the sums of its own group's inputs."""
+    rng, same = np.random.default_rng(9), (1, 1, 1, 1)
+    x, given = Computed(DType.U8, (BATCH, 8, 7, 8)), Computed(DType.U8, (), np.array(77, np.uint8))
+    dynamic = ConvInteger((3, 3), (2, 1), same, (1, 1), 2)
+    return [
+        qconv((18, 8, 7), 36, (3, 3), (2, 1), same, group=18, types="uuu", zeros=(3, 250, 9)),
+        qconv((12, 6, 7), 18, (3, 3), pads=same, group=3, types="suu", zeros=(3, 77, 9)),
+        qconv((64, 9, 9), 64, (3, 3), pads=same, group=4, types="uuu", zeros=(100, 140, 9), batch=1),
+        qconv((48, 9, 9), 96, (1, 1), group=3, types="uus", zeros=(3, 60, 0)),
+        IntCase("qconv", dynamic, (x, integers(rng, DType.U8, 20, 4, 3, 3), given, np.array(150, np.uint8))),
+    ]
+
+
 def large_cases() -> list[IntCase]:
     """What takes long to emulate: whole register tiles, several blocks of rows."""
     same = (1, 1, 1, 1)
@@ -294,7 +308,7 @@ def reorder_cases(width: int) -> list[IntCase]:
 
 FAMILIES = (
     conv_cases, integer_cases, depthwise_cases, dense_cases, pointwise_cases, broadcast_cases, pool_cases, movement_cases,
-    softmax_cases,
+    softmax_cases, grouped_cases,
 )  # fmt: skip
 ALL = {f"{i}-{case.template}-{case.op.name}": case for i, case in enumerate(case for family in FAMILIES for case in family())}
 LARGE = {f"{i}-large-{case.template}": case for i, case in enumerate(large_cases())}

@@ -66,7 +66,7 @@ def test_three_spatial_axes(dtype: DType, bounds: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [DType.U8, DType.I8])
-@pytest.mark.parametrize(("depth", "kept"), [(40, False), (900, True)])
+@pytest.mark.parametrize(("depth", "kept"), [(40, False), (1000, True)])
 def test_products_of_computed_matrices(dtype: DType, depth: int, kept: bool) -> None:
     """As between queries and keys; long rows may pass 2**24."""
     graph = Integers(dtype, 15, depth)

@@ -26,7 +26,15 @@ from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import qconv_direct as kernel
 from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, refuse_epilogue
 from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, geometry, padding_unread, skips
-from cnngraph_cpu.templates.conv_register_tiles import Tile, choose_tile, is_small, rows_in_place, rows_in_scratch, tiles_per_group_of
+from cnngraph_cpu.templates.conv_register_tiles import (
+    Tile,
+    best_by_tile,
+    choose_tile,
+    is_small,
+    rows_in_place,
+    rows_in_scratch,
+    tiles_per_group_of,
+)
 from cnngraph_cpu.templates.quantized import (
     Layer,
     bound_arguments,
@@ -72,16 +80,11 @@ class QConv:
     )  # fmt: skip
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses parameters that are computed at run time, three spatial axes, and grouped weights that fit no signed byte."""
+        """Refuses parameters that are computed at run time, and three spatial axes."""
         op = node.op
         if not isinstance(op, (QLinearConv, ConvInteger)):
             return "not an integer convolution"
-        refusal = refuse_layer(node, op)
-        if refusal:
-            return refusal
-        if op.group > 1 and signed_weights(layer_of(node).weights)[1] is not None:
-            return "grouped weights whose zero point leaves them outside a signed byte"
-        return self.refuse_shape(node)
+        return refuse_layer(node, op) or self.refuse_shape(node)
 
     def refuse_shape(self, node: Node) -> str | None:
         """A refusal for reasons of shapes, of the epilogue, or of multipliers."""
@@ -109,7 +112,7 @@ class QConv:
         g = geometry(node)
         channels = g.channels if g.group == 1 else min(g.channels, max(g.channels // g.group, target.width))
         instructions = 1 if target.dot else 4  # of a dot product of four bytes
-        return choose_tile(g, tile_target(target)).cycles * product(g.kernel) * ceil_div(channels, 4) * instructions
+        return chosen_tile(node, target).cycles * product(g.kernel) * ceil_div(channels, 4) * instructions
 
     def plan(self, node: Node, target: Target) -> KernelCall:
         """Pack the weights and fix the blocking."""
@@ -117,7 +120,7 @@ class QConv:
         assert isinstance(op, (QLinearConv, ConvInteger))
         g, width, layer = geometry(node), target.width, layer_of(node)
         x, y = layer.x, node.output
-        tile, small = choose_tile(g, tile_target(target)), is_small(g)
+        tile, small = chosen_tile(node, target), is_small(g)
         plain = x.type.layout.plain
         merged = plain and g.dilation[2] == 1
         skipped = not small and isinstance(layer.x_zero, int) and unsigned_zero(layer) == 0
@@ -195,13 +198,22 @@ class QConv:
         return KernelCall(spec, arguments, (note,))
 
 
+def chosen_tile(node: Node, target: Target) -> Tile:
+    """The least estimated cycles; one vector of channels where each group needs the sums of its own inputs."""
+    g = geometry(node)
+    tile = choose_tile(g, tile_target(target))
+    if g.group == 1 or tile.vectors == 1 or signed_weights(layer_of(node).weights)[1] is None:
+        return tile
+    return min((t for t in best_by_tile(g, tile_target(target)).values() if t.vectors == 1), key=lambda t: t.cycles)
+
+
 def pack_weights(
     w: np.ndarray, g: Geometry, table: np.ndarray, used: int, tiles: int, tile_channels: int, cb: int, ones: int
 ) -> np.ndarray:
     """int32 words of four bytes: ``[tile][block][kh][kw][group of 4 channels][tile channel (+ ones)]``.
 
     A ragged last block is stored without its padding groups; tiles are equally long. ``ones`` more lanes
-    hold 1 for every channel that exists.
+    hold 1 for every channel that exists and, with groups, that the lane's own channel reads; the tile then is one vector.
     """
     taps_y, taps_x = g.kernel[1], g.kernel[2]
     per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
@@ -217,7 +229,10 @@ def pack_weights(
             a, b = max(low, group * per_group_out), min(high, (group + 1) * per_group_out)
             at = group * per_group_in - start
             dense[at : at + per_group_in, :, :, a - low : b - low] = source[a:b].transpose(1, 2, 3, 0)
-        dense[: stop - start, :, :, tile_channels:] = 1
+            if ones and g.group > 1:
+                dense[at : at + per_group_in, :, :, tile_channels + a - low : tile_channels + b - low] = 1
+        if g.group == 1:
+            dense[: stop - start, :, :, tile_channels:] = 1
         position = 0
         for block in range(0, dense.shape[0], cb):
             piece = dense[block : block + cb]
