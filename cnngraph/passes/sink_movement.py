@@ -1,8 +1,9 @@
 """Transposes, and the reshapes behind dense layers, move behind what can as well be computed in front of them.
 
 op(transpose(x)) => transpose(op'(x)) for element-wise operators, concatenations, reductions, quantisations and element-wise operators
-on integers, padding and cuts of channels last: in a network that was written with channels last, transposes meet their inverses and
-vanish, and activations stand next to their convolution.
+on integers, padding and cuts of channels last, and cuts along the first axis: in a network that was written with channels last,
+transposes meet their inverses and vanish, and activations stand next to their convolution; queries, keys and values are told apart
+while the batch still is the first axis.
 
 elementwise(reshape(dense(x))) => reshape(elementwise(dense(x))): a matrix product of a tensor with more than two axes is a dense layer of
 its rows, which takes up its bias, activation and residual only where it stands in front of them.
@@ -37,7 +38,7 @@ from cnngraph.ops import (
 )
 from cnngraph.ops.base import Op
 from cnngraph.passes.base import Pass, PassContext
-from cnngraph.passes.rewrite import erase_unused, replace
+from cnngraph.passes.rewrite import erase_unused, only_user, replace
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def _visit(graph: Graph, node: Node) -> bool:
     if isinstance(op, Concat):
         return _concat(graph, node, op)
     if isinstance(op, (Pad, Slice)):
-        return _cut(graph, node, op)
+        dropped = isinstance(op, Slice) and _cuts_first(node) and _drop_ones(graph, node.input(0))
+        return _cut(graph, node, op) or dropped
     return isinstance(op, Reduce) and _reduce(graph, node, op)
 
 
@@ -89,9 +91,40 @@ def _transposed(graph: Graph, value: Value | None) -> tuple[int, ...] | None:
 
 
 def _may_sink_behind(user: Node, perm: tuple[int, ...]) -> bool:
+    if isinstance(user.op, Slice) and _cuts_first(user):
+        return True
     if isinstance(user.op, (Pad, Slice)):
         return len(perm) > 3 and perm == (0, *range(2, len(perm)), 1)  # else a transpose of all may be cut into views
     return isinstance(user.op, (*_UNARY, Concat, Elementwise, QLinearBinary, Reduce, Transpose))
+
+
+def _cuts_first(node: Node) -> bool:
+    """Whether a Slice cuts the first axis alone, as queries, keys and values are told apart: never a view."""
+    return all(a == b for a, b in zip(node.input(0).type.shape[1:], node.output.type.shape[1:], strict=True))
+
+
+def _drop_ones(graph: Graph, value: Value) -> bool:
+    """reshape(transpose(x)) => transpose(reshape(x)) where the reshape only drops axes of one element."""
+    reshape = value.producer
+    transpose = reshape.input(0).producer if reshape is not None and isinstance(reshape.op, Reshape) else None
+    if reshape is None or transpose is None or not isinstance(transpose.op, Transpose):
+        return False
+    if only_user(graph, transpose.output) is not reshape:
+        return False
+    left, kept = list(value.type.shape), []
+    for axis, extent in zip(transpose.op.perm, transpose.output.type.shape, strict=True):
+        if left and extent == left[0]:
+            kept.append(axis)
+            del left[0]
+        elif extent != 1:
+            return False
+    if left:
+        return False
+    source, order = transpose.input(0), sorted(kept)
+    (view,) = graph.add(Reshape(tuple(source.type.shape[axis] for axis in order)), [source], origin=reshape.origin, before=transpose)
+    replace(graph, reshape, Transpose(tuple(order.index(axis) for axis in kept)), [view], transpose.origin)
+    erase_unused(graph, transpose)
+    return True
 
 
 def _pointwise(graph: Graph, node: Node, data: Collection[int]) -> bool:

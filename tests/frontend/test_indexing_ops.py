@@ -11,7 +11,7 @@ from onnx import TensorProto
 from cnngraph.errors import InvalidInputError, InvalidModelError
 from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, import_model
 from tests.frontend.against_onnxruntime import compare, ours, single_node
-from tests.frontend.support import model, node, run
+from tests.frontend.support import floats, model, node, run
 
 DTYPES = [np.float32, np.float64, np.float16, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64, np.bool_]
 
@@ -325,3 +325,14 @@ def test_a_range_without_a_step_is_refused() -> None:
 def test_size_of_a_static_tensor() -> None:
     x = np.zeros((2, 3, 4), np.float32)
     assert ours(single_node("Size", [x], 1, 13), [x])[0].tolist() == 24
+
+
+@pytest.mark.parametrize(
+    ("indices", "sliced"),
+    [(2, True), (-1, True), ([1, 2], True), ([[0], [1]], True), ([-2, -1], True), ([-1, 0], False), ([1, 1], False), ([2, 1], False)],
+)
+def test_indices_that_follow_each_other_are_a_slice(indices: list[int] | int, sliced: bool) -> None:
+    x, places = floats(2, 3, 4), np.array(indices, np.int64)
+    graph = import_model(model([node("Gather", "x i", "y", axis=1)], {"x": ["n", 3, 4]}, weights={"i": places}))
+    np.testing.assert_array_equal(run(graph, {"x": x})["y"], np.take(x, places, 1))
+    assert any(n.op.name == "Slice" for n in graph.nodes) == sliced

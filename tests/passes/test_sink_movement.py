@@ -172,13 +172,26 @@ def test_scales_by_axis_move_with_their_axis() -> None:
     assert "Transpose" not in net.names()
 
 
-def test_cuts_of_other_transposes_stay_views() -> None:
-    """Query, key and value of one transposed tensor: three transposes would copy no less, and read a cut each."""
+def test_queries_keys_and_values_are_cut_before_they_are_transposed() -> None:
+    """Behind the transpose they would be parts of the first axis, whose place depends on the batch size: no kernel copies such."""
     net = Net(5, 3, 2, 4)
     a = net.node(Transpose((2, 0, 3, 1, 4)), net.x)
+    b = net.node(Reshape((3, 5, BATCH, 8)), net.node(Transpose((3, 1, 0, 2, 4)), net.node(Reshape((BATCH, 5, 1, 3, 8)), net.x)))
     parts = [net.node(Slice((i, 0, 0, 0, 0), (1,) * 5, (1, BATCH, 2, 5, 4)), a) for i in range(3)]
-    changes, _ = apply(net, SinkMovement(), outputs=[net.relu(part) for part in parts])
-    assert changes == 0
+    parts += [net.node(Slice((i, 0, 0, 0), (1,) * 4, (1, 5, BATCH, 8)), b) for i in range(3)]
+    apply(net, SinkMovement(), MergeReshapes(), RemoveDead(), outputs=[net.relu(part) for part in parts])
+    cuts = [node for node in net.nodes if isinstance(node.op, Slice)]
+    assert len(cuts) == 6
+    assert all(node.input(0).type.shape[0] == BATCH and node.output.type.shape[0] == BATCH for node in cuts)
+
+
+def test_other_cuts_of_other_transposes_stay_behind() -> None:
+    net = Net(5, 3, 2, 4)
+    a = net.node(Transpose((0, 2, 3, 1, 4)), net.x)
+    parts = [net.node(Slice((0, i, 0, 0, 0), (1,) * 5, (BATCH, 1, 2, 5, 4)), a) for i in range(3)]
+    c = net.node(Reshape((3, 10, BATCH, 4)), net.node(Transpose((2, 1, 3, 0, 4)), net.x))
+    parts += [net.node(Slice((i, 0, 0, 0), (1,) * 4, (1, 10, BATCH, 4)), c) for i in range(3)]
+    assert apply(net, SinkMovement(), outputs=[net.relu(part) for part in parts])[0] == 0
 
 
 def test_what_stays_moves_bytes() -> None:

@@ -266,4 +266,21 @@ def gather(ctx: NodeContext) -> Value:
         low, high = int(known.min()), int(known.max())
         if low < -extent or high >= extent:
             ctx.invalid(f"index {low if low < -extent else high} is outside axis {axis} of {show(x.type.shape)}")
+        run = _run(known, extent)
+        if run is not None and x.type.rank > 1:
+            part = _part(ctx, x, axis, run, known.size)
+            return part if known.ndim == 1 else ctx.emit(Reshape((*x.type.shape[:axis], *known.shape, *x.type.shape[axis + 1 :])), part)
     return ctx.emit(Gather(axis), x, indices)
+
+
+def _run(indices: np.ndarray, extent: int) -> int | None:
+    """The first of indices of an axis that each follow the one before; None if they do not."""
+    places = np.where(indices < 0, indices + extent, indices).reshape(-1)
+    return int(places[0]) if np.all(np.diff(places) == 1) else None
+
+
+def _part(ctx: NodeContext, x: Value, axis: int, first: int, count: int) -> Value:
+    """``count`` elements of an axis from ``first`` on."""
+    starts, shape = [0] * x.type.rank, list(x.type.shape)
+    starts[axis], shape[axis] = first, count
+    return ctx.emit(Slice(tuple(starts), (1,) * x.type.rank, tuple(shape)), x)
