@@ -32,6 +32,8 @@ from cnngraph.ops.quantized import (
     QGemm,
     QLinearMatMul,
     QuantizeLinear,
+    greatest_distance,
+    greatest_sum,
     quantize,
 )
 from cnngraph.ops.quantized_conv import QLinearAveragePool, QLinearConv, QLinearGlobalAveragePool
@@ -43,6 +45,7 @@ from cnngraph.passes.lower_integers import channels_of_images
 from cnngraph.passes.rewrite import only_user, other_reader
 
 _BIAS_TOLERANCE = 1e-5
+_GREATEST_INT32 = 2**31 - 1
 
 
 class _LeftFloatError(Exception):
@@ -321,6 +324,12 @@ def _bias(group: _Group, value: Value | None, x: _Quantized, w: _Weights, channe
     data = found[0].reshape(-1)
     if data.size not in (1, channels):
         raise _LeftFloatError("the bias is not one number a channel")
+    assert w.value.data is not None
+    rows = np.moveaxis(w.value.data, -1 if isinstance(group.root.op, MatMul) else 0, 0)
+    zeros = np.zeros(1) if w.zero is None or w.zero.data is None else w.zero.data.reshape(-1)
+    weights = rows.reshape(channels, -1).astype(np.float64) - zeros.astype(np.float64)[:, None]
+    if greatest_sum(weights, greatest_distance(x.dtype, _zero(x.zero)), np.broadcast_to(data, (channels,))) > _GREATEST_INT32:
+        raise _LeftFloatError("sums with the bias may leave int32")
     return group.graph.constant(np.ascontiguousarray(np.broadcast_to(data, (channels,))))
 
 

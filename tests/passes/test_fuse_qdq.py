@@ -136,6 +136,14 @@ def test_other_forms_of_weights(body: Callable[[Qdq, str], str], op: str) -> Non
     assert np.ptp(floats) > 1 and np.abs(floats - integers).max() <= 0.1 * 1.01
 
 
+def _greatest_bias(g: Qdq, x: str) -> str:
+    """Quantizers bound a bias too great for its scale by the range of int32; the sums would wrap around."""
+    weights, bias = g.parameters(x, (5, 4, 1, 1), 5)
+    g.constants = [c for c in g.constants if c.name != f"b{len(g.nodes) - 2}"]
+    g.constant(f"b{len(g.nodes) - 2}", np.full(5, 2**31 - 1, np.int32))
+    return g.quantized(g.add("Conv", x, weights, bias), 0.1, 128)
+
+
 def _softmax(g: Qdq, x: str) -> str:
     return g.quantized(g.add("Softmax", x), 1 / 256, 0)
 
@@ -146,6 +154,7 @@ def _softmax(g: Qdq, x: str) -> str:
         (_float_bias, "the bias is float32", "Conv"),
         (_two_readers, "is also read by", "Conv"),
         (_wrong_bias_scale, "the scale of the bias", "Conv"),
+        (_greatest_bias, "may leave int32", "Conv"),
         (_softmax, "Softmax has no form on integers", "Softmax"),
     ],
 )
