@@ -30,8 +30,8 @@ class Target:
     """A CPU instruction set as the kernel templates see it.
 
     Attributes:
-        isa: "avx512", "avx2", "sse4" or "neon"; "avx512vnni" or "avx2vnni" with dot products of bytes; "avx512bf16" with those of bfloat16;
-            "avx512amx" with both and tiles.
+        isa: "avx512", "avx2", "sse4" or "neon"; "avx512vnni" or "avx2vnni" with dot products of bytes; "avx512bf16" with those of
+            bfloat16 too; "avx512amx" with both and tiles.
         width: 32-bit lanes of one vector, which is also the channel block of the blocked layout.
         registers: architectural vector registers.
         l2: bytes of a core's private cache assumed by tilings. A constant of the target, not of the machine that compiles, so that the

@@ -112,9 +112,9 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[np.ndarray], n
     return give
 
 
-def _emulated(case: Case, threads: int = 3) -> np.ndarray:
-    (request,) = requests(case, ISA)
-    return run_emulated(case, ISA, request, threads=threads)
+def _emulated(case: Case, threads: int = 3, isa: str = ISA) -> np.ndarray:
+    (request,) = requests(case, isa)
+    return run_emulated(case, isa, request, threads=threads)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: str(c.inputs[0]))
@@ -125,6 +125,7 @@ def test_results_are_within_the_bounds(case: Case) -> None:
         assert np.array_equal(got, _emulated(case, threads=1))
         with pytest.raises(AssertionError):
             _check(case, got + 0.02 * np.abs(got).max())
+        _check(case, _emulated(case, isa="avx2vnni"))
 
 
 def test_compiled_results_are_the_emulated_ones() -> None:
