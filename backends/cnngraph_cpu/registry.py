@@ -18,6 +18,7 @@ from cnngraph_cpu.templates.depthwise import Depthwise
 from cnngraph_cpu.templates.elementwise import EltwiseBlocked, EltwisePlain
 from cnngraph_cpu.templates.eltwise_long import CastFromLong, CastToLong, EltwiseLong
 from cnngraph_cpu.templates.eltwise_strided import EltwiseStrided
+from cnngraph_cpu.templates.grid_sample import GridSampleBilinear
 from cnngraph_cpu.templates.group_norm import GroupNormBlocked
 from cnngraph_cpu.templates.lrn import LocalResponse
 from cnngraph_cpu.templates.matmul import MatMulPlain
@@ -55,8 +56,8 @@ TEMPLATES = {
         ConvTransposeDirect(), Depthwise(), DenseLayer(), DensePairs(), MatMulPlain(), PoolBlocked(), PoolPlain(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
-        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GroupNormBlocked(), TakeRows(),
-        ArgReducePlain(), QConv(), QConvTiles(), QConvTilesPlain(), QWinograd(), QDepthwise(), QDense(), Quantize(), Dequantize(),
+        ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GridSampleBilinear(), GroupNormBlocked(),
+        TakeRows(), ArgReducePlain(), QConv(), QConvTiles(), QConvTilesPlain(), QWinograd(), QDepthwise(), QDense(), Quantize(), Dequantize(),
         QBinary(), Lookup(), QPool(), QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
         QSoftmax(), CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(),
         RangeParametersKernel(), RecurrentKernel(), TakeBytes(), TakeChannelsBytes(),
