@@ -120,10 +120,13 @@ class Quantizer:
         """Observe every tensor of the plan: its range, and unless the method is "minmax" its distribution in a second pass.
 
         Raises:
-            InvalidInputError: no samples.
+            InvalidInputError: no samples, or numbers among them that are not finite.
         """
         if not samples:
             raise InvalidInputError("there are no samples to calibrate with")
+        for name, array in ((name, array) for feeds in samples for name, array in feeds.items()):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InvalidInputError(f"the samples of input {printable(name)!r} hold numbers that are not finite")
         inputs = {value.name for value in self.network.inputs}
         taps = [name for name in self.plan.tensors if name not in inputs]
         program = self.compile(self.float_model(taps))

@@ -136,4 +136,6 @@ def test_errors(mixed: Path, tmp_path: Path) -> None:
     assert "has no array 'x'" in failure(mixed, "--data", tmp_path / "two.npz")[1]
     np.savez(tmp_path / "none.npz", x=np.zeros((0, 3, 16, 16), np.float32))
     assert "holds no samples" in failure(mixed, "--data", tmp_path / "none.npz")[1]
+    np.savez(tmp_path / "nan.npz", x=np.full((2, 3, 16, 16), np.nan, np.float32))
+    assert "hold numbers that are not finite" in failure(mixed, "--data", tmp_path / "nan.npz")[1]
     assert call("quant-report", mixed, "--data", empty, "--write-exclude", "x").exit_code == 2
