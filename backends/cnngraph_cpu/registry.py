@@ -57,10 +57,10 @@ TEMPLATES = {
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GridSampleBilinear(), GroupNormBlocked(),
-        TakeRows(), ArgReducePlain(), QConv(), QConvTiles(), QConvTilesPlain(), QWinograd(), QDepthwise(), QDense(), Quantize(), Dequantize(),
-        QBinary(), Lookup(), QPool(), QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(), QBinaryRows(),
-        QSoftmax(), CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(), RangeKernel(),
-        RangeParametersKernel(), RecurrentKernel(), TakeBytes(), TakeChannelsBytes(),
+        TakeRows(), ArgReducePlain(), QConv(), QConvTiles(), QConvTilesPlain(), QWinograd(), QDepthwise(), QDense(), Quantize(),
+        Dequantize(), QBinary(), Lookup(), QPool(), QAverageImage(), ReorderBytes(), ConcatBytes(), StridedBytes(), QBinaryChannel(),
+        QBinaryRows(), QSoftmax(), CastFloats(), TakeChannelsBlocked(), TakeChannelsPlain(), PoolIndices(), MaxUnpoolPlaces(),
+        RangeKernel(), RangeParametersKernel(), RecurrentKernel(), TakeBytes(), TakeChannelsBytes(),
         TakeChannelsPlainBytes(),
     )
 }  # fmt: skip

@@ -236,6 +236,19 @@ def _resize(writer: Writer, node: Node, op: Any) -> None:
     )  # fmt: skip
 
 
+_PREDICATES = {
+    "equal": "Equal", "less": "Less", "less_equal": "LessOrEqual", "greater": "Greater", "greater_equal": "GreaterOrEqual", "and": "And",
+    "or": "Or", "xor": "Xor", "not": "Not", "is_nan": "IsNaN", "is_inf": "IsInf",
+}  # fmt: skip
+
+
+def _predicate(writer: Writer, node: Node, op: Any) -> None:
+    if op.function not in _PREDICATES:
+        raise Inexpressible(f"the predicate {op.function}")
+    operands = [writer.name(node.input(i)) for i in range(len(node.inputs))]
+    writer.emit(_PREDICATES[op.function], operands, writer.name(node.output), node.label)
+
+
 RULES: dict[str, Callable[[Writer, Node, Any], None]] = {
     "Elementwise": _elementwise, "Conv": _conv, "ConvTranspose": _conv_transpose, "Dense": _dense, "GroupNorm": _group_norm, "Pool": _pool,
     "Reduce": _reduce, "ArgReduce": _arg_reduce, "Softmax": _softmax, "BatchNorm": _batch_norm, "Reshape": _reshape, "Slice": _slice,
@@ -244,6 +257,7 @@ RULES: dict[str, Callable[[Writer, Node, Any], None]] = {
     "LRN": _simple("LRN", size="size", alpha="alpha", beta="beta", bias="bias"), "Transpose": _simple("Transpose", perm="perm"),
     "Concat": _simple("Concat", axis="axis"), "Gather": _simple("Gather", axis="axis"),
     "GatherElements": _simple("GatherElements", axis="axis"), "GatherND": _simple("GatherND", batch_dims="batch_dims"),
-    "ScatterND": _simple("ScatterND", reduction="reduction"),
+    "ScatterND": _simple("ScatterND", reduction="reduction"), "Predicate": _predicate,
+    "GridSample": _simple("GridSample", mode="mode", padding_mode="padding", align_corners="align_corners"),
 }  # fmt: skip
 """Rules by the name of the op's class."""

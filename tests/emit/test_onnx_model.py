@@ -98,6 +98,12 @@ I64 = TensorProto.INT64
         ([("Cast", ["x"], ["y"], {"to": I64})], {}, {"y": I64}),
         ([("Resize", ["x", "", "", "s"], ["y"], {"mode": "linear"})], {"s": [2, 6, 18, 12]}, {}),
         ([("Resize", ["x", "", "s"], ["y"], {"mode": "nearest"})], {"s": np.array([1, 1, 1.3, 2], np.float32)}, {}),
+        (
+            [("GridSample", ["x", "g"], ["y"], {"mode": "linear", "padding_mode": "border", "align_corners": 1})],
+            {"g": np.linspace(-1.2, 1.1, 24, dtype=np.float32).reshape(2, 3, 2, 2)}, {},
+        ),
+        ([("Greater", ["x", "t"], ["g"], {}), ("Not", ["g"], ["y"], {})], {"t": np.float32(0.1)}, {"y": 9}),
+        ([("LessOrEqual", ["x", "t"], ["y"], {}), ("IsNaN", ["x"], ["z"], {})], {"t": np.float32(0.1)}, {"y": 9, "z": 9}),
         ([("Expand", ["x", "s"], ["y"], {})], {"s": [2, 1, 9, 1]}, {}),
         ([("Gather", ["x", "k"], ["y"], {"axis": 3})], {"k": [[0, 2], [-1, 3]]}, {}),
         ([("Concat", ["x", "x"], ["c"], {"axis": 1}), ("Gather", ["c", "k"], ["y"], {"axis": 1})], {"k": [0, 7, 3]}, {}),
