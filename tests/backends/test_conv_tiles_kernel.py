@@ -82,6 +82,7 @@ CASES = {
     "an image, 7x7 stride 2": _conv((19, 23), 3, 40, (7, 7), 2, (3,) * 4, epilogue=RELU, batch=3, template="conv_tiles_plain"),
     "an image, 11x11 stride 4, two blocks": _conv((31, 30), 3, 16, (11, 11), 4, (2, 0, 1, 5), template="conv_tiles_plain"),
     "an image, wide enough for whole vectors": _conv((13, 41), 3, 32, (3, 3), 2, (1, 2, 1, 0), batch=2, template="conv_tiles_plain"),
+    "four channels": _conv((7, 37), 4, 16, (3, 3), pads=(1,) * 4, template="conv_tiles_plain"),
     "an image, rows dilated": _conv((14, 9), 4, 32, (3, 1), pads=(2, 0, 2, 0), dilation=2, batch=2, template="conv_tiles_plain"),
     "an image, one pixel": _conv((5, 6), 3, 20, (1, 1), bias=False, template="conv_tiles_plain"),
     "a sound": _conv((90,), 2, 20, (17,), 3, (30, 4), epilogue=RESIDUAL, batch=3, template="conv_tiles_plain"),
@@ -107,6 +108,8 @@ INTEGER_CASES = [
     qconv((3, 12, 21), 17, (17, 17), pads=(9, 9, 9, 9), template="qconv_tiles_plain"),
     qconv((3, 21, 27), 24, (5, 3), (2, 1), (7, 1, 6, 0), (2, 1), types="sss", zeros=(-5, 0, 7), template="qconv_tiles_plain"),
     qconv((3, 9, 20), 16, (3, 3), pads=(1, 1, 1, 1), template="qconv_tiles_plain"),
+    qconv((4, 8, 35), 16, (3, 3), pads=SAME, template="qconv_tiles_plain"),
+    qconv((4, 8, 35), 16, (3, 3), pads=SAME, types="sss", zeros=(-9, 0, 1), template="qconv_tiles_plain"),
     qconv((5, 70), 24, (15,), (3,), (4, 2), (1,), types="uss", zeros=(200, 0, 1), template="qconv_tiles_plain"),
     *(
         dataclasses.replace(case, template=name)

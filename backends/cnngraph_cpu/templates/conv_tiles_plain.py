@@ -53,7 +53,10 @@ def join_rows(image_at: int, iy: int) -> None:
             red = load(x, row_in + c)
             green = load(x, row_in + plane_in + c)
             blue = load(x, row_in + 2 * plane_in + c)
-            store_four_lanes(joined, (pad_in + c) * APART, red, green, blue, splat(0.0))
+            fourth = splat(0.0)
+            if channels_in == 4:
+                fourth = load(x, row_in + 3 * plane_in + c)
+            store_four_lanes(joined, (pad_in + c) * APART, red, green, blue, fourth)
     for c in range(min(pad_in, columns_in) * APART):
         put(joined, c, 0.0)
     for c in range((pad_in + whole) * APART, columns_in * APART):
