@@ -70,7 +70,7 @@ logger = logging.getLogger(__name__)
 EIGHT_BIT_LAYERS = (ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul)
 """Operators whose kernels gain from dot products of bytes."""
 NO_GAIN = "8 bits save memory here, but little time outside 3x3 convolutions: {isa} has no dot products of bytes"
-NO_HALF_GAIN = "bf16 saves memory here, but hardly time: {isa} has no dot products of bfloat16, so that sums take as long as in float32"
+NO_HALF_GAIN = "bf16 saves memory here, but little time outside 3x3 convolutions: {isa} has no dot products of bfloat16"
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 AfterPass = Callable[[Graph, PassRecord], None]

@@ -33,7 +33,7 @@ _FINER = tuple(1.5 ** sum(row in (3, 4) for row in divmod(point, 6)) for point i
 
 
 class WinogradBlockFloat(Winograd):
-    """3x3 convolutions of stride 1 whose weights are bfloat16, where two products of int16 and their sum are one instruction.
+    """3x3 convolutions of stride 1 whose weights are bfloat16, on every instruction set, for all multiply pairs of int16.
 
     What units round off is less than what the result loses when it is stored as bfloat16, so that ``rounds_tiles`` is not said.
     """
@@ -53,14 +53,12 @@ class WinogradBlockFloat(Winograd):
     )  # fmt: skip
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses what Winograd in float32 refuses, other weights, few channels, and targets without such products."""
+        """Refuses what Winograd in float32 refuses, other weights, and few channels."""
         refusal = super().accepts(node, target)
         if refusal:
             return refusal
         if node.input(1).type.dtype is not DType.BF16:
             return "not a convolution in bfloat16"
-        if not target.dot:
-            return "the instruction set has no dot products of int16 that add in one instruction"
         return "fewer input channels than two vectors have lanes" if geometry(node).channels < 2 * target.width else None
 
     def plan(self, node: Node, target: Target) -> KernelCall:
