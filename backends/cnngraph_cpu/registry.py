@@ -41,6 +41,7 @@ from cnngraph_cpu.templates.reduce import ReduceSpatial
 from cnngraph_cpu.templates.reduce_plain import ReducePlain
 from cnngraph_cpu.templates.resize import ResizeRows
 from cnngraph_cpu.templates.softmax import SoftmaxPlain
+from cnngraph_cpu.templates.strassen_plan import Strassen, StrassenPairs
 from cnngraph_cpu.templates.take import TakeRows
 from cnngraph_cpu.templates.take_bytes import TakeBytes
 from cnngraph_cpu.templates.take_channels import TakeChannelsBlocked, TakeChannelsPlain
@@ -53,7 +54,8 @@ TEMPLATES = {
     template.name: template
     for template in (
         ConvDirect(), ConvPairs(), ConvRows(), ConvTiles(), ConvTilesPlain(), Winograd(), WinogradPairs(), WinogradBlockFloat(),
-        ConvTransposeDirect(), Depthwise(), DenseLayer(), DensePairs(), MatMulPlain(), PoolBlocked(), PoolPlain(),
+        Strassen(), StrassenPairs(), ConvTransposeDirect(), Depthwise(), DenseLayer(), DensePairs(), MatMulPlain(), PoolBlocked(),
+        PoolPlain(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GridSampleBilinear(), GroupNormBlocked(),

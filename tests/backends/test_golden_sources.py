@@ -36,6 +36,9 @@ CASES = {
         ((1, 32, 7, 7), weights(16, 32, 3, 3), None),
         half=True,
     ),
+    "strassen": Case(
+        "strassen", Conv((1, 1), (1, 1), (0,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 16, 3, 3), weights(32, 16, 1, 1), weights(32))
+    ),
     "conv_tiles_relu": Case(
         "conv_tiles", Conv((3, 3), (2, 2), (1,) * 4, (1, 1), 1, Expression.of("relu")), ((1, 64, 56, 56), weights(64, 64, 3, 3), None)
     ),

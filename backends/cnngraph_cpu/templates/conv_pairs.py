@@ -10,7 +10,7 @@ from cnngraph.kernels.template import LayoutRequest, Target
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_geometry import geometry
 
-_RATE = 1.4
+RATE = 1.4
 """Estimated against measured cycles, next to Winograd: 64 to 512 channels on maps of 56 to 7 pixels, Zen 4 (1.21, 1.31, 1.54, 1.46)."""
 
 
@@ -40,7 +40,7 @@ class ConvPairs(ConvDirect):
         g = geometry(node)
         per_group = g.channels // g.group
         read = per_group if g.group == 1 else min(g.channels, max(per_group, target.width))
-        return super().cost(node, target) * _RATE * read / per_group
+        return super().cost(node, target) * RATE * read / per_group
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Those of the direct convolution; an odd number of channels plain only, from where the last pair is completed with a zero."""
