@@ -6,6 +6,7 @@ op(float32) => op(bfloat16), each result rounded once, when it is stored; weight
 * everything before the first and after the last convolution or dense layer, the last layer's result included: images that are being
   normalised, coordinates that are being decoded, scores;
 * operators whose meaning lies in small differences (Softmax), and those without a kernel for bfloat16;
+* what computes the positions of samples, two layers deep: bfloat16 has steps of half a pixel at the edge of 256 pixels;
 * nodes that the caller names.
 
 Inputs and outputs of the graph keep their types. Casts stand where the types of neighbours differ; a value is cast once.
@@ -27,10 +28,12 @@ from cnngraph.ops import (
     Concat,
     Conv,
     ConvTranspose,
+    DeformConv,
     Dense,
     Elementwise,
     Expand,
     Gather,
+    GridSample,
     Identity,
     MatMul,
     Op,
@@ -53,6 +56,8 @@ NARROW: tuple[type[Op], ...] = (*MIXING, LRN, MatMul, Pool, Reduce, Resize)
 MOVEMENT: tuple[type[Op], ...] = (Concat, Expand, Gather, Identity, Pad, Reshape, Slice, TakeChannels, Transpose)
 """Operators that compute nothing: of the type of what they move."""
 _IMAGE_CHANNELS = 8
+_LAYERS_OF_POSITIONS = 2
+"""A matrix, as a layer has made it, times a constant grid."""
 
 
 @dataclass
@@ -187,10 +192,14 @@ class _Policy:
             if any(_is_layer(p) or p in self.behind_a_layer for p in producers):
                 self.behind_a_layer.add(node)
 
+        self.positions = _positions(graph)
+
     def refusal(self, node: Node) -> str | None:
         """None if the results of ``node`` become bfloat16 (of a last layer, its operands), else why not."""
         if node in self.asked:
             return "asked for"
+        if node in self.positions:
+            return "positions of samples"
         if isinstance(node.op, LAYERS):
             return None if node.input(1).is_constant else "the weights are computed at run time"
         if node not in self.behind_a_layer:
@@ -202,6 +211,19 @@ class _Policy:
         if isinstance(node.op, NARROW + MOVEMENT):
             return None
         return f"{node.op.name} computes in float32"
+
+
+def _positions(graph: Graph) -> set[Node]:
+    """The nodes that lead to where a GridSample or a DeformConv reads, from :data:`_LAYERS_OF_POSITIONS` layers before it on."""
+    layers_left: dict[Node, int] = {}
+    for node in reversed(graph.nodes):
+        left = layers_left.get(node, 0) - _is_layer(node)
+        for place, value in enumerate(node.inputs):
+            sampled = (isinstance(node.op, GridSample) and place == 1) or (isinstance(node.op, DeformConv) and place == 2)
+            into = _LAYERS_OF_POSITIONS if sampled else left
+            if into > 0 and value is not None and value.producer is not None:
+                layers_left[value.producer] = max(into, layers_left.get(value.producer, 0))
+    return set(layers_left)
 
 
 def _is_layer(node: Node) -> bool:

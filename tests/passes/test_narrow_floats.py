@@ -10,7 +10,7 @@ from cnngraph.ir.graph import Graph
 from cnngraph.ir.interpret import interpret
 from cnngraph.ir.types import BATCH, DType, TensorType
 from cnngraph.ir.verify import verify
-from cnngraph.ops import Cast, Concat, Conv, Elementwise, Expression, Pool, Softmax
+from cnngraph.ops import Cast, Concat, Conv, Elementwise, Expression, GridSample, Pool, Slice, Softmax, Transpose
 from cnngraph.passes.narrow_floats import narrow_floats
 
 _RNG = np.random.default_rng(5)
@@ -81,3 +81,24 @@ def test_an_image_is_rounded_by_the_convolution_itself() -> None:
     verify(graph, "narrow_floats")
     assert found.casts == 0
     assert [node.output.type.dtype for node in graph.nodes] == [DType.BF16, DType.F32]
+
+
+def test_positions_of_samples_stay_wide_two_layers_deep() -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.F32, (BATCH, 16, 4, 4)))
+    value = x
+    for name in ("first", "second", "third"):
+        (value,) = graph.add(CONV, [value, graph.constant(_constant(16, 16, 1, 1)), None], origin=(name,))
+        (value,) = graph.add(Elementwise(Expression.of("relu")), [value], origin=(name + " relu",))
+    (last,) = graph.add(Transpose((0, 2, 3, 1)), [value], origin=("last",))
+    (grid,) = graph.add(Slice((0, 0, 0, 3), (1,) * 4, (BATCH, 4, 4, 2)), [last], origin=("grid",))
+    (image,) = graph.add(CONV, [x, graph.constant(_constant(16, 16, 1, 1)), None], origin=("image",))
+    (sample,) = graph.add(GridSample("linear", "zeros", False), [image, grid], origin=("sample",))
+    (y,) = graph.add(CONV, [sample, graph.constant(_constant(8, 16, 1, 1)), None], origin=("y",))
+    graph.add_output("y", y)
+    found = narrow_floats(graph)
+    verify(graph, "narrow_floats")
+    positions = {node.label for node, reason in found.kept if reason == "positions of samples"}
+    assert positions == {"second", "second relu", "third", "third relu", "last", "grid"}
+    assert {n.label for n in graph.nodes if n.output.type.dtype is DType.BF16 and not isinstance(n.op, Cast)} >= {"first", "image"}
+    assert next(n for n in graph.nodes if n.label == "second" and isinstance(n.op, Conv)).input(1).type.dtype is DType.F32
