@@ -55,6 +55,16 @@ def test_the_range_of_parts_is_that_of_the_tensor(shape: tuple[Dim, ...], layout
     assert (parts[:, 0].min(), parts[:, 1].max()) == (x.min(), x.max())
 
 
+def test_the_range_of_a_tensor_with_the_batch_behind_the_time() -> None:
+    case = IntCase("range_of_parts", RangeOfParts(), (Computed(DType.F32, (6, BATCH, 21)),), batch=3)
+    node, call = plan(case, "avx2", LayoutRequest((PLAIN,), (PLAIN,)))
+    run = prepare(case, node, call)
+    source = backend.source(call.spec)
+    emulate.run(source.text, source.name, run.given, 8, threads=3)
+    parts, x = run.memories[node.output].read(), run.feeds[node.input(0)]
+    assert (parts[:, 0].min(), parts[:, 1].max()) == (x.min(), x.max())
+
+
 @pytest.mark.parametrize(("low", "high"), [(-3.25, 9.5), (0.0, 0.0), (0.0, 2.0), (-7.0, 0.0), (-1e-3, 1e-30)])
 def test_parameters_of_a_range(low: float, high: float) -> None:
     parts = np.zeros((PARTS, 2), np.float32)

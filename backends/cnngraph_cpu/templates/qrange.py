@@ -93,6 +93,7 @@ class RangeKernel:
 
     name = "range_of_parts"
     reorders_arithmetic = False
+    any_batch_axis = True
     code = Code(range_of_parts, {}, "Least and greatest numbers of parts of a tensor.")
 
     def accepts(self, node: Node, target: Target) -> str | None:
@@ -100,14 +101,13 @@ class RangeKernel:
         if not isinstance(node.op, RangeOfParts):
             return "not a range"
         shape = node.input(0).type.shape
-        if any(d == 0 for d in shape) or any(not isinstance(d, int) for d in shape[1:]):
-            return "an extent is zero or depends on the batch"
-        return only_f32(node)
+        return "an extent is zero" if any(d == 0 for d in shape) else only_f32(node)
 
     def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
         """Plain, or blocked where the tensor is."""
         offers = [LayoutRequest((PLAIN,), (PLAIN,))]
-        if 3 <= node.input(0).type.rank <= 5:
+        shape = node.input(0).type.shape
+        if 3 <= len(shape) <= 5 and all(isinstance(d, int) for d in shape[1:]):
             offers.append(LayoutRequest((blocked(target),), (PLAIN,)))
         return offers
 
@@ -119,7 +119,8 @@ class RangeKernel:
         """A task a part."""
         x, y = node.input(0), node.output
         shape, width = x.type.shape, target.width
-        blocks, lanes = 1, 0
+        blocks: Dim = 1
+        lanes = 0
         images: Dim = shape[0] if shape else 1
         elements = numel(x.type.physical_shape[1:]) if shape else 1
         if not x.type.layout.plain:
@@ -127,11 +128,13 @@ class RangeKernel:
             assert isinstance(channels, int) and isinstance(elements, int)
             blocks, lanes = ceil_div(channels, width), channels % width
             elements //= blocks
-        elif len(shape) > 1 and isinstance(shape[1], int):
+        elif any(not isinstance(d, int) for d in shape[1:]):
+            images, blocks, elements = 1, shape[0], numel(shape[1:])
+        elif len(shape) > 1:
             blocks = shape[1]  # rows enough for the parts
             elements = numel(shape[2:])
         arguments: dict[str, Argument] = {
-            "x": Pointer(x), "y": Pointer(y), "images": Extent(images), "x_batch": BatchStride(x) if shape else Extent(0),
+            "x": Pointer(x), "y": Pointer(y), "images": Extent(images), "x_batch": Extent(0) if images == 1 else BatchStride(x),
             "blocks": Extent(blocks), "last_lanes": Extent(lanes), "elements": Extent(elements), "parts": Extent(PARTS),
         }  # fmt: skip
         return KernelCall(KernelSpec(self.name, target.isa, ()), arguments)
