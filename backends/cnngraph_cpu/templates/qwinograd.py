@@ -55,7 +55,7 @@ from cnngraph_cpu.templates.winograd import take_part
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 POINTS, SHARED = 36, 7
-BIASED = 1
+BIASED, ASKED = 1, 0
 INVERSE_OF_9 = 0x38E38E39
 BOTH = 0x10001
 
@@ -168,7 +168,8 @@ def transform_weights(tile: int, first: int, count: int) -> None:
 def multiply(tile: int, weights: I32Pointer, start: int, step: int, first_block: int, end_block: int) -> None:
     """``m`` of one channel tile: 36 products over the channels of some pairs of blocks, added to ``m`` unless these are the first.
 
-    The weights of a point begin ``step`` after those of the point before, and those of its pairs lie APART vectors times TV apart.
+    The weights of a point begin ``step`` after those of the point before, and those of its pairs lie APART vectors times TV apart. With
+    ASKED those ``asked`` words further are asked for meanwhile.
     """
     for xi in range(POINTS):
         if RAW:
@@ -193,6 +194,8 @@ def multiply(tile: int, weights: I32Pointer, start: int, step: int, first_block:
                     for u in unroll(U):
                         for k in unroll(TV):
                             weight[k] = load_words(weights, here + (u * APART * TV + k) * W)
+                            if ASKED:
+                                prefetch(weights, here + asked + (u * APART * TV + k) * W)
                         for p in unroll(TT):
                             value = splat_int(get_word(v, line + p * W + u))
                             for k in unroll(TV):

@@ -49,6 +49,7 @@ class Arithmetic:
         stream: bytes of weights that are read in a cycle.
         beside: how much of the shorter of both, reading weights and the products, goes by beside the other.
         apart: whether the channels of a product are of two blocks, which may be one and no other, or else neighbours.
+        spills: cycles of a byte of scratch that the private cache has no room for.
         of_bytes: whether it takes dot products of bytes for a product and its sum to be one instruction, not fused multiply-adds.
     """
 
@@ -62,6 +63,7 @@ class Arithmetic:
     stream: float
     beside: float = 0.0
     apart: bool = False
+    spills: float = 0.0
     of_bytes: bool = False
 
     def fused(self, target: Target) -> bool:
@@ -87,7 +89,9 @@ SHORTS = Arithmetic(2, 2, 2, (OutputTile(4, 150, 170, 70),), 4 << 20, True, 2.0,
 """Pairs of int16. Filters in the kernel cost little, for there are 18 bytes of a filter where there would be 72 of transformed weights."""
 
 
-BLOCK_FLOAT = Arithmetic(2, 2, 1, (OutputTile(4, 290, 220, 0),), float("inf"), False, 4.0, 16.0, beside=0.75, apart=True, of_bytes=True)
+BLOCK_FLOAT = Arithmetic(
+    2, 2, 1, (OutputTile(4, 290, 220, 0),), float("inf"), False, 4.0, 16.0, beside=0.75, apart=True, spills=1 / 16, of_bytes=True
+)
 """Pairs of int16 in block floating point. To round weights in the kernel would take as long as their products with tiles of small maps."""
 
 
@@ -195,7 +199,9 @@ def _blockings_of(g: Geometry, target: Target, arithmetic: Arithmetic, tile: Out
                 products = pixel_tiles * vectors * product
                 cycles = max(products, (pixel_tiles + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixel_tiles + 0.5 * vectors
                 gemm = points * steps * ceil_div(out_blocks, vectors) * (padded // pixel_tiles) * cycles
-                transforms = count * (tile.forth * ceil_div(g.channels, arithmetic.joined * width) + tile.back * out_blocks)
+                rows = (tile_rows * outputs + 2) * (tiles_x * outputs + 2) * ceil_div(g.channels, width) * width * 4
+                beyond = max(0, points * padded * (channel_bytes + vectors * width * 4) + rows - target.l2) * arithmetic.spills
+                transforms = beyond + count * (tile.forth * ceil_div(g.channels, arithmetic.joined * width) + tile.back * out_blocks)
                 waits = stream - arithmetic.beside * min(stream, gemm)
                 yield Blocking(outputs, raw, tile_rows, pixel_tiles, vectors, padded, row_blocks * (gemm + transforms + there + waits))
 
