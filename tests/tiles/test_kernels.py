@@ -19,3 +19,8 @@ def test_one_case_of_each_kernel(unit: Unit) -> None:
 def test_every_case(unit: Unit) -> None:
     answer = unit.call("kernels.every")
     assert answer["cases"] == len(CASES) + len(HALVES) + len(INTEGER_CASES)
+
+
+@pytest.mark.slow
+def test_convolutions_drawn_at_random(unit: Unit) -> None:
+    assert unit.call("kernels.drawn", 7, 60)["cases"] == 60
