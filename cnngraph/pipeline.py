@@ -38,6 +38,7 @@ from cnngraph.passes.lower_batchnorm import LowerBatchNorm
 from cnngraph.passes.lower_conv_transpose import LowerConvTranspose
 from cnngraph.passes.lower_integers import LowerIntegers
 from cnngraph.passes.lower_recurrent import LowerRecurrent
+from cnngraph.passes.lower_truth import LowerTruth
 from cnngraph.passes.match_dense import MatchDense
 from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_lookups import MergeLookups
@@ -77,6 +78,7 @@ AfterPass = Callable[[Graph, PassRecord], None]
 
 CANONICAL: tuple[Pass, ...] = (
     MergeCommon(),  # equal quantisations of one result, which would hide from FuseQDQ that nothing else reads it
+    LowerTruth(),  # before movement sinks behind element-wise operators
     SinkMovement(),  # so that the operators of channels-last networks stand between their quantisations, with channels on axis 1
     MergeReshapes(),
     MoveBytes(),  # of the transposes that are left
