@@ -1,6 +1,6 @@
 """Integer convolutions, products, maxima and interpolations that no integer kernel takes, computed in float32 with the same bits.
 
-A convolution over three spatial axes, or one of groups whose weights leave a signed byte once their zero point is subtracted, becomes
+A convolution of one filter a channel over three spatial axes becomes
 
     quantize(conv(dequantize(x, 1, x_zero), w - w_zero) * multiplier, 1, y_zero)
 
@@ -75,8 +75,7 @@ def _convolution(graph: Graph, node: Node, op: QLinearConv) -> Value | str | Non
     spread = (-1,) + (1,) * (w.ndim - 1)
     weights = w.astype(np.int64) - (0 if data[5] is None else data[5].astype(np.int64).reshape(spread))
     one_filter_a_channel = op.group == x.type.shape[1] == w.shape[0]
-    wide = op.group > 1 and not one_filter_a_channel and (int(weights.min()) < -128 or int(weights.max()) > 127)
-    if len(op.kernel) < 3 and not wide:
+    if len(op.kernel) != 3 or not one_filter_a_channel:
         return None
     bias = np.zeros(w.shape[0], np.int64) if data[8] is None else data[8].astype(np.int64).reshape(-1)
     if greatest_sum(weights, greatest_distance(x.type.dtype, int(x_zero)), bias) >= EXACT_F32:

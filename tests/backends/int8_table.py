@@ -96,6 +96,13 @@ def grouped_cases() -> list[IntCase]:
         qconv((64, 9, 9), 64, (3, 3), pads=same, group=4, types="uuu", zeros=(100, 140, 9), batch=1),
         qconv((48, 9, 9), 96, (1, 1), group=3, types="uus", zeros=(3, 60, 0)),
         IntCase("qconv", dynamic, (x, integers(rng, DType.U8, 20, 4, 3, 3), given, np.array(150, np.uint8))),
+        *(qconv((c, 4, 6, 7), 20, (3, 3, 3), (1,) * 3, (1,) * 6, (1,) * 3, types=types, batch=1) for c, types in ((3, "usu"), (19, "sss"))),
+        qconv((1, 5, 7, 9), 18, (2, 3, 3), (2, 1, 2), (1, 0, 1, 0, 2, 1), (1, 2, 1)),
+        qconv((20, 3, 6, 7), 40, (1, 1, 1), (1,) * 3, (0,) * 6, (1,) * 3),
+        qconv((20, 4, 6, 7), 40, (2, 3, 3), (1,) * 3, (0,) * 6, (1,) * 3),
+        qconv((20, 4, 6, 7), 40, (1, 1, 1), (2,) * 3, (0,) * 6, (1,) * 3),
+        qconv((16, 4, 7, 12), 32, (3, 1, 3), (2, 1, 1), (1, 0, 1) * 2, (1,) * 3, types="uuu", zeros=(0, 100, 3), batch=1),
+        qconv((24, 1, 9, 9), 32, (1, 3, 3), (1, 2, 2), (0, 1, 1) * 2, (1,) * 3, group=2, batch=1),
     ]
 
 

@@ -60,7 +60,7 @@ class Integers(Graph):
 @pytest.mark.parametrize("bounds", [(-128, 255), (-5, 90)])
 def test_three_spatial_axes(dtype: DType, bounds: tuple[int, int]) -> None:
     graph = Integers(dtype, 4, 5, 6, 7)
-    names, _ = graph.rewritten(graph.conv(graph.bytes_(DType.I8, 6, 4, 2, 3, 3), (2, 3, 3), bounds=bounds))
+    names, _ = graph.rewritten(graph.conv(graph.bytes_(DType.I8, 4, 1, 2, 3, 3), (2, 3, 3), 4, bounds=bounds))
     clip = ["Elementwise"] if bounds == (-5, 90) else []
     assert names == ["DequantizeLinear", "Conv", "Elementwise", *clip, "QuantizeLinear"]
 
@@ -101,7 +101,7 @@ def test_other_interpolation_stays_as_it_is(mode: str, sizes: tuple[int, int]) -
 def test_the_weights_stay_whole_numbers() -> None:
     """The multipliers of the channels are applied to the sums: in the weights they would round."""
     graph = Integers(DType.U8, 4, 5, 6, 7)
-    graph.add_output("y", graph.conv(graph.bytes_(DType.I8, 6, 4, 2, 3, 3), (2, 3, 3)))
+    graph.add_output("y", graph.conv(graph.bytes_(DType.I8, 4, 1, 2, 3, 3), (2, 3, 3), 4))
     optimize(graph, CompileOptions(), PassContext())
     (conv,) = [node for node in graph.nodes if isinstance(node.op, Conv)]
     weights = conv.input(1).data
@@ -109,18 +109,18 @@ def test_the_weights_stay_whole_numbers() -> None:
     assert isinstance(conv.op, Conv) and conv.op.epilogue is not None
 
 
-@pytest.mark.parametrize(
-    ("filters", "group", "rewrites"), [(6, 2, True), (12, 4, True), (4, 4, False), (6, 1, False)]
-)  # one filter a channel and one group have kernels of integers
-def test_groups_whose_weights_leave_a_signed_byte(filters: int, group: int, rewrites: bool) -> None:
-    graph = Integers(DType.U8, 4, 8, 8)
-    names, reasons = graph.rewritten(graph.conv(graph.bytes_(DType.U8, filters, 4 // group, 3, 3), (3, 3), group))
-    assert ("QLinearConv" not in names) == rewrites and not reasons
+@pytest.mark.parametrize(("filters", "group", "size"), [(6, 2, (8, 8)), (4, 4, (8, 8)), (6, 1, (3, 8, 8)), (6, 2, (3, 8, 8))])
+def test_other_convolutions_have_kernels_of_integers(filters: int, group: int, size: tuple[int, ...]) -> None:
+    graph = Integers(DType.U8, 4, *size)
+    kernel = (3,) * len(size)
+    names, reasons = graph.rewritten(graph.conv(graph.bytes_(DType.U8, filters, 4 // group, *kernel), kernel, group))
+    assert names == ["QLinearConv"] and not reasons
 
 
 def test_sums_that_float32_may_round_stay() -> None:
-    graph = Integers(DType.U8, 100, 6, 6, 6)
-    names, (reason,) = graph.rewritten(graph.conv(graph.bytes_(DType.U8, 3, 100, 3, 3, 3), (3, 3, 3)))
+    graph = Integers(DType.U8, 2, 12, 12, 12)
+    weights = np.where(graph.bytes_(DType.U8, 2, 1, 10, 10, 10) > 127, 255, 0).astype(np.uint8)
+    names, (reason,) = graph.rewritten(graph.conv(weights, (10, 10, 10), 2))
     assert names == ["QLinearConv"] and "2**24" in reason
 
 

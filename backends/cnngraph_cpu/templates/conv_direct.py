@@ -36,21 +36,11 @@ from cnngraph_cpu.language import (
     store,
     unroll,
 )
-from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
 
 P = 1
 W = TV = U = GROUPED = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = 0  # fixed by the plan
 DEPTH = SKIP_ROWS = SKIP_COLUMNS = PLANAR = 0  # likewise
-
-
-def find_row(row0: int, r: int) -> None:
-    """The plane and the row of the image that row ``r`` of scratch holds; outside the image it is padding."""
-    if DEPTH:
-        z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
-        iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
-    else:
-        z = 0
-        iy = row0 * SY + r - pad_y
 
 
 def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None:

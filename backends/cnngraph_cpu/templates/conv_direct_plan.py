@@ -47,7 +47,7 @@ from cnngraph_cpu.templates.conv_register_tiles import (
     tile_of,
     tiles_per_group_of,
 )
-from cnngraph_cpu.templates.tile_loops import take_rows, tile_row, tile_rows, walk_taps
+from cnngraph_cpu.templates.tile_loops import find_row, take_rows, tile_row, tile_rows, walk_taps
 
 _PLANES = 8
 """Planes of channels that are read where they are at most: as many as lines of cache that begin in the same set."""
@@ -65,7 +65,7 @@ class ConvDirect:
         {
             f.__name__: f
             for f in (
-                take_rows, tile_rows, tile_row, walk_taps, kernel.find_row, kernel.pack_blocked, kernel.pack_plain, kernel.pack_planes,
+                take_rows, tile_rows, tile_row, walk_taps, find_row, kernel.pack_blocked, kernel.pack_plain, kernel.pack_planes,
                 kernel.pack_pairs, kernel.products, kernel.register_tile,
             )
         },

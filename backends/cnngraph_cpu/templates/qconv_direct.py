@@ -44,7 +44,7 @@ from cnngraph_cpu.language import (
     unroll,
     xor_int,
 )
-from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
+from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 FOUR_FLIPS = 0x80808080
@@ -57,13 +57,13 @@ def pack_blocked(x: BytePointer, packed: BytePointer, image: int, row0: int) -> 
     """Copy the rows from ``row0`` on (in padded coordinates) of a blocked image into scratch."""
     for cb in range(blocks):
         for r in range(scratch_rows):
-            iy = row0 * SY + r - pad_y
+            find_row(row0, r)
             to = (cb * scratch_rows + r) * scratch_width * W
-            if iy < 0 or iy >= height:
+            if iy < 0 or iy >= height or z < 0 or z >= depth:
                 for c in range(scratch_width):
                     store_bytes(packed, to + c * W, splat_int(zero))
             else:
-                at = image * x_batch + (cb * height + iy) * width * W
+                at = image * x_batch + ((cb * depth + z) * height + iy) * width * W
                 for c in range(pad_x):
                     store_bytes(packed, to + c * W, splat_int(zero))
                 for c in range(copied):
@@ -78,13 +78,14 @@ def pack_blocked(x: BytePointer, packed: BytePointer, image: int, row0: int) -> 
 def pack_plain(x: BytePointer, packed: BytePointer, image: int, row0: int) -> None:
     """As :func:`pack_blocked` from a plain image; channels become innermost, CB bytes a pixel."""
     for r in range(scratch_rows):
-        iy = row0 * SY + r - pad_y
+        find_row(row0, r)
         to = r * scratch_width * CB
         whole = 0
-        if iy >= 0 and iy < height:
+        inside = iy >= 0 and iy < height and z >= 0 and z < depth
+        if inside:
             if CB == 4 and channels == 3:  # an image
-                at = image * x_batch + iy * width
-                plane_in = height * width
+                at = image * x_batch + (z * height + iy) * width
+                plane_in = depth * height * width
                 whole = copied // W * W
                 for c in range(0, whole, W):
                     red = load_bytes(x, at + c)
@@ -99,9 +100,9 @@ def pack_plain(x: BytePointer, packed: BytePointer, image: int, row0: int) -> No
             put_byte(packed, to + c, zero)
         for c in range((pad_x + whole) * CB, scratch_width * CB):
             put_byte(packed, to + c, zero)
-        if iy >= 0 and iy < height:
+        if inside:
             for ch in range(channels):
-                at = image * x_batch + (ch * height + iy) * width
+                at = image * x_batch + ((ch * depth + z) * height + iy) * width
                 for c in range(whole, copied):
                     if FLIP:
                         put_byte(packed, to + (pad_x + c) * CB + ch, get_byte(x, at + c) ^ 128)
@@ -198,10 +199,10 @@ def qconv(
     x: BytePointer, w: I32Pointer, b: I32Pointer, weight_sums: I32Pointer, deltas: I32Pointer, factors: F32Pointer,
     zero_at: BytePointer, y: BytePointer, y_floats: F32Pointer, y_words: I32Pointer, block_table: I64Pointer, packed: BytePointer,
     images: int, x_batch: int, y_batch: int, channels: int, groups_in: int, blocks: int, used_blocks: int, out_blocks: int, tiles: int,
-    height: int, width: int, rows_out: int, row_out: int, full_cols: int, grid_cols: int,
-    taps: int, taps_x: int, tap_x: int, tap_step: int, dilation_y: int, inner_count: int, tile_weights: int,
-    pad_y: int, pad_x: int, copied: int, row_step: int, block_step: int, scratch_rows: int, scratch_width: int, block_rows: int,
-    tiles_per_group: int,
+    depth: int, height: int, width: int, rows_out: int, height_out: int, row_out: int, full_cols: int, grid_cols: int,
+    taps: int, taps_y: int, taps_x: int, tap_x: int, tap_step: int, inner_count: int, tile_weights: int, stride_d: int, dilation_d: int,
+    dilation_y: int, pad_d: int, pad_y: int, pad_x: int, copied: int, row_step: int, block_step: int, scratch_rows: int,
+    scratch_width: int, block_rows: int, tiles_per_group: int,
     x_zero: int, y_zero: int, low_int: int, high_int: int, SX: int, SY: int, CB: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
     """``x_zero`` is of the unsigned input; with ZERO_GIVEN it stands in memory at ``zero_at`` instead.

@@ -46,7 +46,7 @@ from cnngraph_cpu.templates.quantized import (
     signed_weights,
     unsigned_zero,
 )
-from cnngraph_cpu.templates.tile_loops import take_rows, tile_row, tile_rows, walk_taps
+from cnngraph_cpu.templates.tile_loops import find_row, take_rows, tile_row, tile_rows, walk_taps
 
 _SHARE = 4
 """Blocks of rows are as many as of float32, though bytes would fit fewer: threads need tasks."""
@@ -72,26 +72,27 @@ class QConv:
         {
             f.__name__: f
             for f in (
-                take_rows, tile_rows, tile_row, walk_taps, kernel.pack_blocked, kernel.pack_plain, kernel.packed_columns, kernel.products,
-                kernel.register_tile,
+                take_rows, tile_rows, tile_row, walk_taps, find_row, kernel.pack_blocked, kernel.pack_plain, kernel.packed_columns,
+                kernel.products, kernel.register_tile,
             )
         },
         "Convolution of 8-bit tensors, register-tiled over output pixels and channels.",
     )  # fmt: skip
 
     def accepts(self, node: Node, target: Target) -> str | None:
-        """Refuses parameters that are computed at run time, and three spatial axes."""
+        """Refuses parameters that are computed at run time, and what :meth:`refuse_shape` does but for three spatial axes."""
         op = node.op
         if not isinstance(op, (QLinearConv, ConvInteger)):
             return "not an integer convolution"
-        return refuse_layer(node, op) or self.refuse_shape(node)
+        return refuse_layer(node, op) or self._refuse_extents(node)
 
     def refuse_shape(self, node: Node) -> str | None:
         """A refusal for reasons of shapes, of the epilogue, or of multipliers."""
+        return self._refuse_extents(node) or (None if flat(geometry(node)) else "three spatial axes")
+
+    def _refuse_extents(self, node: Node) -> str | None:
         if not all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:])):
             return "an extent is zero or depends on the batch"
-        if not flat(geometry(node)):
-            return "three spatial axes"
         layer = layer_of(node)
         return finite(layer) or refuse_epilogue(layer.operands, node.output.type)
 
@@ -123,8 +124,9 @@ class QConv:
         tile, small = chosen_tile(node, target), is_small(g)
         plain = x.type.layout.plain
         merged = plain and g.dilation[2] == 1
+        deep = not flat(g) and not g.pointwise
         skipped = not small and isinstance(layer.x_zero, int) and unsigned_zero(layer) == 0
-        in_place = not plain and (not any(g.pad + g.pad_end) or (skipped and padding_unread(g, tile.rows, tile.cols)))
+        in_place = not plain and not deep and (not any(g.pad + g.pad_end) or (skipped and padding_unread(g, tile.rows, tile.cols)))
         cb = round_up(g.channels, 4) if plain else width
         blocks = 1 if plain else ceil_div(g.channels, width)
         groups_in = ceil_div(g.channels, 4)
@@ -153,10 +155,10 @@ class QConv:
         else:
             scratch_width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
             row_step = scratch_width * cb
-            tap_step = g.dilation[1] * row_step
+            tap_step = row_step if deep else g.dilation[1] * row_step
             reach = (g.kernel[1] - 1) * g.dilation[1] + 1
-            block_rows = rows_in_scratch(tile, reach, g.stride[1], row_step * blocks * _SHARE, target)
-            scratch_rows = (block_rows - 1) * g.stride[1] + reach
+            block_rows = 1 if deep else rows_in_scratch(tile, reach, g.stride[1], row_step * blocks * _SHARE, target)
+            scratch_rows = g.kernel[0] * g.kernel[1] if deep else (block_rows - 1) * g.stride[1] + reach
             block_step = scratch_rows * row_step
             copied = max(0, min(g.size[2], scratch_width - g.pad[2]))
         constants = [
@@ -166,6 +168,8 @@ class QConv:
             ("SUMS", int(deltas is not None)), ("ZERO_GIVEN", int(not isinstance(layer.x_zero, int))),
             ("PACK4", int(packs(layer, y.type.dtype))),
         ]  # fmt: skip
+        if deep:
+            constants.append(("DEPTH", 1))
         if skipped:
             constants += skips(g, merged, in_place)
         if not small:
@@ -182,10 +186,11 @@ class QConv:
         row_blocks = ceil_div(tile.grid_rows, block_rows)
         numbers = {
             "channels": g.channels, "groups_in": groups_in, "blocks": blocks, "used_blocks": used, "out_blocks": out_blocks,
-            "tiles": tiles, "height": g.size[1], "width": g.size[2], "rows_out": tile.grid_rows, "row_out": tile.grid_cols * width,
-            "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols, "taps": g.kernel[1],
-            "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step, "dilation_y": g.dilation[1], "inner_count": inner,
-            "tile_weights": packed[0].size, "pad_y": g.pad[1],
+            "tiles": tiles, "depth": g.size[0], "height": g.size[1], "width": g.size[2], "rows_out": tile.grid_rows, "height_out": g.out[1],
+            "row_out": tile.grid_cols * width, "full_cols": tile.grid_cols // tile.cols * tile.cols, "grid_cols": tile.grid_cols,
+            "taps": g.kernel[0] * g.kernel[1], "taps_y": g.kernel[1], "taps_x": taps_x, "tap_x": tap_x, "tap_step": tap_step,
+            "inner_count": inner, "tile_weights": packed[0].size, "stride_d": g.stride[0], "dilation_d": g.dilation[0],
+            "dilation_y": g.dilation[1], "pad_d": g.pad[0], "pad_y": g.pad[1],
             "pad_x": g.pad[2] if in_place else min(g.pad[2], scratch_width), "copied": copied,
             "row_step": row_step, "block_step": block_step, "scratch_rows": scratch_rows, "scratch_width": scratch_width,
             "block_rows": block_rows, "tiles_per_group": tiles_per_group_of(tiles, row_blocks),
@@ -215,7 +220,7 @@ def pack_weights(
     A ragged last block is stored without its padding groups; tiles are equally long. ``ones`` more lanes
     hold 1 for every channel that exists and, with groups, that the lane's own channel reads; the tile then is one vector.
     """
-    taps_y, taps_x = g.kernel[1], g.kernel[2]
+    taps_y, taps_x = g.kernel[0] * g.kernel[1], g.kernel[2]
     per_group_out, per_group_in = g.out_channels // g.group, g.channels // g.group
     source = w.reshape(g.out_channels, per_group_in, taps_y, taps_x)
     lanes = tile_channels + ones

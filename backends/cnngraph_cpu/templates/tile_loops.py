@@ -66,6 +66,16 @@ def take_rows(task: int) -> None:
                 pack_plain(x, packed, image, row0)
 
 
+def find_row(row0: int, r: int) -> None:
+    """The plane and the row of the image that row ``r`` of scratch holds; outside the image it is padding."""
+    if DEPTH:
+        z = (row0 // height_out) * stride_d + (r // taps_y) * dilation_d - pad_d
+        iy = (row0 % height_out) * SY + (r % taps_y) * dilation_y - pad_y
+    else:
+        z = 0
+        iy = row0 * SY + r - pad_y
+
+
 def walk_taps(ROWS: int, COLS: int, STEP: int, LANES: int, row: int, col: int, base: int) -> None:
     """All taps of one block of channels, each by ``count`` steps of STEP elements of the source and LANES of the weights from ``at`` on.
 
