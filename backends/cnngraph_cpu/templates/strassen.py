@@ -158,6 +158,15 @@ def pair_of_tiles(COUNT: int, SKIPS: int, first: int, second: int, sums_at: int)
                             store(y, image * y_batch + inner + p * W, out)
 
 
+def first_task(share: int) -> None:
+    """The task that a thread's share begins with: tasks count by their pixels, of which the last panel of an image may have fewer."""
+    work = images * pixels * groups * share // threads
+    panel = work % (pixels * groups) // (panel_pixels * groups)
+    size = min(panel_pixels, pixels - panel * panel_pixels)
+    group = (work % (pixels * groups) - panel * panel_pixels * groups + size // 2) // size
+    found = (work // (pixels * groups) * panels + panel) * groups + group
+
+
 def strassen(
     x: F32Pointer, w: F32Pointer, b: F32Pointer, y: F32Pointer, places: I64Pointer, packed: F32Pointer, kept: F32Pointer,
     images: int, x_batch: int, y_batch: int, half_blocks: int, out_blocks: int, tiles: int, pixels: int, plane: int, skipped: int,
@@ -172,12 +181,15 @@ def strassen(
     if TAIL:
         all_pairs = pairs + 1
     panels = (all_pairs + panel_pairs - 1) // panel_pairs
-    tasks = images * panels * groups
+    panel_pixels = panel_pairs * 2 * TP
     zero = splat(0.0)
     acc = registers(TV, TP)
     weight = registers(TV)
     have = -1
-    for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
+    first_task(tid)
+    begin = found
+    first_task(tid + 1)
+    for task in range(begin, found):
         part = task // groups
         image = part // panels
         pair0 = (part % panels) * panel_pairs

@@ -102,7 +102,7 @@ class Strassen:
     step = 1
     code = Code(
         kernel.strassen,
-        {f.__name__: f for f in (kernel.pack_pair, kernel.product, kernel.keep, kernel.add_kept, kernel.pair_of_tiles)},
+        {f.__name__: f for f in (kernel.pack_pair, kernel.product, kernel.keep, kernel.add_kept, kernel.pair_of_tiles, kernel.first_task)},
         "1x1 convolution by Strassen's seven products of quarters.",
     )
 
@@ -172,9 +172,7 @@ class Strassen:
         all_pairs = choice.pairs + (choice.tail > 0)
         slot = half_blocks * choice.tile * width
         held = (4 if in_place else STEPS) * slot * element.itemsize
-        panels = all_pairs if tiles == 1 else ceil_div(all_pairs, max(1, target.l2 // 4 // held))
-        panel_pairs = ceil_div(all_pairs, panels)
-        panels = ceil_div(all_pairs, panel_pairs)
+        panel_pairs = 1 if tiles == 1 else _even_share(all_pairs, tiles, held, target)
         constants = [
             ("TP", choice.tile), ("TV", choice.vectors), ("U", 2 if step == 1 else 1), ("TAIL", choice.tail),
             ("SKIP", pixels % 2), ("GUARD", int(out_blocks % tile_vectors != 0)), ("IN_PLACE", int(in_place)),
@@ -199,7 +197,8 @@ class Strassen:
         numbers = {
             "half_blocks": half_blocks, "out_blocks": out_blocks, "tiles": tiles, "pixels": pixels, "plane": product(g.size) * width,
             "skipped": pixels % 2, "pairs": choice.pairs, "panel_pairs": panel_pairs, "slot_step": slot, "pair_step": STEPS * slot,
-            "tile_weights": STEPS * (g.channels // 2) * choice.vectors * width, "tiles_per_group": _tiles_per_group(tiles, panels),
+            "tile_weights": STEPS * (g.channels // 2) * choice.vectors * width,
+            "tiles_per_group": _tiles_per_group(tiles, all_pairs // panel_pairs),
         }  # fmt: skip
         arguments.update({name: Extent(value) for name, value in numbers.items()})
         arguments.update(operands)
@@ -228,12 +227,21 @@ def _places(g: Geometry, width: int) -> np.ndarray:
     return (((z[:, None, None] * g.size[1] + y[:, None]) * g.size[2] + x) * width).reshape(-1)
 
 
+def _even_share(pairs: int, tiles: int, held: int, target: Target) -> int:
+    """Pairs of a panel, whose sums take ``held`` bytes each.
+
+    All in half the private cache where threads share the channel tiles and few repeat the sums, or a divisor of their number in a quarter.
+    """
+    if tiles >= 8 and tiles % 4 == 0 and pairs * held <= target.l2 // 2:
+        return pairs
+    return max(n for n in range(1, max(1, min(pairs, target.l2 // 4 // held)) + 1) if pairs % n == 0)
+
+
 def _tiles_per_group(tiles: int, panels: int) -> int:
     """Channel tiles of a task. Groups repeat the sums per thread, so there are no more than balance needs."""
-    for groups in range(1, tiles + 1):
-        if panels * groups >= 14 or panels * groups % 4 == 0:
-            return ceil_div(tiles, groups)
-    return 1
+    enough = [n for n in range(1, tiles + 1) if panels * n >= 14 or panels * n % 4 == 0]
+    even = [n for n in enough if tiles % n == 0]
+    return ceil_div(tiles, (even or enough or [tiles])[0])
 
 
 def pack_weights(w: np.ndarray, g: Geometry, tiles: int, tile_channels: int, step: int = 1) -> np.ndarray:
