@@ -56,6 +56,7 @@ from cnngraph.passes.sink_movement import SinkMovement
 from cnngraph.passes.take_channels import TakeWholeChannels
 from cnngraph.passes.trim_taps import TrimTaps
 from cnngraph.passes.widen_half import WidenHalf
+from cnngraph.passes.write_parts import WriteParts
 from cnngraph.runtime.build import build_program, give_back_memory
 from cnngraph.runtime.session import Program
 from cnngraph.runtime.tailed import TailedProgram
@@ -86,6 +87,7 @@ CANONICAL: tuple[Pass, ...] = (
     MergeLookups(),
     WidenHalf(),  # after it, so that only real half-precision arithmetic is left
     FoldConstants(),  # before the rest: weights become constants, which the fusions ask for
+    WriteParts(),  # whose indices the pass above has computed
     MatchDense(),
     LowerRecurrent(),  # before transposes meet, of which it makes some
     RemoveIdentity(),  # so that patterns see a convolution's real reader
