@@ -77,6 +77,11 @@ class Expression:
 
         return Expression(inputs, tuple(Instr(i.fn, tuple(renumber(a) for a in i.args), i.params) for i in self.instrs))
 
+    def ordered(self) -> Expression:
+        """Sums and products with their operands in ascending order, so that a + b and b + a are one kernel, of the same bits."""
+        both = ("add", "mul")
+        return Expression(self.inputs, tuple(Instr(i.fn, tuple(sorted(i.args)) if i.fn in both else i.args, i.params) for i in self.instrs))
+
     def __str__(self) -> str:
         names = [f"in{i}" for i in range(self.inputs)]
         for instr in self.instrs:

@@ -75,7 +75,7 @@ class FuseEpilogue(Pass):
         joined = node.op.expression.substitute(index, inner)
         outer = len(others)
         order = [inner.inputs + i for i in range(outer)] + list(range(inner.inputs))
-        expression = joined.select(order, joined.inputs)
+        expression = joined.select(order, joined.inputs).ordered()
         op = dataclasses.replace(layer.op, epilogue=expression)
         fused = replace(graph, node, op, [*layer.inputs[:head], *extra], (*layer.origin, *node.origin))
         erase_unused(graph, layer)

@@ -46,3 +46,10 @@ def test_dense() -> None:
     net = Net(12)
     apply(net, FuseEpilogue(), outputs=[net.elementwise("tanh", net.dense(net.x, 7))])
     assert net.names() == ["Dense"]
+
+
+def test_sums_in_either_order_are_one_epilogue() -> None:
+    net = Net(4, 5, 5)
+    first = net.elementwise("add", net.x, net.conv(net.x, 4, name="a"))
+    apply(net, FuseEpilogue(), outputs=[net.elementwise("add", net.conv(first, 4, name="b"), net.x)])
+    assert net.names() == ["Conv", "Conv"] and net.nodes[0].op.epilogue == net.nodes[1].op.epilogue

@@ -143,16 +143,16 @@ def pair_of_tiles(COUNT: int, SKIPS: int, first: int, second: int, sums_at: int)
         if step == 1 or step > 3:
             channel_vector = tile * 2 * TV + (TV if step > 4 else 0)
             pixel = first
-            unstored = 0
+            stored = 1
             if step == 4 or step == 5:
                 pixel = second
-                unstored = skipped
+                stored = 1 - skipped
             for k in unroll(TV):
                 if not GUARD or channel_vector + k < out_blocks:
                     bias = load(b, (channel_vector + k) * W)
                     inner = ((channel_vector + k) * pixels + pixel) * W
                     for p in unroll(COUNT):
-                        if not SKIPS or p >= unstored:
+                        if not SKIPS or p > 0 or stored:
                             y_value = add(bias, acc[k, p])
                             out = epilogue(y_value, image, inner + p * W, (channel_vector + k) * W)
                             store(y, image * y_batch + inner + p * W, out)

@@ -174,7 +174,7 @@ class Strassen:
         held = (4 if in_place else STEPS) * slot * element.itemsize
         panel_pairs = 1 if tiles == 1 else _even_share(all_pairs, tiles, held, target)
         constants = [
-            ("TP", choice.tile), ("TV", choice.vectors), ("U", 2 if step == 1 else 1), ("TAIL", choice.tail),
+            ("TP", choice.tile), ("TV", choice.vectors), ("U", 1), ("TAIL", choice.tail),
             ("SKIP", pixels % 2), ("GUARD", int(out_blocks % tile_vectors != 0)), ("IN_PLACE", int(in_place)),
         ]  # fmt: skip
         if step == 2:
