@@ -42,7 +42,7 @@ class CompileOptions:
         backend: name of an installed backend (entry point group ``cnngraph.backends``).
         isa: instruction set of the generated code ("avx512amx", "avx512vnni", "avx512bf16", "avx512", "avx2vnni", "avx2", "sse4"), None
             for the best of this machine.
-        math: "f32" allows algorithms that reorder arithmetic (Winograd); "exact" is plain multiply-adds in a fixed order.
+        math: "f32" allows algorithms that reorder arithmetic (Winograd, Strassen); "exact" is plain multiply-adds in a fixed order.
         threads: default number of threads of a run, None for what affinity and cgroup allow.
         precision: "f32" or "bf16" (weights and activations, with sums in float32); backends on tensor cores also have "tf32" and "f16".
         keep_f32: with "bf16" on the CPU, names of ONNX nodes, or patterns with * and ?, whose results stay float32.

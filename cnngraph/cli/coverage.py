@@ -84,11 +84,21 @@ SAMPLES: dict[str, Sample] = {
 
 _SCALE, _ZERO, _BYTES = np.array(0.1, np.float32), np.array(128, np.uint8), Bytes(IMAGE)
 _BYTE_MATRIX, _BYTE_WEIGHTS = Bytes(MATRIX), np.full((8, 16), 130, np.uint8)
+_SCALE_AND_ZERO = np.array([0.1], np.float32), np.zeros(1, np.int8)
+
+
+def _signed(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.int8)
+
 
 # Operators that onnx itself knows nothing of.
 SAMPLES |= {
     "com.microsoft::BiasGelu": Sample((MATRIX, _weights(8))),
     "com.microsoft::DequantizeLinear": Sample((_BYTES, _SCALE, _ZERO)),
+    "com.microsoft::DynamicQuantizeLSTM": Sample(
+        ((3, 2, 8), _signed(1, 8, 16), _signed(1, 4, 16), None, None, None, None, None, *_SCALE_AND_ZERO, *_SCALE_AND_ZERO),
+        {"hidden_size": 4},
+    ),
     "com.microsoft::DynamicQuantizeMatMul": Sample((MATRIX, _BYTE_WEIGHTS, _SCALE, _ZERO)),
     "com.microsoft::FusedConv": Sample((IMAGE, _weights(8, 8, 3, 3)), {"activation": "Relu"}),
     "com.microsoft::FusedGemm": Sample((MATRIX, _weights(8, 16)), {"activation": "Relu"}),

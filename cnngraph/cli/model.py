@@ -121,7 +121,7 @@ def compile_options(function: F, *, with_threads: bool = True) -> F:
             type=click.Choice(["f32", "exact"]),
             default="f32",
             show_default=True,
-            help="exact: no algorithm that reorders arithmetic (Winograd).",
+            help="exact: no algorithm that reorders arithmetic (Winograd, Strassen).",
         ),
         click.option("--allow-cpu-ops", is_flag=True, help="Operators without a kernel of the device run on the CPU."),
         click.option(

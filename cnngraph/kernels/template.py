@@ -198,7 +198,9 @@ class Template(Protocol):
     A template that can compute nodes with the batch in another
     place than the first axis says so by an
     attribute ``any_batch_axis = True``; the others are not asked about such nodes. ``rounds_tiles = True`` says that transformed values are
-    rounded to a narrow type, which is left out where single pixels reach an output (:mod:`cnngraph.analysis.pixels`).
+    rounded to a narrow type, which is left out where single pixels reach an output (:mod:`cnngraph.analysis.pixels`);
+    ``parts_channels = True`` that output channels are summed in different orders, left out in last layers
+    (:mod:`cnngraph.analysis.channels`).
     """
 
     name: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cnngraph.analysis.channels import reach_channels
 from cnngraph.analysis.pixels import reach_pixels
 from cnngraph.analysis.rounding import keeps_order
 from cnngraph.ir.graph import Graph, Node, Value
@@ -34,6 +35,7 @@ class LayoutChoice:
         self.reorders = 0
         self.unknown: list[str] = []
         self.pixels: frozenset[Node] = frozenset()
+        self.channels: frozenset[Node] = frozenset()
 
 
 def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, choices: Choices | None = None) -> LayoutChoice:
@@ -42,7 +44,7 @@ def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, c
     ``choices`` replace what the costs say; those that cannot be followed are listed in ``LayoutChoice.unknown``.
     """
     choice = LayoutChoice()
-    choice.pixels = reach_pixels(graph)
+    choice.pixels, choice.channels = reach_pixels(graph), reach_channels(graph)
     copies: dict[tuple[Value, Layout], Value] = {}
     by_op: dict[type, list[Template]] = {}
 
@@ -130,6 +132,8 @@ def pick(
                 refusal = f"{rounding.label} rounds the result to integers, so the order of arithmetic is kept"
             if refusal is None and node in choice.pixels and getattr(template, "rounds_tiles", False):
                 refusal = "pixels of the result reach an output, and no sum over them evens out errors of tiles"
+            if refusal is None and node in choice.channels and getattr(template, "parts_channels", False):
+                refusal = "channels of the result reach an output, where they are compared, so all are summed in one order"
             if refusal is None and moved is not None and not getattr(template, "any_batch_axis", False):
                 refusal = f"{moved} has the batch in another place than the first axis"
             if refusal is not None:

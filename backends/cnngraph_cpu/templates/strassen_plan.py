@@ -99,6 +99,7 @@ class Strassen:
 
     name = "strassen"
     reorders_arithmetic = True
+    parts_channels = True
     step = 1
     code = Code(
         kernel.strassen,
