@@ -8,7 +8,7 @@ from __future__ import annotations
 from cnngraph.ir.graph import Graph, Node
 from cnngraph.ops import Conv, Dense, MatMul
 from cnngraph.ops.conv_transpose import ConvTranspose
-from cnngraph.ops.recurrent import Recurrent
+from cnngraph.ops.recurrent import Cell
 
 
 def reach_channels(graph: Graph) -> frozenset[Node]:
@@ -28,4 +28,4 @@ def reach_channels(graph: Graph) -> frozenset[Node]:
 def _sums_channels(node: Node) -> bool:
     if isinstance(node.op, (Conv, ConvTranspose)):
         return node.op.group != node.input(0).type.shape[1]
-    return isinstance(node.op, (Dense, MatMul, Recurrent))
+    return isinstance(node.op, (Dense, MatMul, Cell))
