@@ -46,6 +46,11 @@ def is_small(g: Geometry) -> bool:
     return product(g.out) * product(g.kernel) * g.out_channels * (g.channels // g.group) <= _SMALL_MACS
 
 
+def step_cycles(pixels: int, vectors: int) -> float:
+    """Estimated cycles of a channel step of a register tile, see :func:`choose_tile`."""
+    return max(pixels * vectors / 2, (pixels + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixels + 0.5 * vectors
+
+
 @lru_cache(maxsize=4096)
 def choose_tile(g: Geometry, target: Target) -> Tile:
     """The register tile with the least estimated cycles per channel step.
@@ -67,9 +72,6 @@ def _tiles(g: Geometry, target: Target) -> Iterator[tuple[float, tuple[int, int,
     spare = 1 if target.has_fma else 2
     reads = {v: sum(b - a for a, b in group_spans(g, v * target.width)) * g.group / g.channels for v in (1, 2, 3, 4)}
 
-    def cycles(pixels: int, vectors: int) -> float:
-        return max(pixels * vectors / 2, (pixels + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * pixels + 0.5 * vectors
-
     for grid_rows, grid_cols in _grids(g):
         for vectors in (1, 2, 3, 4):
             if vectors > out_blocks:
@@ -83,7 +85,8 @@ def _tiles(g: Geometry, target: Target) -> Iterator[tuple[float, tuple[int, int,
                     full, rest = divmod(grid_rows, rows)
                     work = 0.0
                     for count, r in ((full, rows), (rest, 1)):
-                        work += count * (grid_cols // cols * cycles(r * cols, vectors) + (cycles(r * tail, vectors) if tail else 0))
+                        ragged = step_cycles(r * tail, vectors) if tail else 0
+                        work += count * (grid_cols // cols * step_cycles(r * cols, vectors) + ragged)
                     work *= reads[vectors]
                     work *= 1 + 0.002 * (tail > 0) + 0.02 * (rows > 1)  # among equals, the simpler kernel
                     yield work, (rows, cols, vectors, tail, grid_rows, grid_cols)

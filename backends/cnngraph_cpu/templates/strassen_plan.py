@@ -31,6 +31,7 @@ from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_l
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.conv_pairs import RATE, ConvPairs
+from cnngraph_cpu.templates.conv_register_tiles import step_cycles
 
 STEPS = 7
 _NEXT_BEST, _WORST = 3, 1.6
@@ -84,8 +85,7 @@ def _blockings(g: Geometry, target: Target, step: int) -> Iterator[Blocking]:
             tail = ceil_div(rest, 2)
 
             def cycles(count: int, vectors: int = vectors, tiles: int = tiles) -> float:
-                one = max(count * vectors / 2, (count + vectors) / 2 + 0.25 * vectors, 4.0) + 0.1 * count + 0.5 * vectors
-                return tiles * (STEPS * depth * one + 4 * _KEPT * count * vectors) + sums * count * half_blocks
+                return tiles * (STEPS * depth * step_cycles(count, vectors) + 4 * _KEPT * count * vectors) + sums * count * half_blocks
 
             yield Blocking(tile, vectors, pairs, tail, pairs * cycles(tile) + (cycles(tail) if tail else 0) + stream)
 
