@@ -9,7 +9,7 @@ import numpy as np
 from cnngraph.ir.graph import Node, Value
 from cnngraph.ir.types import DType, Layout, TensorType, round_up
 from cnngraph.kernels.operands import FULL, IMAGE_CHANNEL, PER_CHANNEL, SCALAR, operand_kind
-from cnngraph.kernels.template import Argument, BatchStride, Packed, Pointer, Target
+from cnngraph.kernels.template import Argument, BatchStride, KernelSpec, Packed, Pointer, Target
 from cnngraph.ops.expression import Expression
 
 
@@ -106,6 +106,13 @@ def epilogue_arguments(
             arguments[f"e{i}"] = Pointer(operand)
             arguments[f"e{i}_batch"] = BatchStride(operand)
     return constants, arguments
+
+
+def with_provisions(constants: list[tuple[str, int]], like: KernelSpec | None, names: Sequence[str]) -> list[tuple[str, int]]:
+    """Constants of a call that takes the kernel ``like`` where it is given: provisions ``names``, whose 1 is right for all, as there."""
+    if like is None:
+        return constants
+    return [(name, max(value, like.constant(name)) if name in names else value) for name, value in constants]
 
 
 def overwritable(operands: Sequence[Value | None], output: Value) -> tuple[Value, ...]:

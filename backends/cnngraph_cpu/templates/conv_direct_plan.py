@@ -33,6 +33,7 @@ from cnngraph_cpu.templates.common import (
     overwritable,
     per_channel,
     refuse_layer,
+    with_provisions,
 )
 from cnngraph_cpu.templates.conv_geometry import Geometry, channel_blocks, collide, geometry, group_spans, padding_unread, skips
 from cnngraph_cpu.templates.conv_register_tiles import (
@@ -234,8 +235,7 @@ class ConvDirect:
             ("U", 1 if small else unroll), ("SOURCE", 0 if in_place else 2 if plain else 1),
             ("MERGED", int(merged)), ("GUARD", int(out_blocks % tile.vectors != 0)), ("DEPTH", int(deep)),
         ]  # fmt: skip
-        if self._like is not None and self._like.constant("GUARD"):
-            constants = [(name, 1 if name == "GUARD" else value) for name, value in constants]
+        constants = with_provisions(constants, self._like, ("GUARD",))
         if step == 2:
             constants.append(("P", 2))
         if planar and not merged:

@@ -29,6 +29,11 @@ BYTES = (*EIGHT, DType.BOOL)
 """Types whose elements are a byte."""
 
 
+def only_bytes(node: Node) -> str | None:
+    """A refusal of other elements than bytes."""
+    return None if node.output.type.dtype in BYTES else "not an 8-bit tensor"
+
+
 def reorder_bytes(
     x: BytePointer, y: BytePointer, images: int, x_batch: int, y_batch: int, blocks: int, channels: int, pixels: int, chunk: int,
     tid: int, threads: int,
@@ -95,7 +100,7 @@ class ConcatBytes(ConcatCopy):
 
     def refuse_types(self, node: Node) -> str | None:
         """A refusal of other elements than bytes."""
-        return None if node.output.type.dtype in BYTES else "not an 8-bit tensor"
+        return only_bytes(node)
 
 
 def transposed_bytes() -> None:
@@ -151,6 +156,4 @@ class StridedBytes(CopyStrided):
         """Refuses other types, and more than five loops after merging."""
         if not isinstance(node.op, (Transpose, Slice, Expand)):
             return "not a transposition, slice or expansion"
-        if node.output.type.dtype not in BYTES:
-            return "not an 8-bit tensor"
-        return self.refuse_shape(node)
+        return only_bytes(node) or self.refuse_shape(node)

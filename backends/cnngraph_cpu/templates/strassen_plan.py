@@ -27,7 +27,7 @@ from cnngraph.kernels.template import (
 from cnngraph.ops.conv import Conv
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates import strassen as kernel
-from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
+from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel, with_provisions
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.conv_pairs import RATE, ConvPairs
@@ -182,8 +182,7 @@ class Strassen:
         ]  # fmt: skip
         if step == 2:
             constants.append(("STEP", 2))
-        if self._like is not None:
-            constants = [(name, max(value, self._like.constant(name)) if name in _PROVISIONS else value) for name, value in constants]
+        constants = with_provisions(constants, self._like, _PROVISIONS)
         kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width, tile_vectors)
         arguments: dict[str, Argument] = {
             "x": Pointer(x),

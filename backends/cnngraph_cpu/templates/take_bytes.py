@@ -22,7 +22,7 @@ from cnngraph_cpu.language import (
 )
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked
-from cnngraph_cpu.templates.copy_bytes import BYTES
+from cnngraph_cpu.templates.copy_bytes import only_bytes
 from cnngraph_cpu.templates.take import TakeRows, can_be_blocked, is_plain_copy
 
 W = BLOCKED = FILL = 0  # fixed by the plan
@@ -79,7 +79,7 @@ class TakeBytes(TakeRows):
 
     def refuse_type(self, node: Node) -> str | None:
         """A refusal of other elements than bytes."""
-        return None if node.output.type.dtype in BYTES else "not an 8-bit tensor"
+        return only_bytes(node)
 
     def refuse_operator(self, node: Node) -> str | None:
         """A refusal of other operators, and of slices that plain copies do as well."""

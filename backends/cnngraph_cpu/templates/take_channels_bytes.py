@@ -26,7 +26,7 @@ from cnngraph_cpu.language import (
     where_equal,
 )
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.copy_bytes import BYTES
+from cnngraph_cpu.templates.copy_bytes import only_bytes
 from cnngraph_cpu.templates.take_channels import TakeChannelsBlocked, TakeChannelsPlain
 
 W = K = 0  # fixed by the plan
@@ -70,7 +70,7 @@ class TakeChannelsBytes(TakeChannelsBlocked):
 
     def refuse_type(self, node: Node) -> str | None:
         """A refusal of other elements than bytes."""
-        return None if node.output.type.dtype in BYTES else "not an 8-bit tensor"
+        return only_bytes(node)
 
 
 def take_rows_bytes(
@@ -100,4 +100,4 @@ class TakeChannelsPlainBytes(TakeChannelsPlain):
 
     def refuse_type(self, node: Node) -> str | None:
         """A refusal of other elements than bytes."""
-        return None if node.output.type.dtype in BYTES else "not an 8-bit tensor"
+        return only_bytes(node)

@@ -10,6 +10,7 @@ from typing import cast
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, round_up
 from cnngraph.kernels.template import KernelSpec, Target, Template
+from cnngraph_cpu.templates.common import with_provisions
 from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 
 TAPS = 9
@@ -305,9 +306,7 @@ class BlockedWinograd:
 
     def shared(self, constants: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """The constants of a kernel, with the provisions of the one that is to be shared."""
-        if self._like is None:
-            return constants
-        return [(name, max(value, self._like.constant(name)) if name in _PROVISIONS else value) for name, value in constants]
+        return with_provisions(constants, self._like, _PROVISIONS)
 
     def cost(self, node: Node, target: Target) -> float:
         """Cycles of multiplication, transforms and weight streaming."""
