@@ -54,10 +54,12 @@ class CpuBackend:
     ) -> dict[KernelSpec, CompiledKernel]:
         """Object code of every kernel, from the cache or compiled in parallel."""
         from cnngraph_cpu.jit import compile_sources
+        from cnngraph_cpu.source import driver_source
 
         unique = list(dict.fromkeys(specs))
         sources = {spec: self.source(spec) for spec in unique}
-        compiled = compile_sources(list(sources.values()), target.isa, progress)
+        # The driver comes with the first kernels, for one process alone would compile it afterwards.
+        compiled = compile_sources([*sources.values(), driver_source()], target.isa, progress)
         return {spec: compiled[source.name] for spec, source in sources.items()}
 
     def isas(self) -> Sequence[str]:

@@ -157,7 +157,7 @@ def compile_sources(
         return done
 
     pending: queue.SimpleQueue[tuple[KernelSource, str]] = queue.SimpleQueue()
-    for item in missing:
+    for item in sorted(missing, key=lambda item: -len(item[0].text)):  # the longest first, lest one of them is left to a single process
         pending.put(item)
     lock, failures = threading.Lock(), list[BaseException]()
 
