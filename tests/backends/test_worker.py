@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.core.compiler import Compiler
+from numba.core.errors import TypingError
 
 from cnngraph.errors import UsageError
 from cnngraph.ops import Conv, Pool
 from cnngraph.ops.expression import Expression
 from cnngraph.runtime.elf import EXECUTE, ObjectFile
-from cnngraph_cpu import backend, worker
+from cnngraph.runtime.loader import load_kernels
+from cnngraph.runtime.program import Kernel
+from cnngraph_cpu import backend
 from cnngraph_cpu.jit import _Worker, compile_sources
-from cnngraph_cpu.worker import remember_signatures
+from cnngraph_cpu.numba_passes import SHORT, SINGLE, pipeline, remember_signatures
+from cnngraph_cpu.worker import compile_by, compile_kernel
 from tests.backends.template_cases import Case, plan, requests
 
 
@@ -37,18 +43,43 @@ def code_bytes(kernel: bytes) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files")
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_passes_left_out_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_passes_left_out_change_nothing(name: str, tmp_path: Path) -> None:
     """Code of the same length as by all of Numba's passes; a few instructions may stand in another order."""
-    from numba.core.compiler import Compiler
-
     isa = backend.isas()[-1]
     source = backend.source(plan(LAYERS[name], isa, requests(LAYERS[name], isa)[0])[1].spec)
     path = tmp_path / "kernel.py"
     path.write_text(source.text)
-    _, short = worker.compile_kernel(str(path), source.name)
-    monkeypatch.setattr(worker, "_pipeline", lambda: Compiler)
-    _, whole = worker.compile_kernel(str(path), source.name)
-    assert code_bytes(short) == code_bytes(whole) > 0
+    lengths = {code_bytes(compile_by(way, str(path), source.name)[1]) for way in (Compiler, pipeline(SHORT), pipeline(SINGLE))}
+    assert len(lengths) == 1 and 0 not in lengths
+
+
+TWO_TYPES = """def kernel(args, tid, threads):
+    for i in range(threads):
+        a = tid + i
+        args[2 * i] = a
+        a = 0.5 * tid
+        args[2 * i + 1] = int(a)
+"""
+
+
+def test_names_of_two_types_are_parted(tmp_path: Path) -> None:
+    """Not converted to what holds both: an integer would become a float."""
+    path = tmp_path / "kernel.py"
+    path.write_text(TWO_TYPES)
+    with pytest.raises(TypingError, match="a is "):
+        compile_by(pipeline(SHORT), str(path), "kernel")
+    symbol, code = compile_kernel(str(path), "kernel")
+    (address,) = load_kernels([Kernel("kernel", symbol, code)])
+    words = np.zeros(4, np.int64)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)(words.ctypes.data, 2**53, 2)
+    assert words.tolist() == [2**53, 2**52, 2**53 + 1, 2**52]
+
+
+def test_errors_of_a_source_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.py"
+    path.write_text("def kernel(args, tid, threads):\n    args[0] = tid + 'a'\n")
+    with pytest.raises(TypingError):
+        compile_kernel(str(path), "kernel")
 
 
 def test_types_of_calls_are_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,9 +85,9 @@ def product(COUNT: int) -> None:
                         weight[k] = load(w, at + (u * TV + k) * W)
                 for p in unroll(COUNT):
                     if STEP == 2:
-                        pair = broadcast_pair(source, line + p * W + u * STEP)
+                        values = broadcast_pair(source, line + p * W + u * STEP)
                         for k in unroll(TV):
-                            acc[k, p] = dot2(acc[k, p], pair, weight[k])
+                            acc[k, p] = dot2(acc[k, p], values, weight[k])
                     else:
                         value = broadcast(source, line + p * W + u)
                         for k in unroll(TV):
