@@ -30,13 +30,14 @@ from cnngraph_cpu.language import (
     load,
     load_pairs,
     load_partial,
+    prefetch,
     put,
     registers,
     splat,
     store,
     unroll,
 )
-from cnngraph_cpu.templates.tile_loops import ANY_TAIL, IN_PLACE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
+from cnngraph_cpu.templates.tile_loops import AHEAD, ANY_TAIL, IN_PLACE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
 
 P = 1
 W = TV = U = GROUPED = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = 0  # fixed by the plan
@@ -118,6 +119,7 @@ def products(ROWS: int, TOP: int, BOTTOM: int, FIRST: int, END: int) -> None:
     for i in range(0, count, U):
         for u in unroll(U):
             for v in unroll(TV):
+                prefetch(w, at + ((u * TV + v) * W + AHEAD) * P)
                 if P == 2:
                     weight[v] = load_pairs(w, at + (u * TV + v) * W * P)
                 else:

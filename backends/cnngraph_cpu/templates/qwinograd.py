@@ -55,7 +55,7 @@ from cnngraph_cpu.templates.winograd import take_part
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 POINTS, SHARED = 36, 7
-BIASED, ASKED = 1, 0
+BIASED = 1
 INVERSE_OF_9 = 0x38E38E39
 BOTH = 0x10001
 
@@ -168,8 +168,8 @@ def transform_weights(tile: int, first: int, count: int) -> None:
 def multiply(tile: int, weights: I32Pointer, start: int, step: int, first_block: int, end_block: int) -> None:
     """``m`` of one channel tile: 36 products over the channels of some pairs of blocks, added to ``m`` unless these are the first.
 
-    The weights of a point begin ``step`` after those of the point before, and those of its pairs lie APART vectors times TV apart. With
-    ASKED those ``asked`` words further are asked for meanwhile.
+    The weights of a point begin ``step`` after those of the point before, and those of its pairs lie APART vectors times TV apart.
+    Those of the next point are asked for meanwhile, as in :mod:`cnngraph_cpu.templates.winograd`.
     """
     for xi in range(POINTS):
         if RAW:
@@ -188,19 +188,23 @@ def multiply(tile: int, weights: I32Pointer, start: int, step: int, first_block:
                     for p in unroll(TT):
                         acc[k, p] = first
             here = start + xi * step
+            if not RAW:
+                asked = here + step + min(tt // TT, TV - 1) * (step // TV)
             for pb in range(first_block, end_block):
                 line = xi * v_step + (pb * tiles_padded + tt) * W
                 for i in range(0, min(W, pairs - pb * W), U):
                     for u in unroll(U):
+                        if not RAW:
+                            prefetch(weights, asked + u * W)
                         for k in unroll(TV):
                             weight[k] = load_words(weights, here + (u * APART * TV + k) * W)
-                            if ASKED:
-                                prefetch(weights, here + asked + (u * APART * TV + k) * W)
                         for p in unroll(TT):
                             value = splat_int(get_word(v, line + p * W + u))
                             for k in unroll(TV):
                                 acc[k, p] = dot_shorts(acc[k, p], value, weight[k])
                     here = here + U * APART * TV * W
+                    if not RAW:
+                        asked = asked + U * W
                     line = line + U
             for k in unroll(TV):
                 for p in unroll(TT):

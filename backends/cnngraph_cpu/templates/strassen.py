@@ -34,12 +34,14 @@ from cnngraph_cpu.language import (
     get_int,
     load,
     load_pairs,
+    prefetch,
     registers,
     splat,
     store,
     sub,
     unroll,
 )
+from cnngraph_cpu.templates.tile_loops import AHEAD
 
 STEP = 1
 W = TP = TV = U = TAIL = SKIP = GUARD = IN_PLACE = 0  # fixed by the plan
@@ -79,6 +81,7 @@ def product(COUNT: int) -> None:
         for i in range(0, W, U * STEP):
             for u in unroll(U):
                 for k in unroll(TV):
+                    prefetch(w, at + ((u * TV + k) * W + AHEAD) * STEP)
                     if STEP == 2:
                         weight[k] = load_pairs(w, at + (u * TV + k) * W * STEP)
                     else:

@@ -161,6 +161,8 @@ def multiply(weights: F32Pointer, start: int, step: int, first_block: int, end_b
     """``m`` of one channel tile: P*P products over the channels of some blocks, added to ``m`` unless these are the first.
 
     The weights of a point begin ``step`` after those of the point before, and those of its channels lie APART vectors times TV apart.
+    Unless RAW, each of the first TV rounds over the channels asks for its share of the weights of the next point, at the rate at which a
+    core reads memory: 256 to 256 channels at 14x14 take 387 us for 628 in a network, 512 at 7x7 607 for 1130 (Zen 5, one thread).
     """
     for xi in range(P * P):
         if RAW:
@@ -176,10 +178,14 @@ def multiply(weights: F32Pointer, start: int, step: int, first_block: int, end_b
                         for p in unroll(TT):
                             acc[k, p] = load(m, ((xi * TV + k) * tiles_padded + tt + p) * W)
             at = start + xi * step
+            if not RAW:
+                asked = at + step + min(tt // TT, TV - 1) * (step // TV)
             for cb in range(first_block, end_block):
                 line = xi * v_step + (cb * tiles_padded + tt) * W
                 for i in range(0, min(W, channels - cb * W), U * STEP):
                     for u in unroll(U):
+                        if not RAW:
+                            prefetch(weights, asked + u * W * STEP)
                         for k in unroll(TV):
                             if STEP == 2:
                                 weight[k] = load_pairs(weights, at + (u * TV + k) * W * STEP)
@@ -195,6 +201,8 @@ def multiply(weights: F32Pointer, start: int, step: int, first_block: int, end_b
                                 for k in unroll(TV):
                                     acc[k, p] = fma(weight[k], value, acc[k, p])
                     at = at + U * APART * TV * W * STEP
+                    if not RAW:
+                        asked = asked + U * W * STEP
                     line = line + U * STEP
             for k in unroll(TV):
                 for p in unroll(TT):

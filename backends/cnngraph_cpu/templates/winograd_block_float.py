@@ -45,7 +45,7 @@ from cnngraph_cpu.language import (
     words_as_floats,
 )
 
-M, P, SHORT, BIASED, ASKED = 4, 6, 1, 0, 1
+M, P, SHORT, BIASED = 4, 6, 1, 0
 W = TV = TT = U = GUARD = PARTIAL_X = PARTIAL_Y = 0  # fixed by the plan
 
 
@@ -136,15 +136,12 @@ def take_pixel(i: int) -> None:
 
 def winograd_block_float(
     x: F32Pointer, w: I32Pointer, b: F32Pointer, y: F32Pointer, scratch: F32Pointer, v: I32Pointer, m: I32Pointer,
-    images: int, x_batch: int, y_batch: int, channels: int, pairs: int, pair_blocks: int, limit: int, asked: int,
+    images: int, x_batch: int, y_batch: int, channels: int, pairs: int, pair_blocks: int, limit: int,
     blocks: int, out_blocks: int, tiles: int, height: int, width: int, rows_out: int, cols_out: int, tiles_y: int, tiles_x: int,
     tile_weights: int, pad_y: int, pad_x: int, copied: int, scratch_rows: int, scratch_width: int,
     block_tile_rows: int, tiles_padded: int, tile_at: int, tiles_per_group: int, tid: int, threads: int,
 ) -> None:  # fmt: skip
-    """``tile_at`` is an offset in scratch; ``tiles`` counts channel tiles, ``tiles_y``/``tiles_x`` pixel tiles.
-
-    While they are multiplied, weights that lie ``asked`` words further are asked for.
-    """
+    """``tile_at`` is an offset in scratch; ``tiles`` counts channel tiles, ``tiles_y``/``tiles_x`` pixel tiles."""
     groups = (tiles + tiles_per_group - 1) // tiles_per_group
     row_blocks = (tiles_y + block_tile_rows - 1) // block_tile_rows
     tasks = images * row_blocks * groups

@@ -32,11 +32,6 @@ _FINER = tuple(1.5 ** sum(row in (3, 4) for row in divmod(point, 6)) for point i
 """How much smaller than its tile's unit that of a point's activations is."""
 
 
-_ASKING = 12
-"""With as many tiles, the weights of the next point arrive while those of one are multiplied, if they are asked for: 256 to 256 channels at
-14x14 then take 385 us for 485, in a network. With 4 tiles, where reading decides, asking is slower than reading on (870 for 585; Zen 4)."""
-
-
 class WinogradBlockFloat(Winograd):
     """3x3 convolutions of stride 1 whose weights are bfloat16, on every instruction set, for all multiply pairs of int16.
 
@@ -98,7 +93,6 @@ class WinogradBlockFloat(Winograd):
         unused = ("m_at", "ready_at", "chunk_blocks", "tiles_per_group")
         extents = {
             "channels": g.channels, "pairs": pairs, "pair_blocks": pair_blocks, "limit": limit,
-            "asked": (pairs + 1) * tv * width if choice.padded >= _ASKING else 0,
             **{name: value for name, value in numbers.items() if name not in unused},
             "tile_at": tile_at, "tiles_per_group": numbers["tiles_per_group"],
         }  # fmt: skip
