@@ -21,7 +21,7 @@ def _only_specialised(*args: Any) -> Any:
 load = store = load_partial = store_partial = broadcast = splat = _only_specialised
 fma = add = sub = mul = div = maximum = minimum = relu = exp = log = neg = sqrt = sigmoid = tanh = _only_specialised
 get = put = get_int = put_int = to_float = advance = reduce_add = reduce_max = _only_specialised
-int_argument = pointer_argument = scalar_log = prefetch = _only_specialised
+int_argument = pointer_argument = scalar_log = prefetch = ask_operands = _only_specialised
 reduce_mul = reduce_min = select_negative = transpose_tile = absolute = where_equal = where_less_equal = permute = _only_specialised
 even_lanes = odd_lanes = _only_specialised
 load_bytes = load_signed_bytes = load_bytes_partial = load_signed_bytes_partial = store_bytes = store_bytes_partial = _only_specialised

@@ -10,6 +10,7 @@ A template is a legal Python function. The specialiser
 * inlines statement calls of helper functions that were passed in ``helpers``;
 * replaces ``v = epilogue(value, image, inner, channel)`` by the expression's instructions. A fifth argument counts the lanes
   that exist, for the end of a row; with the constant ``CHANNEL_SCALAR`` a vector lies within one channel;
+* replaces ``ask_operands(image, inner)`` by prefetches of the operands that such an epilogue loads there;
 * replaces ``v = expression(operands)``, ``operands`` a register array, by the instructions of the whole expression;
   ``long_expression`` takes scalars of int64.
 
@@ -170,6 +171,8 @@ class _Specializer(ast.NodeTransformer):
             if called == "epilogue":
                 return self._epilogue(self.visit(node.targets[0]), [self.visit(a) for a in node.value.args])
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+            if node.value.func.id == "ask_operands":
+                return self._ask_operands(*(self.visit(a) for a in node.value.args))
             helper = self.helpers.get(node.value.func.id)
             if helper is not None:
                 return self._inline(helper, node.value)
@@ -244,9 +247,7 @@ class _Specializer(ast.NodeTransformer):
             elif kind == PER_CHANNEL:
                 operands.append(_call("broadcast" if self.constants.get("CHANNEL_SCALAR") else "load", pointer, channel))
             else:
-                base = ast.BinOp(_clone(image), ast.Mult(), ast.Name(f"e{i}_batch", ast.Load()))
-                place = channel if kind == IMAGE_CHANNEL else inner
-                address = self.visit(ast.BinOp(base, ast.Add(), _clone(place)))
+                address = self._place(i, image, channel if kind == IMAGE_CHANNEL else inner)
                 if kind == IMAGE_CHANNEL and self.constants.get("CHANNEL_SCALAR"):
                     operands.append(_call("broadcast", pointer, address))
                 elif partial:
@@ -254,6 +255,15 @@ class _Specializer(ast.NodeTransformer):
                 else:
                     operands.append(_call("load", pointer, address))
         return render_expression(self.expression, operands, target)
+
+    def _ask_operands(self, image: ast.expr, inner: ast.expr) -> list[ast.stmt]:
+        whole = [i for i, kind in enumerate(self.kinds) if kind not in (SCALAR, PER_CHANNEL, IMAGE_CHANNEL)]
+        return [ast.Expr(_call("prefetch", ast.Name(f"e{i}", ast.Load()), self._place(i, image, inner))) for i in whole]
+
+    def _place(self, number: int, image: ast.expr, inner: ast.expr) -> ast.expr:
+        """Where an operand of the epilogue has what belongs to an image."""
+        base = ast.BinOp(_clone(image), ast.Mult(), ast.Name(f"e{number}_batch", ast.Load()))
+        return self.visit(ast.BinOp(base, ast.Add(), _clone(inner)))
 
     # expressions
 

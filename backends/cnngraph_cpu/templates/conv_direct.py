@@ -20,6 +20,7 @@ from __future__ import annotations
 from cnngraph_cpu.language import (
     F32Pointer,
     I64Pointer,
+    ask_operands,
     broadcast,
     broadcast_pair,
     dot2,
@@ -58,6 +59,7 @@ def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> No
                 for c in range(pad_x):
                     store(packed, to + c * W, splat(0.0))
                 for c in range(copied):
+                    prefetch(x, at + (depth * height * width + c) * W)  # of the next block
                     store(packed, to + (pad_x + c) * W, load(x, at + c * W))
                 for c in range(pad_x + copied, scratch_width):
                     store(packed, to + c * W, splat(0.0))
@@ -145,6 +147,8 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
         first = load(b, (tile * TV + v) * W)
         for r in unroll(ROWS):
             for c in unroll(COLS):
+                if P == 1 or c % 2 == 0:  # bfloat16 has two vectors in a line
+                    ask_operands(image, (tile * TV + v) * plane + (row0 + row + r) * row_out + col * W + c * W)
                 acc[v, r, c] = first
     at = weights_at
     for cb in range(first_block, first_block + used_blocks):

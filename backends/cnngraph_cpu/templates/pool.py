@@ -13,7 +13,7 @@ from cnngraph.ir.graph import Node
 from cnngraph.ir.types import TensorType, ceil_div, per_image, product, static
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Pointer, Scratch, Target
 from cnngraph.ops import Pool
-from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, mul, registers, splat, store, to_float, unroll
+from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, mul, prefetch, registers, splat, store, to_float, unroll
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_floats
 from cnngraph_cpu.templates.conv_geometry import three
@@ -108,6 +108,10 @@ def output_columns(COLS: int, ox: int, from_x: int, to_x: int) -> None:
         taps_of_row(COLS, from_x, to_x)
     else:
         source = x
+        for ky in range(stride_y):  # the rows that the next output row reads besides
+            ahead = image * x_batch + (((plane * depth + z0) * height + y0 + kernel_y + ky) * width + x0) * W
+            for place in unroll(COLS * SX):
+                prefetch(x, ahead + place * W)
         for kz in range(first_d, last_d):
             for ky in range(first_y, last_y):
                 row_at = image * x_batch + (((plane * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + x0) * W

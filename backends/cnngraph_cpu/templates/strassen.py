@@ -26,6 +26,7 @@ from cnngraph_cpu.language import (
     F32Pointer,
     I64Pointer,
     add,
+    ask_operands,
     broadcast,
     broadcast_pair,
     dot2,
@@ -57,6 +58,10 @@ def pack_pair(COUNT: int, first: int, second: int, to: int) -> None:
             else:
                 one = image * x_batch + cb * plane + get_int(places, first + p)
                 two = image * x_batch + cb * plane + get_int(places, second + p)
+            if IN_PLACE:
+                for quarter in unroll(2):  # of the next pair
+                    prefetch(x, one + quarter * half_blocks * plane + 2 * COUNT * W)
+                    prefetch(x, two + quarter * half_blocks * plane + 2 * COUNT * W)
             a11 = load(x, one)
             a12 = load(x, one + half_blocks * plane)
             a21 = load(x, two)
@@ -127,6 +132,16 @@ def pair_of_tiles(COUNT: int, SKIPS: int, first: int, second: int, sums_at: int)
                     acc[k, p] = load(kept, ((step // 3 * TV + k) * TP + p) * W)
             if step == 6:
                 add_kept(COUNT, 0)
+        if step == 1 or step > 3:
+            channel_vector = tile * 2 * TV + (TV if step > 4 else 0)
+            pixel = first
+            stored = 1
+            if step == 4 or step == 5:
+                pixel = second
+                stored = 1 - skipped
+            for k in unroll(TV):
+                for p in unroll(0, COUNT, STEP):  # bfloat16 has two vectors in a line
+                    ask_operands(image, ((channel_vector + k) * pixels + pixel) * W + p * W)
         source = packed
         line_at = sums_at + step * slot_step
         line_step = COUNT * W
@@ -144,12 +159,6 @@ def pair_of_tiles(COUNT: int, SKIPS: int, first: int, second: int, sums_at: int)
             keep(COUNT, 2)
             add_kept(COUNT, 1)
         if step == 1 or step > 3:
-            channel_vector = tile * 2 * TV + (TV if step > 4 else 0)
-            pixel = first
-            stored = 1
-            if step == 4 or step == 5:
-                pixel = second
-                stored = 1 - skipped
             for k in unroll(TV):
                 if not GUARD or channel_vector + k < out_blocks:
                     bias = load(b, (channel_vector + k) * W)

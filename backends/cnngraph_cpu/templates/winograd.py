@@ -59,6 +59,7 @@ def pack_rows(image: int, row0: int) -> None:
                 for c in range(pad_x):
                     store(packed, to + c * W, zero)
                 for c in range(copied):
+                    prefetch(x, at + (height * width + c) * W)  # of the next block
                     if SHORT:
                         store(packed, to + (pad_x + c) * W, load_partial(x, at + c * W, channels - cb * W))
                     else:
