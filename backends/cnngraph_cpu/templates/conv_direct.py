@@ -38,7 +38,7 @@ from cnngraph_cpu.language import (
     store,
     unroll,
 )
-from cnngraph_cpu.templates.tile_loops import AHEAD, ANY_TAIL, IN_PLACE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
+from cnngraph_cpu.templates.tile_loops import AHEAD, ANY_TAIL, IN_PLACE, LINE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
 
 P = 1
 W = TV = U = GROUPED = SOURCE = ROWS = COLS = TR = TC = TAIL_COLS = MERGED = GUARD = 0  # fixed by the plan
@@ -59,7 +59,7 @@ def pack_blocked(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> No
                 for c in range(pad_x):
                     store(packed, to + c * W, splat(0.0))
                 for c in range(copied):
-                    prefetch(x, at + (depth * height * width + c) * W)  # of the next block
+                    prefetch(x, at + (depth * height * width + c) * W)  # the next block's
                     store(packed, to + (pad_x + c) * W, load(x, at + c * W))
                 for c in range(pad_x + copied, scratch_width):
                     store(packed, to + c * W, splat(0.0))
@@ -121,7 +121,8 @@ def products(ROWS: int, TOP: int, BOTTOM: int, FIRST: int, END: int) -> None:
     for i in range(0, count, U):
         for u in unroll(U):
             for v in unroll(TV):
-                prefetch(w, at + ((u * TV + v) * W + AHEAD) * P)
+                if (u * TV + v) * W % LINE == 0:
+                    prefetch(w, at + ((u * TV + v) * W + AHEAD) * P)
                 if P == 2:
                     weight[v] = load_pairs(w, at + (u * TV + v) * W * P)
                 else:
@@ -147,7 +148,7 @@ def register_tile(ROWS: int, COLS: int, row: int, col: int) -> None:
         first = load(b, (tile * TV + v) * W)
         for r in unroll(ROWS):
             for c in unroll(COLS):
-                if P == 1 or c % 2 == 0:  # bfloat16 has two vectors in a line
+                if c * W % (LINE * P) == 0:
                     ask_operands(image, (tile * TV + v) * plane + (row0 + row + r) * row_out + col * W + c * W)
                 acc[v, r, c] = first
     at = weights_at

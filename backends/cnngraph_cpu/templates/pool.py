@@ -17,6 +17,7 @@ from cnngraph_cpu.language import F32Pointer, add, div, load, maximum, mul, pref
 from cnngraph_cpu.source import Code
 from cnngraph_cpu.templates.common import blocked, only_floats
 from cnngraph_cpu.templates.conv_geometry import three
+from cnngraph_cpu.templates.tile_loops import LINE
 
 W = AVERAGE = COUNT_PAD = SEPARABLE = SX = KX = SCALE = 0
 _MOST_UNROLLED_TAPS = 3
@@ -111,7 +112,8 @@ def output_columns(COLS: int, ox: int, from_x: int, to_x: int) -> None:
         for ky in range(stride_y):  # the rows that the next output row reads besides
             ahead = image * x_batch + (((plane * depth + z0) * height + y0 + kernel_y + ky) * width + x0) * W
             for place in unroll(COLS * SX):
-                prefetch(x, ahead + place * W)
+                if place * W % LINE == 0:
+                    prefetch(x, ahead + place * W)
         for kz in range(first_d, last_d):
             for ky in range(first_y, last_y):
                 row_at = image * x_batch + (((plane * depth + z0 + kz * DZ) * height + y0 + ky * DY) * width + x0) * W

@@ -45,7 +45,7 @@ from cnngraph_cpu.language import (
     unroll,
     xor_int,
 )
-from cnngraph_cpu.templates.tile_loops import AHEAD, ANY_TAIL, IN_PLACE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
+from cnngraph_cpu.templates.tile_loops import AHEAD, ANY_TAIL, IN_PLACE, LINE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
 FOUR_FLIPS = 0x80808080
@@ -134,7 +134,8 @@ def products(ROWS: int, TOP: int, BOTTOM: int, FIRST: int, END: int) -> None:
     for i in range(0, count, U):
         for u in unroll(U):
             for v in unroll(TV + SUMS):
-                prefetch(w, at + (u * (TV + SUMS) + v) * W + AHEAD)
+                if (u * (TV + SUMS) + v) * W % LINE == 0:
+                    prefetch(w, at + (u * (TV + SUMS) + v) * W + AHEAD)
                 weight[v] = load_words(w, at + (u * (TV + SUMS) + v) * W)
             for r in unroll(TOP, BOTTOM):
                 for c in unroll(FIRST, END):

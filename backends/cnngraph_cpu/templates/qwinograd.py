@@ -51,6 +51,7 @@ from cnngraph_cpu.language import (
     to_floats,
     unroll,
 )
+from cnngraph_cpu.templates.tile_loops import LINE
 from cnngraph_cpu.templates.winograd import take_part
 
 TO_BYTES, TO_FLOATS, TO_WORDS = 0, 1, 2
@@ -194,7 +195,7 @@ def multiply(tile: int, weights: I32Pointer, start: int, step: int, first_block:
                 line = xi * v_step + (pb * tiles_padded + tt) * W
                 for i in range(0, min(W, pairs - pb * W), U):
                     for u in unroll(U):
-                        if not RAW:
+                        if not RAW and u * W % LINE == 0:
                             prefetch(weights, asked + u * W)
                         for k in unroll(TV):
                             weight[k] = load_words(weights, here + (u * APART * TV + k) * W)

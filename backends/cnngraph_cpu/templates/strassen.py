@@ -42,7 +42,7 @@ from cnngraph_cpu.language import (
     sub,
     unroll,
 )
-from cnngraph_cpu.templates.tile_loops import AHEAD
+from cnngraph_cpu.templates.tile_loops import AHEAD, LINE
 
 STEP = 1
 W = TP = TV = U = TAIL = SKIP = GUARD = IN_PLACE = 0  # fixed by the plan
@@ -59,7 +59,7 @@ def pack_pair(COUNT: int, first: int, second: int, to: int) -> None:
                 one = image * x_batch + cb * plane + get_int(places, first + p)
                 two = image * x_batch + cb * plane + get_int(places, second + p)
             if IN_PLACE:
-                for quarter in unroll(2):  # of the next pair
+                for quarter in unroll(2):  # the next pair's
                     prefetch(x, one + quarter * half_blocks * plane + 2 * COUNT * W)
                     prefetch(x, two + quarter * half_blocks * plane + 2 * COUNT * W)
             a11 = load(x, one)
@@ -86,7 +86,8 @@ def product(COUNT: int) -> None:
         for i in range(0, W, U * STEP):
             for u in unroll(U):
                 for k in unroll(TV):
-                    prefetch(w, at + ((u * TV + k) * W + AHEAD) * STEP)
+                    if (u * TV + k) * W % LINE == 0:
+                        prefetch(w, at + ((u * TV + k) * W + AHEAD) * STEP)
                     if STEP == 2:
                         weight[k] = load_pairs(w, at + (u * TV + k) * W * STEP)
                     else:
@@ -140,8 +141,9 @@ def pair_of_tiles(COUNT: int, SKIPS: int, first: int, second: int, sums_at: int)
                 pixel = second
                 stored = 1 - skipped
             for k in unroll(TV):
-                for p in unroll(0, COUNT, STEP):  # bfloat16 has two vectors in a line
-                    ask_operands(image, ((channel_vector + k) * pixels + pixel) * W + p * W)
+                for p in unroll(COUNT):
+                    if p * W % (LINE * STEP) == 0:
+                        ask_operands(image, ((channel_vector + k) * pixels + pixel) * W + p * W)
         source = packed
         line_at = sums_at + step * slot_step
         line_step = COUNT * W

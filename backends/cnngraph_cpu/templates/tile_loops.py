@@ -15,6 +15,8 @@ AHEAD = 2048
 """How many words of 4 bytes further weights are asked for while others are multiplied. A processor's prefetcher begins anew at every page
 of 4 KiB: weights out of memory took ResNet-50's 1x1 layers at 7x7 565 us for 400, the 3x3 layer of stride 2 at 14x14 320 for 225
 (Zen 5, one thread)."""
+LINE = 16
+"""Words in a cache line, of which each is asked for once."""
 ANY_TAIL = -1
 """TAIL_COLS: the columns behind the last whole tile are counted at run time."""
 

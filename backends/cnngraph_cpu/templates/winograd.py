@@ -37,6 +37,7 @@ from cnngraph_cpu.language import (
     sub,
     unroll,
 )
+from cnngraph_cpu.templates.tile_loops import LINE
 
 RAW, APART, STEP, SHORT = 0, 1, 1, 0
 W = M = P = TV = TT = U = GUARD = PARTIAL_X = PARTIAL_Y = 0  # fixed by the plan
@@ -59,7 +60,7 @@ def pack_rows(image: int, row0: int) -> None:
                 for c in range(pad_x):
                     store(packed, to + c * W, zero)
                 for c in range(copied):
-                    prefetch(x, at + (height * width + c) * W)  # of the next block
+                    prefetch(x, at + (height * width + c) * W)  # the next block's
                     if SHORT:
                         store(packed, to + (pad_x + c) * W, load_partial(x, at + c * W, channels - cb * W))
                     else:
@@ -185,7 +186,7 @@ def multiply(weights: F32Pointer, start: int, step: int, first_block: int, end_b
                 line = xi * v_step + (cb * tiles_padded + tt) * W
                 for i in range(0, min(W, channels - cb * W), U * STEP):
                     for u in unroll(U):
-                        if not RAW:
+                        if not RAW and u * W % LINE == 0:
                             prefetch(weights, asked + u * W * STEP)
                         for k in unroll(TV):
                             if STEP == 2:

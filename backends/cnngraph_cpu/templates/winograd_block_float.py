@@ -44,6 +44,7 @@ from cnngraph_cpu.language import (
     unroll,
     words_as_floats,
 )
+from cnngraph_cpu.templates.tile_loops import LINE  # noqa: F401  its helpers' constant
 
 M, P, SHORT, BIASED = 4, 6, 1, 0
 W = TV = TT = U = GUARD = PARTIAL_X = PARTIAL_Y = 0  # fixed by the plan
