@@ -22,6 +22,7 @@ from cnngraph_cpu.language import (
     F32Pointer,
     I64Pointer,
     add,
+    ask_operands,
     epilogue,
     fill_row,
     get_int,
@@ -153,6 +154,15 @@ def take_sums(MT: int) -> None:
             tile_store(m * TN + n, sums, (m * TILE_PIXELS * TN + n) * W, TN * ROW_BYTES)
 
 
+def ask_pixels() -> None:
+    """Ask for the operands of what waits in ``sums``, which is stored after the next products, as if its pixels lay in one row."""
+    place = held_base // pitch
+    first = (held_row + place % line_rows) * cols_out + held_base % pitch
+    for v in unroll(TN):
+        for c in range(0, held, 1 if SPLIT or BYTES else 2):  # bfloat16 has two vectors in a line
+            ask_operands(held_image + place // line_rows, (held_panel * TN + v) * plane_out + (first + c) * W)
+
+
 def store_run(i: int, count: int, v: int) -> None:
     """Bias, epilogue and storing of ``count`` pixels from the sums ``i`` on, vector ``v`` of the panel's channels."""
     bias = load(b, channel)
@@ -231,6 +241,7 @@ def all_tiles() -> None:
             held_image = image0 + first_image
             held_row = row0
             held_rows = rows
+            ask_pixels()
             panel = panel + 1
             if panel == chunk_end:
                 panel = chunk

@@ -240,7 +240,7 @@ HELPERS = {
     f.__name__: f
     for f in (
         kernel.fill_pixels, kernel.pack_pixels, kernel.pack_part, kernel.dot, kernel.products, kernel.multiply, kernel.take_sums,
-        kernel.store_run, kernel.store_pixels, kernel.all_tiles, kernel.all_tasks,
+        kernel.ask_pixels, kernel.store_run, kernel.store_pixels, kernel.all_tiles, kernel.all_tasks,
     )
 }  # fmt: skip
 
