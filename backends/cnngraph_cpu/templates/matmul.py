@@ -40,9 +40,9 @@ def narrow_tile(ROWS: int, row: int, column: int, count: int) -> None:
     for r in unroll(ROWS):
         acc[r, 0] = splat(0.0)
     for k in range(depth):
-        part = load_partial(b, b_at + k * columns + column, count)
+        values = load_partial(b, b_at + k * columns + column, count)
         for r in unroll(ROWS):
-            acc[r, 0] = fma(broadcast(a, a_at + (row + r) * depth + k), part, acc[r, 0])
+            acc[r, 0] = fma(broadcast(a, a_at + (row + r) * depth + k), values, acc[r, 0])
     for r in unroll(ROWS):
         store_partial(y, y_at + (row + r) * columns + column, acc[r, 0], count)
 

@@ -71,15 +71,15 @@ def interleave_row(row_in: int, row_to: int) -> None:
             red = load_bytes(x, row_in + c)
             green = load_bytes(x, row_in + plane_in + c)
             blue = load_bytes(x, row_in + 2 * plane_in + c)
-            fourth = splat_int(0)
+            alpha = splat_int(0)
             if channels_in == 4:
-                fourth = load_bytes(x, row_in + 3 * plane_in + c)
+                alpha = load_bytes(x, row_in + 3 * plane_in + c)
             if FLIP:
                 red = xor_int(red, splat_int(FLIPS))
                 green = xor_int(green, splat_int(FLIPS))
                 blue = xor_int(blue, splat_int(FLIPS))
-                fourth = xor_int(fourth, splat_int(FLIPS))
-            store_four_bytes(joined, row_to + (pad_in + c) * APART, red, green, blue, fourth)
+                alpha = xor_int(alpha, splat_int(FLIPS))
+            store_four_bytes(joined, row_to + (pad_in + c) * APART, red, green, blue, alpha)
     for c in range(min(pad_in, columns_in) * APART):
         put_byte(joined, row_to + c, zero)
     for c in range((pad_in + whole) * APART, columns_in * APART):

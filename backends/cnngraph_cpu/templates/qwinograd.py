@@ -183,11 +183,11 @@ def multiply(tile: int, weights: I32Pointer, start: int, step: int, first_block:
                         acc[k, p] = load_words(m, ((xi * TV + k) * tiles_padded + tt + p) * W)
             else:
                 for k in unroll(TV):
-                    first = nothing
+                    value = nothing
                     if BIASED and xi == SHARED:
-                        first = load_words(b, (tile * TV + k) * W)
+                        value = load_words(b, (tile * TV + k) * W)
                     for p in unroll(TT):
-                        acc[k, p] = first
+                        acc[k, p] = value
             here = start + xi * step
             if not RAW:
                 asked = here + step + min(tt // TT, TV - 1) * (step // TV)
