@@ -54,11 +54,12 @@ def openvino_runner(path: str, threads: int, precision: str = "f32") -> Runner:
     except RuntimeError as error:
         raise InvalidModelError(f"OpenVINO refuses the model: {printable(str(error), 300)}") from error
     request = compiled.create_infer_request()
-    names = [output.get_any_name() for output in compiled.outputs]
+    names = [output.get_names() for output in compiled.outputs]  # those of tensors that its passes made the same, too
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         request.infer(dict(feeds))
-        return {name: request.get_output_tensor(index).data.copy() for index, name in enumerate(names)}
+        results = [request.get_output_tensor(index).data.copy() for index in range(len(names))]
+        return {name: result for known, result in zip(names, results, strict=True) for name in known}
 
     return run
 
