@@ -142,7 +142,8 @@ def main() -> int:
             program = lower_layer(layer, templates[layer.template], list(templates.values()), target).program(backend, target, options)
             peer, names = peer_of(layer, args.peer, folder, number, args.threads) or (None, [spec.name for spec in program.inputs])
             times = measure(program, peer, names, args.batch, args.threads, args.seconds)
-            rows.append(row_of(layer, program, times, args.batch, args.threads, core))
+            if times[0]:  # a concatenation may be left out, its parts written in place
+                rows.append(row_of(layer, program, times, args.batch, args.threads, core))
     show(rows, args.peer)
     settings = {"network": name, "batch": args.batch, "threads": args.threads, "math": args.math, "isa": target.isa, "peer": args.peer}
     core_facts = {"gflops": core.gflops, "gbytes": {str(size): rate for size, rate in core.gbytes.items()}}
