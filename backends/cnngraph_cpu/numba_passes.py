@@ -82,14 +82,7 @@ class RequireOneType(AnalysisPass):
         return False
 
 
-_BEFORE, _AFTER = (TranslateByteCode, FixupArgs, IRProcessing), (AnnotateTypes, NativeLowering, NoPythonBackend)
-SHORT = (*_BEFORE, NopythonTypeInference, RequireOneType, *_AFTER)
-"""There is nothing to inline, rewrite or unroll, nothing counts references, and LLVM makes its own single assignments."""
-SINGLE = (*_BEFORE, ReconstructSSA, NopythonTypeInference, PreLowerStripPhis, *_AFTER)
-"""For sources in which a name has values of two types."""
-
-
-def pipeline(passes: tuple[Any, ...]) -> type[Any]:
+def _pipeline(*passes: type[Any]) -> type[Any]:
     """A class for Numba's ``pipeline_class``."""
 
     def define_pipelines(self: Any) -> list[Any]:
@@ -100,3 +93,10 @@ def pipeline(passes: tuple[Any, ...]) -> type[Any]:
         return [manager]
 
     return type("Pipeline", (CompilerBase,), {"define_pipelines": define_pipelines})
+
+
+_BEFORE, _AFTER = (TranslateByteCode, FixupArgs, IRProcessing), (AnnotateTypes, NativeLowering, NoPythonBackend)
+SHORT = _pipeline(*_BEFORE, NopythonTypeInference, RequireOneType, *_AFTER)
+"""There is nothing to inline, rewrite or unroll, nothing counts references, and LLVM makes its own single assignments."""
+SINGLE = _pipeline(*_BEFORE, ReconstructSSA, NopythonTypeInference, PreLowerStripPhis, *_AFTER)
+"""For sources in which a name has values of two types."""

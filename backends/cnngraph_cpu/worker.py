@@ -14,11 +14,14 @@ import time
 import traceback
 from typing import Any
 
+from numba import cfunc, types
+from numba.core.errors import TypingError
+
+from cnngraph_cpu.numba_passes import SHORT, SINGLE, align_stacks, remember_signatures
+
 
 def compile_by(pipeline: type[Any], path: str, function: str) -> tuple[str, bytes]:
     """(symbol, ELF object) of ``function`` in the generated module at ``path``, by one of Numba's pipelines."""
-    from numba import cfunc, types
-
     with open(path, encoding="utf-8") as file:
         code = compile(file.read(), path, "exec")
     module: dict[str, Any] = {"__name__": "cnngraph_generated", "__file__": path}
@@ -31,22 +34,16 @@ def compile_by(pipeline: type[Any], path: str, function: str) -> tuple[str, byte
 
 def compile_kernel(path: str, function: str) -> tuple[str, bytes]:
     """(symbol, ELF object) of ``function`` in the generated module at ``path``."""
-    from numba.core.errors import TypingError
-
-    from cnngraph_cpu.numba_passes import SHORT, SINGLE, pipeline
-
     try:
-        return compile_by(pipeline(SHORT), path, function)
+        return compile_by(SHORT, path, function)
     except TypingError:  # an error of the source is found again
-        return compile_by(pipeline(SINGLE), path, function)
+        return compile_by(SINGLE, path, function)
 
 
 def main() -> None:
     """Serve requests ``{"path", "name"}`` until end of input."""
     answers = sys.stdout
     sys.stdout = sys.stderr
-    from cnngraph_cpu.numba_passes import align_stacks, remember_signatures
-
     remember_signatures()
     align_stacks()
     gc.disable()  # a tenth of the time, during which next to nothing becomes garbage

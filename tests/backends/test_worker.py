@@ -20,7 +20,7 @@ from cnngraph.runtime.loader import load_kernels
 from cnngraph.runtime.program import Kernel
 from cnngraph_cpu import backend
 from cnngraph_cpu.jit import _Worker, compile_sources
-from cnngraph_cpu.numba_passes import SHORT, SINGLE, pipeline, remember_signatures
+from cnngraph_cpu.numba_passes import SHORT, SINGLE, remember_signatures
 from cnngraph_cpu.worker import compile_by, compile_kernel
 from tests.backends.template_cases import Case, plan, requests
 
@@ -49,7 +49,7 @@ def test_the_passes_left_out_change_nothing(name: str, tmp_path: Path) -> None:
     source = backend.source(plan(LAYERS[name], isa, requests(LAYERS[name], isa)[0])[1].spec)
     path = tmp_path / "kernel.py"
     path.write_text(source.text)
-    lengths = {code_bytes(compile_by(way, str(path), source.name)[1]) for way in (Compiler, pipeline(SHORT), pipeline(SINGLE))}
+    lengths = {code_bytes(compile_by(way, str(path), source.name)[1]) for way in (Compiler, SHORT, SINGLE)}
     assert len(lengths) == 1 and 0 not in lengths
 
 
@@ -67,7 +67,7 @@ def test_names_of_two_types_are_parted(tmp_path: Path) -> None:
     path = tmp_path / "kernel.py"
     path.write_text(TWO_TYPES)
     with pytest.raises(TypingError, match="a is "):
-        compile_by(pipeline(SHORT), str(path), "kernel")
+        compile_by(SHORT, str(path), "kernel")
     symbol, code = compile_kernel(str(path), "kernel")
     (address,) = load_kernels([Kernel("kernel", symbol, code)])
     words = np.zeros(4, np.int64)

@@ -93,7 +93,8 @@ SHORTS = Arithmetic(2, 2, 2, (OutputTile(4, 150, 170, 70),), 4 << 20, True, 2.0,
 BLOCK_FLOAT = Arithmetic(
     2, 2, 1, (OutputTile(4, 290, 220, 0),), float("inf"), False, 4.0, 8.0, beside=0.9, apart=True, spills=1 / 16, of_bytes=True
 )
-"""Pairs of int16 in block floating point. To round weights in the kernel would take as long as their products with tiles of small maps."""
+"""Pairs of int16 in block floating point. To round weights in the kernel would take as long as their products with tiles of small maps.
+18.9 MB out of memory took 2.2 million cycles on Zen 4 and 2.3 on Zen 5, hence 8 bytes a cycle."""
 
 
 @dataclass(frozen=True)
