@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from cnngraph.analysis.by_image import TOGETHER, choose_apart
 from cnngraph.backends import get_backend
 from cnngraph.errors import UsageError
 from cnngraph.frontend import BatchNotSymbolicError, ContentsNeededError, FreeDimensionsError, import_model
@@ -189,14 +190,15 @@ def compile_graph(
     records.append(_record(graph, "select_kernels", sum(call is not None for call in calls.values()), start, after))
 
     start = time.perf_counter()
-    plan = plan_memory(graph, calls)
+    apart = TOGETHER if device is not None else choose_apart(graph, calls, choice.cycles)
+    plan = plan_memory(graph, calls, apart.nodes)
     records.append(_record(graph, "plan_memory", len(plan.absorbed), start, after))
 
     specs = [call.spec for node, call in calls.items() if call is not None and node not in plan.absorbed]
     compiled = backend.compile(specs, target, progress)
     program = build_program(
         graph, calls, plan, compiled, backend, target, options=options, records=records, rejections=context.rejections,
-        selections=choice.selections,
+        selections=choice.selections, apart=apart,
     )  # fmt: skip
     program.report["notices"] = notices
     if tuned is not None:

@@ -25,6 +25,7 @@ def show_memory(report: Mapping[str, Any], longest: int = 20) -> None:
         [
             ["weights", size(facts["weights"])],
             ["arena, for each image", size(facts["peak"])],
+            *([["of it handed over by steps image by image", size(facts["handover"])]] if facts.get("handover") else []),
             ["lower bound (largest sum of tensors alive at once)", size(facts["lower_bound"])],
             ["arena / lower bound", f"{facts['ratio']:.3f}"],
             ["reached at", facts["peak_step"] or "-"],

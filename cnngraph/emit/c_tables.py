@@ -11,7 +11,7 @@ import cnngraph
 from cnngraph.errors import InternalError, UsageError, printable
 from cnngraph.ir.types import DType
 from cnngraph.runtime.execute import ALONE_CYCLES
-from cnngraph.runtime.program import KernelStep, ProgramData, TensorRef, TensorSpec
+from cnngraph.runtime.program import KernelStep, ProgramData, TensorRef, TensorSpec, handover_bytes, handover_places
 
 _ONNX_TYPES = {
     "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11,
@@ -44,7 +44,7 @@ def numbers(values: Sequence[int]) -> str:
 
 
 def variant_tables(number: int, data: ProgramData, symbols: Sequence[str]) -> list[str]:
-    """Definitions of one variant's tables: features, steps, kernels, copies."""
+    """Definitions of one variant's tables: features, steps, kernels, places of what is handed over, copies."""
     steps: list[int] = []
     for step in data.steps:
         assert isinstance(step, KernelStep)
@@ -60,6 +60,7 @@ def variant_tables(number: int, data: ProgramData, symbols: Sequence[str]) -> li
         f"static const int64_t steps{number}[] = {{{numbers(steps)}}};",
         *(f"extern kernel {symbol};" for symbol in dict.fromkeys(symbols)),
         f"static kernel *const kernels{number}[] = {{{', '.join(symbols) or 'NULL'}}};",
+        f"static const int64_t handover{number}[] = {{{numbers(handover_places(data))}}};",
         f"static const copy copies{number}[] = {{{', '.join(copies) or '{0}'}}};",
     ]
 
@@ -70,7 +71,8 @@ def variant_entry(number: int, data: ProgramData, weights: str, weights_at: int)
     cycles = float(data.report.get("cycles", ALONE_CYCLES))
     fields = [
         text_literal(data.isa), f"features{number}", len(data.required), f"steps{number}", len(data.steps), f"kernels{number}",
-        f"copies{number}", len(data.copies), weights, weights_at, data.arena, data.static_bytes, data.scratch, most, repr(cycles),
+        f"copies{number}", len(data.copies), f"handover{number}", len(data.handover), weights, weights_at,
+        data.arena + handover_bytes(data.handover), data.static_bytes, data.scratch, most, repr(cycles),
     ]  # fmt: skip
     return f"    {{{', '.join(map(str, fields))}}},"
 
@@ -113,14 +115,14 @@ def header(name: str, data: ProgramData, isas: Sequence[str], inside: bool) -> s
     })  # fmt: skip
 
 
-def source(name: str, data: ProgramData, tables: Sequence[str]) -> str:
-    """The C file."""
+def source(name: str, data: ProgramData, tables: Sequence[str], handover: int) -> str:
+    """The C file; no variant hands over more than ``handover`` tensors."""
     free = any(isinstance(dim, str) for spec in data.inputs for dim in spec.shape)
     grows = all(any(isinstance(dim, str) for dim in spec.shape) for spec in data.outputs)
     return _fill("library.c.in", {
         "NAME": name, "VERSION": cnngraph.__version__, "INPUTS": str(len(data.inputs)), "OUTPUTS": str(len(data.outputs)),
         "FREE_BATCH": str(int(free)), "LEAST_BATCH": "0" if free and grows else "1", "ALONE_CYCLES": str(float(ALONE_CYCLES)),
-        "TABLES": "\n".join(tables),
+        "HANDOVER": str(handover), "TABLES": "\n".join(tables),
     })  # fmt: skip
 
 

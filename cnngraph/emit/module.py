@@ -27,6 +27,8 @@ from cnngraph.runtime.program import (
     ProgramData,
     TensorRef,
     TensorSpec,
+    handover_bytes,
+    handover_places,
 )
 
 _ARGUMENT = re.compile(r"^    (\w+) = \w+_argument\(args, (\d+)\)$", re.MULTILINE)
@@ -69,6 +71,9 @@ def _text(data: ProgramData, imports: str, language: str, environment: dict[str,
     bases = {ARENA: "arena", STATIC: "static", WEIGHTS: "weights", SCRATCH: "scratch"}
     bases |= {FIRST_IO + i: f"input_{i}" for i in range(len(data.inputs))}
     bases |= {FIRST_IO + len(data.inputs) + i: f"output_{i}" for i in range(len(data.outputs))}
+    for i, place in enumerate(handover_places(data)):
+        bases[FIRST_IO + len(data.inputs) + len(data.outputs) + i] = f"handover_{i}"
+        addresses.append(f"    handover_{i} = arena + {place} * n")
     steps = []
     for number, step in enumerate(data.steps):
         assert isinstance(step, KernelStep)
@@ -84,8 +89,9 @@ def _text(data: ProgramData, imports: str, language: str, environment: dict[str,
         "VERSION": cnngraph.__version__, "ISA": data.isa,
         "EXAMPLE": ", ".join(f"{_literal(spec.name)}: array" for spec in data.inputs).replace("\\", "\\\\"),
         "ENVIRONMENT": "\n".join(f"os.environ.setdefault({k!r}, {v!r})" for k, v in environment.items()),
-        "IMPORTS": imports, "INPUTS": _specs(data.inputs), "OUTPUTS": _specs(data.outputs), "ARENA": str(data.arena),
-        "STATIC": str(data.static_bytes), "SCRATCH": str(data.scratch), "ADDRESSES": "\n".join(addresses), "STEPS": wraps,
+        "IMPORTS": imports, "INPUTS": _specs(data.inputs), "OUTPUTS": _specs(data.outputs),
+        "ARENA": str(data.arena + handover_bytes(data.handover)), "STATIC": str(data.static_bytes), "SCRATCH": str(data.scratch),
+        "ADDRESSES": "\n".join(addresses), "STEPS": wraps,
         "KERNELS": "\n\n".join(kernel.text for kernel in kernels), "LANGUAGE": language, "REQUIRED": repr(list(data.required)),
         "FEATURES": Path(features.__file__).read_text("utf-8").partition("import annotations\n")[2].strip(),
     }  # fmt: skip

@@ -114,7 +114,7 @@ def _write_sources(variants: Sequence[ProgramData], name: str, folder: Path, ins
         "",
     ]
     (folder / f"{name}.h").write_text(c_tables.header(name, variants[0], [data.isa for data in variants], inside), "utf-8")
-    (folder / f"{name}.c").write_text(c_tables.source(name, variants[0], tables), "utf-8")
+    (folder / f"{name}.c").write_text(c_tables.source(name, variants[0], tables, max(len(data.handover) for data in variants)), "utf-8")
     text = assembly.text()
     if inside:
         include = (

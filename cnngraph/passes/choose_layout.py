@@ -37,6 +37,11 @@ class LayoutChoice:
         self.pixels: frozenset[Node] = frozenset()
         self.channels: frozenset[Node] = frozenset()
 
+    @property
+    def cycles(self) -> float:
+        """Estimate of one image's time on one core."""
+        return sum(s.costs.get(s.chosen, 0.0) for s in self.selections)
+
 
 def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, choices: Choices | None = None) -> LayoutChoice:
     """Set the layout of every value in ``graph`` (which becomes stage ``laid_out``) and pick every node's template.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import cnngraph
-from cnngraph.analysis.by_image import refuse_by_image
+from cnngraph.analysis.by_image import TOGETHER, Apart
 from cnngraph.eager import tail
 from cnngraph.errors import InternalError, printable
 from cnngraph.ir.graph import Graph, Node, Value
@@ -158,13 +158,18 @@ def build_program(
     records: Sequence[PassRecord],
     rejections: Sequence[Rejection],
     selections: Sequence[Selection],
+    apart: Apart = TOGETHER,
 ) -> Program:
-    """Encode every step's arguments, gather the weights, and load the code."""
+    """Encode every step's arguments, gather the weights, and load the code.
+
+    ``apart``: what of the graph is computed image by image, as ``plan`` expects it.
+    """
     driver = backend.driver(target)
     builder = _Builder(plan)
     steps: list[KernelStep | HostStep] = []
     numbers: dict[KernelSpec, int] = {}
     users: dict[KernelSpec, list[Node]] = {}
+    leading, by_image = set(graph.nodes[: apart.nodes]), 0
     for node, call in calls.items():
         if node in plan.absorbed:
             continue
@@ -182,6 +187,7 @@ def build_program(
             if isinstance(argument, Scratch):
                 scratch += -(-argument.nbytes // 64) * 64
         steps.append(KernelStep(number, tuple(encoded), label))
+        by_image += node in leading
     kernels = []
     for spec in numbers:
         code = compiled[spec]
@@ -191,10 +197,7 @@ def build_program(
     copies = [(index, builder.ref(value)) for index, value in plan.copies]
     report = _report(calls, plan, records, rejections, selections, steps)
     weights = builder.weights.blob()
-    together = refuse_by_image(graph, weights.nbytes, report["cycles"])
-    if plan.copies or plan.static_bytes or report["reference_steps"]:
-        together = "not every step is a kernel that computes images apart"
-    report["together"] = together
+    report["together"] = apart.reason
     return Program(
         ProgramData(
             inputs=[_spec(name, value.type) for name, value in graph.inputs],
@@ -203,8 +206,8 @@ def build_program(
             arena=plan.arena, static_bytes=plan.static_bytes, scratch=builder.scratch, copies=copies, isa=target.isa,
             required=backend.required_features(target), threads=options.threads,
             report={"options": _options(options), "versions": _versions(), **report},
-            tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name, by_image=together is None,
-            checks=builder.checks,
+            tail=None if graph.tail is None else tail.encode(graph.tail), backend=backend.name, apart=by_image,
+            late_arena=plan.late_arena, handover=plan.handover, checks=builder.checks,
         )
     )  # fmt: skip
 

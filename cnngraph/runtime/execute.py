@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,19 @@ from cnngraph.ir.types import DType
 from cnngraph.runtime.cpus import usable_cpus
 from cnngraph.runtime.features import missing_features
 from cnngraph.runtime.loader import load_kernels
-from cnngraph.runtime.program import ARENA, FIRST_IO, SCRATCH, STATIC, WEIGHTS, HostStep, KernelStep, ProgramData, TensorRef
+from cnngraph.runtime.program import (
+    ARENA,
+    FIRST_IO,
+    SCRATCH,
+    STATIC,
+    WEIGHTS,
+    HostStep,
+    KernelStep,
+    ProgramData,
+    TensorRef,
+    TensorSpec,
+    handover_bytes,
+)
 from cnngraph.runtime.slots import process_slots
 from cnngraph.runtime.team import CALLER, Team, lease_team
 
@@ -89,17 +102,20 @@ class Context:
 
     Attributes:
         call: the driver's arguments.
+        handed: the memory of each tensor that is handed over.
         alone: the batch for which the job words say that one thread computes all of the only segment; 0 if they say something else.
     """
 
     def __init__(self, data: ProgramData, arguments: int) -> None:
         self._data = data
         self._args_stride = -(-max(arguments, 1) * 8 // 64) * 64
-        self.batch = self.threads = 0
-        bases = FIRST_IO + len(data.inputs) + len(data.outputs)
+        self.threads = 0
+        self._first_handover = FIRST_IO + len(data.inputs) + len(data.outputs)
+        bases = self._first_handover + len(data.handover)
         self.bases = (ctypes.c_int64 * bases)()
         self.image_bytes = (ctypes.c_int64 * bases)()
         self.image_bytes[ARENA] = data.arena
+        self.image_bytes[FIRST_IO:] = [*(_image_bytes(spec) for spec in (*data.inputs, *data.outputs)), *data.handover]
         self.job = (ctypes.c_int64 * _WORDS)()
         self.job[_BASES], self.job[_IMAGE_BYTES] = ctypes.addressof(self.bases), ctypes.addressof(self.image_bytes)
         self.call = (ctypes.c_int64(ctypes.addressof(self.job)), ctypes.c_int64(0), ctypes.c_int64(CALLER))
@@ -107,7 +123,9 @@ class Context:
         self.static = aligned(data.static_bytes)
         self.bases[STATIC] = self.static.ctypes.data
         self.bases[WEIGHTS] = data.weights.ctypes.data
-        self.arena = aligned(0)
+        self.arena = self._handover = aligned(0)
+        self.handed: list[np.ndarray] = []
+        self._handed_batch = 0
 
     def place(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """Set the addresses of the caller's arrays."""
@@ -119,19 +137,32 @@ class Context:
             bases[place] = address(array)
             place += 1
 
-    def prepare(self, batch: int, threads: int) -> None:
-        """Make room for ``batch`` images and ``threads`` threads; memory only grows."""
-        if batch > self.batch:
-            self.arena, self.batch = _NOTHING, 0  # frees the old one before the new one is made
-            self.arena = aligned(self._data.arena * batch)
-            self.bases[ARENA] = self.arena.ctypes.data
-            self.batch = batch
+    def prepare(self, batch: int, threads: int, apart: bool = False) -> None:
+        """Make room for ``batch`` images, some of them ``apart`` in one thread each, and ``threads`` threads; memory only grows."""
+        data, bases = self._data, self.bases
+        needed = max(data.arena * threads, data.late_arena * batch) if apart else data.arena * batch
+        if needed > len(self.arena):
+            self.arena = _NOTHING  # frees the old one before the new one is made
+            self.arena = aligned(needed)
+            bases[ARENA] = self.arena.ctypes.data
+        if data.handover and batch != self._handed_batch:
+            self.handed, self._handed_batch = [], 0
+            needed = handover_bytes(data.handover) * batch
+            if needed > len(self._handover):
+                self._handover = _NOTHING
+                self._handover = aligned(needed)
+            at = 0
+            for place, size in enumerate(data.handover, self._first_handover):
+                self.handed.append(self._handover[at : at + size * batch])
+                bases[place] = self.handed[-1].ctypes.data
+                at += handover_bytes([size]) * batch
+            self._handed_batch = batch
         if threads > self.threads:
-            self._scratch = aligned(self._data.scratch * threads)
+            self._scratch = aligned(data.scratch * threads)
             self._args = aligned(self._args_stride * threads)
-            self.bases[SCRATCH] = self._scratch.ctypes.data
+            bases[SCRATCH] = self._scratch.ctypes.data
             self.job[_ARGS], self.job[_ARGS_STRIDE] = self._args.ctypes.data, self._args_stride
-            self.job[_SCRATCH_STRIDE] = self._data.scratch
+            self.job[_SCRATCH_STRIDE] = data.scratch
             self.threads = threads
 
 
@@ -161,7 +192,7 @@ class Executor:
             self.parts.append(Segment(pending))
         only = self.parts[0] if len(self.parts) == 1 and not data.copies else None
         self._only = only if isinstance(only, Segment) else None
-        self._sharing = START_CYCLES + BARRIER_CYCLES * (1 if data.by_image else len(data.steps))
+        self._sharing = START_CYCLES + BARRIER_CYCLES * (1 if data.apart == len(data.steps) else len(data.steps))
         self._arguments = max((p.most_arguments for p in self.parts if isinstance(p, Segment)), default=0)
         self._free: list[Context] = []
         self._alone = (0, 0)  # batch and threads of the latest run that one thread did by itself
@@ -180,7 +211,7 @@ class Executor:
         if self._missing:
             self._refuse()
         if self._cycles * batch < ALONE_CYCLES and not self._worth_sharing(batch, threads):
-            if self._only is None or (self.data.by_image and batch > 1):
+            if self._only is None or (self.data.apart and batch > 1):
                 self._run(inputs, outputs, batch, 1, None)
             else:
                 self._run_alone(inputs, outputs, batch)
@@ -234,20 +265,18 @@ class Executor:
             context = Context(self.data, self._arguments)
         try:
             threads = 1 if team is None else team.ensure(threads, self._driver)
-            if self.data.by_image and batch > 1 and batch >= threads:
-                apart = batch // threads * threads
-                self._run_by_image(context, [a[:apart] for a in inputs], [a[:apart] for a in outputs], threads, team)
-                if apart == batch:
-                    return
-                inputs, outputs, batch = [a[apart:] for a in inputs], [a[apart:] for a in outputs], batch - apart
-            self._start(context, inputs, outputs, batch, threads)
+            apart = batch // threads * threads if self.data.apart and batch > 1 else 0
+            self._start(context, inputs, outputs, batch, threads, apart > 0)
             if team is not None:
                 context.job[_TEAM] = team.address
+            done = 0
+            if apart:
+                self._run_apart(context, batch, apart, team)
+                done = self.data.apart
             for part in self.parts:
                 if isinstance(part, Segment):
-                    if team is not None:
-                        team.announce(threads)
-                    self._segment(context, part.address, part.count)
+                    self._walk(context, part, done, part.count, team)
+                    done = 0
                 else:
                     run_host(part[0], part[1].bind(batch), context, self.data, inputs, outputs, batch)
             for index, source in self.data.copies:
@@ -255,25 +284,27 @@ class Executor:
         finally:
             self._free.append(context)
 
-    def _run_by_image(
-        self, context: Context, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], threads: int, team: Team | None
-    ) -> None:
-        """All steps for each image, one image a thread at a time, in as many arenas as threads."""
-        (segment,) = self.parts
-        assert isinstance(segment, Segment)
-        context.prepare(threads, threads)
-        self._start(context, inputs, outputs, 1, threads)
-        for place, array in enumerate((*inputs, *outputs), FIRST_IO):
-            context.image_bytes[place] = array.nbytes // len(array)
-        context.job[_IMAGES] = len(inputs[0])
-        if team is not None:
-            context.job[_TEAM] = team.address
-            team.announce(threads)
-        self._segment(context, segment.address, segment.count)
+    def _run_apart(self, context: Context, batch: int, apart: int, team: Team | None) -> None:
+        """The leading steps: of ``apart`` images by one thread each, in arenas of their own, and of the others by all threads."""
+        job, bases, first = context.job, context.bases, self.parts[0]
+        assert isinstance(first, Segment)
+        job[_BATCH], job[_IMAGES] = 1, apart
+        self._walk(context, first, 0, self.data.apart, team)
+        job[_IMAGES] = 0
+        if apart < batch:
+            whole = list(bases)
+            for place in range(FIRST_IO, len(bases)):
+                bases[place] += apart * context.image_bytes[place]
+            job[_BATCH] = batch - apart
+            self._walk(context, first, 0, self.data.apart, team)
+            bases[:] = whole
+        job[_BATCH] = batch
 
-    def _start(self, context: Context, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int) -> None:
+    def _start(
+        self, context: Context, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], batch: int, threads: int, apart: bool = False
+    ) -> None:
         context.alone = 0
-        context.prepare(batch, threads)
+        context.prepare(batch, threads, apart)
         context.place(inputs, outputs)
         job = context.job
         job[_DRIVER], job[_BATCH], job[_THREADS] = self._driver, batch, threads
@@ -281,8 +312,13 @@ class Executor:
         job[_WAKE] = 1
         job[_SPINS] = _BARRIER_SPINS if threads <= self._cpus else 0
 
-    def _segment(self, context: Context, table: int, count: int) -> None:
-        context.job[_STEPS], context.job[_COUNT] = table, count
+    def _walk(self, context: Context, segment: Segment, first: int, stop: int, team: Team | None) -> None:
+        """Steps ``first`` to ``stop`` of a segment, as the job words say."""
+        if first == stop:
+            return
+        if team is not None:
+            team.announce(context.job[_THREADS])
+        context.job[_STEPS], context.job[_COUNT] = segment.address + 8 * segment.offsets[first], stop - first
         self._entry(*context.call)
 
     def profile(
@@ -325,16 +361,22 @@ class Executor:
                     best = min(best, time.perf_counter() - start)
                 rows.append(("reference", step.label, best))
                 continue
-            for offset, label, kernel in zip(part.offsets, part.labels, part.kernels, strict=True):
+            for number, (label, kernel) in enumerate(zip(part.labels, part.kernels, strict=True)):
                 best = float("inf")
                 for _ in range(repeat):
                     start = time.perf_counter()
-                    if team is not None:
-                        team.announce(threads)
-                    self._segment(context, part.address + 8 * offset, 1)
+                    self._walk(context, part, number, number + 1, team)
                     best = min(best, time.perf_counter() - start)
                 rows.append((self.data.kernels[kernel].name, label, best))
         return rows
+
+
+def _image_bytes(spec: TensorSpec) -> int:
+    """Bytes from one image of a caller's array to the next; 0 if its first axis is not the batch."""
+    first, *others = spec.factors() or [(0, 0)]
+    if first != (1, 0) or any(a for a, _ in others):
+        return 0
+    return math.prod(b for _, b in others) * DType(spec.dtype).itemsize
 
 
 def _decoded(step: HostStep) -> Any:
@@ -350,7 +392,7 @@ def view(
     dtype = _dtype(ref.dtype)
     shape = tuple(a * batch + b for a, b in ref.shape)
     if ref.base >= FIRST_IO:
-        arrays = [*inputs, *outputs]
+        arrays = [*inputs, *outputs, *context.handed]
         memory = arrays[ref.base - FIRST_IO].reshape(-1).view(np.uint8)
     else:
         memory = {ARENA: context.arena, STATIC: context.static, WEIGHTS: data.weights}[ref.base]

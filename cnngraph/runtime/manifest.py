@@ -41,7 +41,8 @@ def encode_program(data: ProgramData) -> dict[str, Any]:
         "kernels": [{"name": k.name, "symbol": k.symbol, "source": k.source} for k in (*data.kernels, data.driver)],
         "arena": data.arena, "static": data.static_bytes, "scratch": data.scratch,
         "isa": data.isa, "required": list(data.required), "threads": data.threads, "report": data.report, "tail": data.tail,
-        "backend": data.backend, "by_image": data.by_image, "checks": [list(check) for check in data.checks],
+        "backend": data.backend, "apart": data.apart, "late_arena": data.late_arena, "handover": data.handover,
+        "checks": [list(check) for check in data.checks],
     }  # fmt: skip
 
 
@@ -93,7 +94,10 @@ class _Reader:
         self._manifest, self._codes, self._weights = manifest, codes, weights
         self._inputs = [self._spec(s) for s in manifest["inputs"]]
         self._outputs = [self._spec(s) for s in manifest["outputs"]]
-        self._bases = FIRST_IO + len(self._inputs) + len(self._outputs)
+        handover = manifest.get("handover", [])
+        _require(isinstance(handover, list), "what is handed over is no list")
+        self._handover = [_int(size, 0) for size in handover]
+        self._bases = FIRST_IO + len(self._inputs) + len(self._outputs) + len(self._handover)
         self._sizes = {
             ARENA: _int(manifest["arena"], 0), STATIC: _int(manifest["static"], 0), SCRATCH: _int(manifest["scratch"], 0),
             WEIGHTS: weights.nbytes,
@@ -114,19 +118,22 @@ class _Reader:
             copies=[(_int(i, 0, len(self._outputs)), self._ref(r)) for i, r in manifest["copies"]], isa=_text(manifest["isa"]),
             required=tuple(_text(f) for f in manifest["required"]),
             threads=None if threads is None else _int(threads, 1, MAX_THREADS + 1), report=manifest["report"], tail=self._tail(),
-            backend=_text(manifest.get("backend", "cpu")), by_image=self._by_image(),
+            backend=_text(manifest.get("backend", "cpu")), apart=self._apart(),
+            late_arena=_int(manifest.get("late_arena", self._sizes[ARENA]), 0, self._sizes[ARENA] + 1), handover=self._handover,
             checks=[(_int(place, 0, self._sizes[SCRATCH] - 7), _text(text)) for place, text in manifest.get("checks", [])],
         )  # fmt: skip
 
-    def _by_image(self) -> bool:
-        """The flag, if the steps allow it: they are kernels, and inputs and outputs have one row an image."""
-        chosen = self._manifest.get("by_image", False)
-        _require(isinstance(chosen, bool), "by_image is no truth value")
-        rows = all(spec.shape[:1] == ("N",) for spec in (*self._inputs, *self._outputs))
-        kernels = all("kernel" in step for step in self._manifest["steps"])
-        copies, static = self._manifest["copies"], self._sizes[STATIC]
-        _require(not chosen or (self._inputs and rows and kernels and not copies and not static), "its images cannot be computed apart")
-        return cast(bool, chosen)
+    def _apart(self) -> int:
+        """The number of steps computed image by image, if they allow it: they are kernels, and all that they use has one row an image."""
+        steps, specs = self._manifest["steps"], [*self._inputs, *self._outputs]
+        count = _int(self._manifest.get("apart", 0), 0, len(steps) + 1)
+        for step in steps[:count]:
+            _require("kernel" in step, "its images cannot be computed apart, for there is an operator without a kernel")
+            for base, _, _ in step["arguments"]:
+                _require(base != STATIC, "its images cannot be computed apart, for they share memory")
+                rows = not 0 <= base - FIRST_IO < len(specs) or specs[base - FIRST_IO].shape[:1] == ("N",)
+                _require(rows, "its images cannot be computed apart, for an array has no row an image")
+        return count
 
     def _tail(self) -> dict[str, Any] | None:
         tail = self._manifest["tail"]

@@ -1,11 +1,13 @@
 """A compiled program as pure data: what to call, with which arguments, on which memory.
 
 An address is ``bases[base] + a*N + b`` bytes, N the batch size of a run. Integers have the same form with base ``INTEGER``,
-whose address is 0. Bases ``FIRST_IO`` and up are the arrays of the graph inputs, then of the graph outputs.
+whose address is 0. Bases ``FIRST_IO`` and up are the arrays of the graph inputs, then of the graph outputs, then the memory that the
+steps computed image by image hand over to the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,16 @@ INTEGER, ARENA, STATIC, WEIGHTS, SCRATCH, FIRST_IO = 0, 1, 2, 3, 4, 5
 
 Linear = tuple[int, int]
 """(a, b): the number ``a*N + b``."""
+
+
+def handover_places(data: ProgramData) -> list[int]:
+    """Bytes of one image in front of each tensor that is handed over, where they follow the arena in one piece of memory."""
+    return [data.arena + handover_bytes(data.handover[:number]) for number in range(len(data.handover))]
+
+
+def handover_bytes(sizes: Sequence[int]) -> int:
+    """Bytes of one image for tensors of these sizes, each at a multiple of 64 times the batch."""
+    return sum(-(-size // 64) * 64 for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,9 @@ class ProgramData:
             the error's text, in which ``{}`` stands for the second word.
         weights_sha256: of the weights in hexadecimal digits if they have been compared with it, else None; saving needs no second hash.
         backend: name of the backend whose kernels these are.
-        by_image: whether a batch is computed image by image, each by one thread; all steps are kernels then.
+        apart: number of leading steps, all kernels, through which a batch is taken image by image, each by one thread.
+        late_arena: bytes of ``arena`` that the other steps use.
+        handover: bytes for one image of each tensor that the leading steps hand over to the others.
         tail: what follows the compiled part, as data (:mod:`cnngraph.eager.tail`), or None.
     """
 
@@ -124,6 +138,8 @@ class ProgramData:
     report: dict[str, Any] = field(default_factory=dict)
     tail: dict[str, Any] | None = None
     backend: str = "cpu"
-    by_image: bool = False
+    apart: int = 0
+    late_arena: int = 0
+    handover: list[int] = field(default_factory=list)
     checks: list[tuple[int, str]] = field(default_factory=list)
     weights_sha256: str | None = None

@@ -13,7 +13,7 @@ from cnngraph.errors import InvalidInputError, LimitExceededError, UsageError, p
 from cnngraph.ir.types import DType
 from cnngraph.runtime.cpus import MAX_THREADS, default_threads
 from cnngraph.runtime.execute import Executor, _dtype
-from cnngraph.runtime.program import KernelStep, ProgramData, TensorSpec
+from cnngraph.runtime.program import KernelStep, ProgramData, TensorSpec, handover_bytes
 
 _Arrays = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
 """Name, shape and type of inputs or outputs."""
@@ -91,7 +91,7 @@ class Program:
             try:
                 self._executor.run(arrays, results, batch, count)
             except MemoryError:
-                needed = self.data.arena * batch + self.data.static_bytes
+                needed = (self.data.arena + handover_bytes(self.data.handover)) * batch + self.data.static_bytes
                 raise LimitExceededError(f"a batch of {batch} needs {needed:,} bytes of working memory, more than there are") from None
         elif any(array.size for array in results):
             raise InvalidInputError("the batch is 0, but an output does not depend on it")

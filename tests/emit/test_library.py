@@ -18,6 +18,7 @@ import onnx
 import pytest
 
 import cnngraph
+from cnngraph.analysis import by_image
 from cnngraph.emit.shared import CompilerMissingError, emit_library, library_name
 from cnngraph.errors import UsageError
 from cnngraph.runtime.library import Library
@@ -332,3 +333,19 @@ def test_on_the_command_line(call: Call, tmp_path: Path) -> None:  # noqa: F811
     assert call("compile", tmp_path / "net.cnng", "--emit", "cnng").code == 2
     assert call("compile", tmp_path / "net.cnng", "--emit", "so", "--isa", "avx2").code == 2
     assert call("compile", tmp_path / "m.onnx", "--emit", "so,dll").code == 2
+
+
+def test_what_leading_steps_hand_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs whose leading steps are computed image by image have memory beside the arena; several of them have the most of any."""
+    monkeypatch.setattr(by_image, "_MOST_WEIGHTS", 1000)
+    monkeypatch.setattr(by_image, "_LEAST_RESULTS", 0)
+    halves = compiled("avx2")
+    assert halves.data.handover
+    monkeypatch.setattr(by_image, "_MOST_WEIGHTS", 1 << 20)
+    whole = compiled("sse4")
+    assert not whole.data.handover
+    made = emit_library([halves.data, whole.data], tmp_path / "net.so")
+    for threads in (1, 2):
+        with Library(made["library"], threads=threads) as library:
+            for batch in (1, 2):
+                np.testing.assert_array_equal(library.run({"x": X[:batch]})["y"], halves.run({"x": X[:batch]})["y"])

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 import cnngraph
+from cnngraph.analysis import by_image
 from cnngraph.emit.module import emit_module
 from cnngraph.errors import UsageError
 from cnngraph_cpu.simd import primitives
@@ -138,3 +139,17 @@ def test_on_the_command_line(call: Call, tmp_path: Path) -> None:  # noqa: F811
     assert result.stdout.startswith("y float32 (1, 5)")
     assert call("compile", tmp_path / "m.onnx", "--emit", "python", "-o", tmp_path / "net").code == 1  # exists already
     assert call("compile", tmp_path / "m.onnx", "--emit", "python", "--isa", "avx2,sse4", "-o", tmp_path / "two").code == 2
+
+
+def test_what_leading_steps_hand_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_image, "_MOST_WEIGHTS", 1000)
+    monkeypatch.setattr(by_image, "_LEAST_RESULTS", 0)
+    program = cnngraph.compile(model(1), isa="avx2")
+    assert program.data.handover
+    emit_module(program.data, tmp_path)
+    np.save(tmp_path / "x.npy", X)
+    command = [sys.executable, "-I", "-c", CHECK, str(tmp_path), str(tmp_path / "x.npy"), "x"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    for batch in (1, 2):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{batch}.npy"), program.run({"x": X[:batch]})["y"])

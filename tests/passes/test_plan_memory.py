@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from cnngraph.ops import Concat, Elementwise, Identity, Reorder, Reshape, Slice,
 from cnngraph.ops.expression import Expression
 from cnngraph.passes.choose_layout import ALIASES
 from cnngraph.passes.memory_links import natural_stride
-from cnngraph.passes.plan_memory import MemoryPlan, plan_memory
+from cnngraph.passes.plan_memory import MemoryPlan, Place, plan_memory
 from cnngraph.runtime.program import ARENA, FIRST_IO, STATIC
 
 N = BATCH
@@ -53,6 +53,8 @@ class Machine:
         for i, (_, value) in enumerate((*graph.inputs, *graph.outputs)):
             shape = bind_shape(value.type.shape, batch)
             self.memory[FIRST_IO + i] = np.full(int(np.prod(shape)) * value.type.dtype.itemsize, 0xCD, np.uint8)
+        for i, size in enumerate(plan.handover, FIRST_IO + len(graph.inputs) + len(graph.outputs)):
+            self.memory[i] = np.full(size * batch, 0xCD, np.uint8)
 
     def array(self, value: Value) -> np.ndarray:
         """The physical elements, [first axis, elements of one image]."""
@@ -90,17 +92,23 @@ class Machine:
         target = self.array(value)
         target[...] = data.reshape(target.shape)
 
-    def run(self, calls: dict[Node, KernelCall | None], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def of_image(self, image: int) -> Machine:
+        """The memory of one image: rows of the arrays and of what is handed over, and an arena of its own."""
+        other = Machine(self.graph, self.plan, 1)
+        for base, memory in self.memory.items():
+            if base >= FIRST_IO:
+                other.memory[base] = np.split(memory, self.batch)[image]
+        return other
+
+    def run(self, calls: dict[Node, KernelCall | None], feeds: dict[str, np.ndarray], apart: int = 0) -> dict[str, np.ndarray]:
+        """All nodes, the first ``apart`` of them image by image."""
         for name, value in self.graph.inputs:
             self.write(value, feeds[name])
-        for node in self.graph.nodes:
-            if node in self.plan.absorbed or (calls[node] is None and isinstance(node.op, ALIASES)):
-                continue
-            operands = [None if v is None else self.read(v) for v in node.inputs]
-            if calls[node] is None:
-                assert not any(v in self.plan.batch_strides for v in (*node.inputs, *node.outputs)), "NumPy got a strided value"
-            for value, result in zip(node.outputs, node.op.bind(self.batch).reference(*operands), strict=True):
-                self.write(value, result)
+        if apart:
+            for image in range(self.batch):
+                self.of_image(image).run_nodes(calls, self.graph.nodes[:apart])
+            self.memory[ARENA] = np.full(self.plan.late_arena * self.batch, 0xCD, np.uint8)
+        self.run_nodes(calls, self.graph.nodes[apart:])
         for index, value in self.plan.copies:
             self.memory[FIRST_IO + len(self.graph.inputs) + index][...] = self.read(value).reshape(-1).view(np.uint8)
         found = {}
@@ -109,15 +117,25 @@ class Machine:
             found[name] = raw.view(value.type.dtype.numpy).reshape(bind_shape(value.type.shape, self.batch))
         return found
 
+    def run_nodes(self, calls: dict[Node, KernelCall | None], nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if node in self.plan.absorbed or (calls[node] is None and isinstance(node.op, ALIASES)):
+                continue
+            operands = [None if v is None else self.read(v) for v in node.inputs]
+            if calls[node] is None:
+                assert not any(v in self.plan.batch_strides for v in (*node.inputs, *node.outputs)), "NumPy got a strided value"
+            for value, result in zip(node.outputs, node.op.bind(self.batch).reference(*operands), strict=True):
+                self.write(value, result)
 
-def check(graph: Graph, calls: dict[Node, KernelCall | None]) -> MemoryPlan:
+
+def check(graph: Graph, calls: dict[Node, KernelCall | None], apart: int = 0) -> MemoryPlan:
     """Plan, execute for two batch sizes, compare with the definition."""
-    plan = plan_memory(graph, calls)
+    plan = plan_memory(graph, calls, apart)
     rng = np.random.default_rng(0)
     for batch in (1, 3):
         feeds = {name: rng.standard_normal(bind_shape(v.type.shape, batch)).astype(v.type.dtype.numpy) for name, v in graph.inputs}
         expected = interpret(graph, feeds)
-        got = Machine(graph, plan, batch).run(calls, feeds)
+        got = Machine(graph, plan, batch).run(calls, feeds, apart)
         assert list(got) == list(expected)
         for name, array in expected.items():
             np.testing.assert_array_equal(got[name], array, err_msg=name)
@@ -194,6 +212,31 @@ def test_any_plan_computes_the_graph(example: tuple[Graph, dict[Node, KernelCall
     assert plan.bound <= plan.arena
     if all(node.output.type.nbytes == 0 or isinstance(node.output.type.nbytes, Sym) for node in graph.nodes):
         assert plan.static_bytes == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(graphs(), st.integers(0, 40))
+def test_any_part_may_be_computed_image_by_image(example: tuple[Graph, dict[Node, KernelCall | None]], apart: int) -> None:
+    graph, calls = example
+    if graph.inputs[0][1].type.shape[0] == N:
+        plan = check(graph, calls, min(apart, len(graph.nodes)))
+        assert plan.late_arena <= plan.arena
+        assert plan.bound <= plan.arena + sum(-(-size // 64) * 64 for size in plan.handover)
+
+
+def test_what_is_handed_over_lies_beside_the_arena() -> None:
+    graph, x = image()
+    (a,) = graph.add(Transpose((0, 1, 3, 2)), [x])
+    (b,) = graph.add(Transpose((0, 1, 3, 2)), [a])
+    (c,) = graph.add(Transpose((0, 1, 3, 2)), [b])
+    (d,) = graph.add(ADD, [c, b])
+    (e,) = graph.add(Transpose((0, 1, 3, 2)), [d])
+    graph.add_output("y", e)
+    plan = check(graph, calls_of(graph), 2)
+    assert plan.handover == [144]  # b, 4*3*3 numbers
+    assert plan.places[b] == Place(FIRST_IO + 2, 0, 0)
+    assert (plan.arena, plan.late_arena) == (192, 192)
+    assert plan.report()["peak"] == 2 * 192
 
 
 def image(channels: int = 4, size: int = 3) -> tuple[Graph, Value]:
