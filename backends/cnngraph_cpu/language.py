@@ -32,7 +32,7 @@ load_shorts = load_signed_shorts = add_shorts = sub_shorts = shift_shorts = dot_
 largest_magnitude = to_shorts = words_as_floats = _only_specialised
 translate = transpose_bytes = store_four_rounded = byte_pointer_argument = _only_specialised
 int_pointer_argument = truncated = long_expression = _only_specialised
-half_pointer_argument = load_pairs = broadcast_pair = dot2 = _only_specialised
+half_pointer_argument = load_pairs = broadcast_pair = dot2 = store_joined = _only_specialised
 tile_configure = tile_release = tile_zero = tile_load = tile_store = tile_dot_bf16 = tile_dot_bytes = _only_specialised
 fill_row = store_halves = store_half_blocks = store_split = store_byte_blocks = store_four_lanes = prefetch_row = _only_specialised
 registers = unroll = epilogue = expression = _only_specialised

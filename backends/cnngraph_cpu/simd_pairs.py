@@ -2,7 +2,7 @@
 
 A pair is 32 bits: two neighbouring channels of a pixel, or of a row of weights. ``dot2(acc, x, w)`` adds both products to each lane of
 ``acc``. The instruction adds in float32 without an intermediate rounding of the products, which are exact, and takes numbers below the
-smallest normal one for zero.
+smallest normal one for zero. ``store_joined(y, at, red, green, blue)`` stores pixels of three channels as bfloat16, channels innermost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnngraph_cpu.simd import VectorType, splat_value
-from cnngraph_cpu.simd_half import BF16, BrainFloat
+from cnngraph_cpu.simd_half import BF16, BrainFloat, narrowed
 from cnngraph_cpu.simd_int import IntVectorType
 from cnngraph_cpu.target import ISAS
 
@@ -56,6 +56,24 @@ def pair_primitives(isa: str, p: dict[str, Any]) -> dict[str, Any]:
         return pair_type(BF16, types.intp), codegen
 
     @intrinsic
+    def store_joined(typingctx: Any, pointer: Any, offset: Any, red: Any, green: Any, blue: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            channels = [narrowed(builder, value, converts=True) for value in values[2:]]
+            half = channels[0].type
+            wide = ir.Constant(ir.VectorType(_INT32, 2 * lanes), list(range(2 * lanes)))
+            two = builder.shuffle_vector(channels[0], channels[1], wide)
+            third = builder.shuffle_vector(channels[2], ir.Constant(half, ir.Undefined), wide)
+            for part in range(3):
+                places = [divmod(place, 3) for place in range(part * lanes, (part + 1) * lanes)]  # pixel, channel
+                order = ir.Constant(ir.VectorType(_INT32, lanes), [channel * lanes + pixel for pixel, channel in places])
+                at = builder.add(values[1], ir.Constant(values[1].type, part * lanes))
+                joined = builder.shuffle_vector(two, third, order)
+                builder.store(joined, address(builder, (values[0], at), half)).align = 2
+            return context.get_dummy_value()
+
+        return types.void(BF16, types.intp, float_type, float_type, float_type), codegen
+
+    @intrinsic
     def dot2(typingctx: Any, acc: Any, x: Any, w: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             fnty = ir.FunctionType(floats, [floats, halves, halves])
@@ -92,6 +110,6 @@ def pair_primitives(isa: str, p: dict[str, Any]) -> dict[str, Any]:
         return reciprocal_near(add(splat(1.0), add_exponent(q, shifted)))
 
     return {
-        "load_pairs": load_pairs, "broadcast_pair": broadcast_pair, "dot2": dot2, "reciprocal_near": reciprocal_near,
-        "sigmoid_half": sigmoid_half,
+        "load_pairs": load_pairs, "broadcast_pair": broadcast_pair, "store_joined": store_joined, "dot2": dot2,
+        "reciprocal_near": reciprocal_near, "sigmoid_half": sigmoid_half,
     }  # fmt: skip

@@ -73,6 +73,9 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
     def put(p: EmulatedPointer, offset: int, value: Any) -> None:
         p.array[p.span(offset, 1)] = value
 
+    def store_joined(p: EmulatedPointer, offset: int, *channels: np.ndarray) -> None:
+        p.array[p.span(offset, len(channels) * width)] = np.stack(channels, axis=1).reshape(-1)
+
     def transpose_tile(source: EmulatedPointer, at: int, step: int, target: EmulatedPointer, to: int, pitch: int) -> None:
         tile = np.stack([load(source, at + i * step) for i in range(width)])
         for i in range(width):
@@ -103,6 +106,7 @@ def primitives(width: int) -> dict[str, Callable[..., Any]]:
         "transpose_tile": transpose_tile,
         "scalar_log": lambda x: np.float32(math.log(x)) if x > 0 else np.float32(-np.inf if x == 0 else np.nan),
         "sigmoid_half": FUNCTIONS["sigmoid"].reference,
+        "store_joined": store_joined,
         "load_pairs": lambda p, offset: pairs(p, offset, width),
         "broadcast_pair": lambda p, offset: np.repeat(pairs(p, offset, 1), width, axis=0),
         "dot2": lambda acc, x, w: ((acc + x[:, 1] * w[:, 1]).astype(np.float32) + x[:, 0] * w[:, 0]).astype(np.float32),

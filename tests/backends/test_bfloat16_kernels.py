@@ -45,6 +45,8 @@ PAIRS = [
     _conv("conv_pairs", 34, 17, (9, 13), 1, bias=False),
     _conv("conv_pairs", 34, 70, (12, 13), 3, stride=2, pad=1, residual=True),
     _conv("conv_pairs", 3, 64, (19, 23), 7, stride=2, pad=3),
+    _conv("conv_pairs", 3, 17, (9, 37), 3, stride=2, pad=1),
+    _conv("conv_pairs", 3, 40, (4, 5, 18), 3, pad=1),
     _conv("conv_pairs", 3, 40, (16, 20), 1),
     _conv("conv_pairs", 4, 40, (13, 12), 3, dilation=2, pad=2),
     _conv("conv_pairs", 16, 40, (13, 17), 3, dilation=5, pad=5),

@@ -36,6 +36,7 @@ from cnngraph_cpu.language import (
     registers,
     splat,
     store,
+    store_joined,
     unroll,
 )
 from cnngraph_cpu.templates.tile_loops import AHEAD, ANY_TAIL, IN_PLACE, LINE, PACK_BLOCKED, find_row, take_rows, tile_rows, walk_taps  # noqa: F401  its helpers' constants
@@ -106,9 +107,16 @@ def pack_pairs(x: F32Pointer, packed: F32Pointer, image: int, row0: int) -> None
         else:
             for c in range((pad_x if MERGED else pad_x + copied) * CB):
                 put(packed, to + c, 0.0)
+            whole = 0
+            if CB == 3 and channels == 3:  # an image
+                at = image * x_batch + (z * height + iy) * width
+                plane_in = depth * height * width
+                whole = copied // W * W
+                for c in range(0, whole, W):
+                    store_joined(packed, to + (pad_x + c) * 3, load(x, at + c), load(x, at + plane_in + c), load(x, at + 2 * plane_in + c))
             for ch in range(channels):
                 at = image * x_batch + ((ch * depth + z) * height + iy) * width
-                for c in range(copied):
+                for c in range(whole, copied):
                     put(packed, to + (pad_x + c) * CB + ch, get(x, at + c))
             for c in range((pad_x + copied) * CB, scratch_width * CB):
                 put(packed, to + c, 0.0)
