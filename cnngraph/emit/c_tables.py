@@ -11,7 +11,7 @@ import cnngraph
 from cnngraph.errors import InternalError, UsageError, printable
 from cnngraph.ir.types import DType
 from cnngraph.runtime.execute import ALONE_CYCLES
-from cnngraph.runtime.program import KernelStep, ProgramData, TensorRef, TensorSpec, handover_bytes, handover_places
+from cnngraph.runtime.program import KernelStep, ProgramData, TensorRef, TensorSpec
 
 _ONNX_TYPES = {
     "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11,
@@ -44,7 +44,7 @@ def numbers(values: Sequence[int]) -> str:
 
 
 def variant_tables(number: int, data: ProgramData, symbols: Sequence[str]) -> list[str]:
-    """Definitions of one variant's tables: features, steps, kernels, places of what is handed over, copies."""
+    """Definitions of one variant's tables: features, steps, kernels, sizes of what is handed over, copies."""
     steps: list[int] = []
     for step in data.steps:
         assert isinstance(step, KernelStep)
@@ -60,7 +60,7 @@ def variant_tables(number: int, data: ProgramData, symbols: Sequence[str]) -> li
         f"static const int64_t steps{number}[] = {{{numbers(steps)}}};",
         *(f"extern kernel {symbol};" for symbol in dict.fromkeys(symbols)),
         f"static kernel *const kernels{number}[] = {{{', '.join(symbols) or 'NULL'}}};",
-        f"static const int64_t handover{number}[] = {{{numbers(handover_places(data))}}};",
+        f"static const int64_t handover{number}[] = {{{numbers(data.handover)}}};",
         f"static const copy copies{number}[] = {{{', '.join(copies) or '{0}'}}};",
     ]
 
@@ -71,8 +71,8 @@ def variant_entry(number: int, data: ProgramData, weights: str, weights_at: int)
     cycles = float(data.report.get("cycles", ALONE_CYCLES))
     fields = [
         text_literal(data.isa), f"features{number}", len(data.required), f"steps{number}", len(data.steps), f"kernels{number}",
-        f"copies{number}", len(data.copies), f"handover{number}", len(data.handover), weights, weights_at,
-        data.arena + handover_bytes(data.handover), data.static_bytes, data.scratch, most, repr(cycles),
+        f"copies{number}", len(data.copies), data.apart, f"handover{number}", len(data.handover), weights, weights_at,
+        data.arena, data.late_arena, data.static_bytes, data.scratch, most, repr(cycles),
     ]  # fmt: skip
     return f"    {{{', '.join(map(str, fields))}}},"
 
@@ -88,7 +88,7 @@ def ref_bytes(ref: TensorRef) -> tuple[int, int]:
 
 
 def tensor_tables(specs: Sequence[TensorSpec]) -> list[str]:
-    """Definitions of the descriptions of inputs and outputs."""
+    """Definitions of the descriptions of inputs and outputs, and of the bytes from one image of each to the next."""
     lines, entries = [], []
     for i, spec in enumerate(specs):
         if spec.dtype not in _ONNX_TYPES:
@@ -98,7 +98,8 @@ def tensor_tables(specs: Sequence[TensorSpec]) -> list[str]:
         lines.append(f"static const int64_t dims{i}[2][{max(len(factors), 1)}] = {{{rows}}};")
         fields = [text_literal(spec.name), _ONNX_TYPES[spec.dtype], len(factors), DType(spec.dtype).itemsize, f"dims{i}[0]", f"dims{i}[1]"]
         entries.append(f"    {{{', '.join(map(str, fields))}}},")
-    return [*lines, "static const cnngraph_tensor tensors[] = {", *(entries or ["    {0},"]), "};"]
+    images = f"static const int64_t image_bytes[] = {{{numbers([spec.image_bytes for spec in specs])}}};"
+    return [*lines, "static const cnngraph_tensor tensors[] = {", *(entries or ["    {0},"]), "};", images]
 
 
 def header(name: str, data: ProgramData, isas: Sequence[str], inside: bool) -> str:

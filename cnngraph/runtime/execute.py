@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +24,6 @@ from cnngraph.runtime.program import (
     KernelStep,
     ProgramData,
     TensorRef,
-    TensorSpec,
     handover_bytes,
 )
 from cnngraph.runtime.slots import process_slots
@@ -115,7 +113,7 @@ class Context:
         self.bases = (ctypes.c_int64 * bases)()
         self.image_bytes = (ctypes.c_int64 * bases)()
         self.image_bytes[ARENA] = data.arena
-        self.image_bytes[FIRST_IO:] = [*(_image_bytes(spec) for spec in (*data.inputs, *data.outputs)), *data.handover]
+        self.image_bytes[FIRST_IO:] = [*(spec.image_bytes for spec in (*data.inputs, *data.outputs)), *data.handover]
         self.job = (ctypes.c_int64 * _WORDS)()
         self.job[_BASES], self.job[_IMAGE_BYTES] = ctypes.addressof(self.bases), ctypes.addressof(self.image_bytes)
         self.call = (ctypes.c_int64(ctypes.addressof(self.job)), ctypes.c_int64(0), ctypes.c_int64(CALLER))
@@ -369,14 +367,6 @@ class Executor:
                     best = min(best, time.perf_counter() - start)
                 rows.append((self.data.kernels[kernel].name, label, best))
         return rows
-
-
-def _image_bytes(spec: TensorSpec) -> int:
-    """Bytes from one image of a caller's array to the next; 0 if its first axis is not the batch."""
-    first, *others = spec.factors() or [(0, 0)]
-    if first != (1, 0) or any(a for a, _ in others):
-        return 0
-    return math.prod(b for _, b in others) * DType(spec.dtype).itemsize
 
 
 def _decoded(step: HostStep) -> Any:

@@ -7,11 +7,14 @@ steps computed image by image hand over to the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from cnngraph.ir.types import DType
 
 INTEGER, ARENA, STATIC, WEIGHTS, SCRATCH, FIRST_IO = 0, 1, 2, 3, 4, 5
 
@@ -46,6 +49,14 @@ class TensorSpec:
     def factors(self) -> tuple[Linear, ...]:
         """Each dimension as (a, b) of ``a*N + b``."""
         return tuple((int(dim[:-1] or 1), 0) if isinstance(dim, str) else (0, dim) for dim in self.shape)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes from one image to the next; 0 if the first axis is not the batch, or is not the only one that grows with it."""
+        first, *others = self.factors() or [(0, 0)]
+        if first != (1, 0) or any(a for a, _ in others):
+            return 0
+        return math.prod(b for _, b in others) * DType(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
