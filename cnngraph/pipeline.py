@@ -36,6 +36,7 @@ from cnngraph.passes.fuse_epilogue import FuseEpilogue
 from cnngraph.passes.fuse_qdq import FuseQDQ
 from cnngraph.passes.integers_as_floats import IntegersAsFloats
 from cnngraph.passes.lower_batchnorm import LowerBatchNorm
+from cnngraph.passes.lower_computed_filters import LowerComputedFilters
 from cnngraph.passes.lower_conv_transpose import LowerConvTranspose
 from cnngraph.passes.lower_integers import LowerIntegers
 from cnngraph.passes.lower_recurrent import LowerRecurrent
@@ -104,6 +105,7 @@ FUSED: tuple[Pass, ...] = (
     LowerIntegers(),  # before the epilogues, which an integer convolution to float32 takes up
     FoldPad(),
     TrimTaps(),  # after the pads that it looks at have joined the convolution
+    LowerComputedFilters(),  # after both, and before what is fused with the results
     FoldBatchNorm(),  # before the epilogues, which would stand between a convolution and its normalisation
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
     IntegersAsFloats(),  # after FoldPad (pads are the zero point here) and FoldBatchNorm (multipliers would round in the weights)

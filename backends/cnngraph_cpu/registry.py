@@ -14,7 +14,7 @@ from cnngraph_cpu.templates.copy import ConcatCopy, GatherRows, ReorderKernel
 from cnngraph_cpu.templates.copy_bytes import ConcatBytes, ReorderBytes, StridedBytes
 from cnngraph_cpu.templates.copy_strided import CopyStrided, PadConstant
 from cnngraph_cpu.templates.dense import DenseLayer, DensePairs
-from cnngraph_cpu.templates.depthwise import Depthwise
+from cnngraph_cpu.templates.depthwise import Depthwise, DepthwiseComputed
 from cnngraph_cpu.templates.elementwise import EltwiseBlocked, EltwisePlain
 from cnngraph_cpu.templates.eltwise_long import CastFromLong, CastToLong, EltwiseLong
 from cnngraph_cpu.templates.eltwise_strided import EltwiseStrided
@@ -54,8 +54,8 @@ TEMPLATES = {
     template.name: template
     for template in (
         ConvDirect(), ConvPairs(), ConvRows(), ConvTiles(), ConvTilesPlain(), Winograd(), WinogradPairs(), WinogradBlockFloat(),
-        Strassen(), StrassenPairs(), ConvTransposeDirect(), Depthwise(), DenseLayer(), DensePairs(), MatMulPlain(), PoolBlocked(),
-        PoolPlain(),
+        Strassen(), StrassenPairs(), ConvTransposeDirect(), Depthwise(), DepthwiseComputed(), DenseLayer(), DensePairs(), MatMulPlain(),
+        PoolBlocked(), PoolPlain(),
         ReduceSpatial(), ReducePlain(), SoftmaxPlain(), LocalResponse(), EltwiseBlocked(), EltwisePlain(), EltwiseStrided(),
         EltwiseLong(), CastToLong(), CastFromLong(),
         ReorderKernel(), ConcatCopy(), GatherRows(), CopyStrided(), PadConstant(), ResizeRows(), GridSampleBilinear(), GroupNormBlocked(),

@@ -92,6 +92,15 @@ def _conv(writer: Writer, node: Node, op: Any) -> None:
     _finish(writer, node, op.epilogue, 3, lambda y: void(writer.emit("Conv", inputs, y, node.label, **attributes)))
 
 
+def _correlate(writer: Writer, node: Node, op: Any) -> None:
+    if min(op.pads) < 0:
+        raise Inexpressible("negative padding")
+    channels = _extent(node.input(0).type.shape[1], "the number of channels")
+    filters = writer.emit("Reshape", [writer.name(node.input(1)), writer.integers((channels, 1, *op.kernel))])
+    attributes = {"kernel_shape": op.kernel, "strides": op.strides, "pads": op.pads, "dilations": op.dilations, "group": channels}
+    writer.emit("Conv", [writer.name(node.input(0)), filters], writer.name(node.output), node.label, **attributes)
+
+
 def _conv_transpose(writer: Writer, node: Node, op: Any) -> None:
     inputs = [writer.name(node.input(0)), writer.name(node.input(1)), _optional(writer, node.inputs[2])]
     ends, more = [], []
@@ -251,6 +260,7 @@ def _predicate(writer: Writer, node: Node, op: Any) -> None:
 
 RULES: dict[str, Callable[[Writer, Node, Any], None]] = {
     "Elementwise": _elementwise, "Conv": _conv, "ConvTranspose": _conv_transpose, "Dense": _dense, "GroupNorm": _group_norm, "Pool": _pool,
+    "Correlate": _correlate,
     "Reduce": _reduce, "ArgReduce": _arg_reduce, "Softmax": _softmax, "BatchNorm": _batch_norm, "Reshape": _reshape, "Slice": _slice,
     "Pad": _pad, "Expand": _expand, "Cast": _cast, "TakeChannels": _take_channels, "Resize": _resize,
     "MatMul": _simple("MatMul"), "Where": _simple("Where"), "Identity": _simple("Identity"),

@@ -10,6 +10,7 @@ import numpy as np
 from cnngraph.ir.graph import Node
 from cnngraph.ir.types import Dim, ceil_div, static
 from cnngraph.ops.conv import Conv
+from cnngraph.ops.correlate import Correlate
 from cnngraph.ops.quantized_conv import ConvInteger, QLinearConv
 
 _FAR_ROWS = 4
@@ -56,12 +57,12 @@ def three(values: Iterable[Dim], fill: int) -> tuple[int, int, int]:
 def geometry(node: Node) -> Geometry:
     """The geometry of a convolution of floats or integers."""
     op = node.op
-    assert isinstance(op, (Conv, ConvInteger, QLinearConv))
+    assert isinstance(op, (Conv, ConvInteger, Correlate, QLinearConv))
     x, y, rank = node.input(0).type, node.output.type, len(op.kernel)
     channels, out_channels = x.shape[1], y.shape[1]
     assert isinstance(channels, int) and isinstance(out_channels, int)
     return Geometry(
-        images=x.shape[0], channels=channels, out_channels=out_channels, group=op.group,
+        images=x.shape[0], channels=channels, out_channels=out_channels, group=channels if isinstance(op, Correlate) else op.group,
         size=three(x.shape[2:], 1), out=three(y.shape[2:], 1), kernel=three(op.kernel, 1), stride=three(op.strides, 1),
         dilation=three(op.dilations, 1), pad=three(op.pads[:rank], 0), pad_end=three(op.pads[rank:], 0),
     )  # fmt: skip

@@ -10,9 +10,11 @@ from cnngraph.ir.graph import Node
 from cnngraph.ir.types import ceil_div, product
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Conv
+from cnngraph.ops.correlate import Correlate
+from cnngraph.ops.expression import Expression
 from cnngraph_cpu.language import F32Pointer, epilogue, fma, load, registers, store, unroll
 from cnngraph_cpu.source import Code
-from cnngraph_cpu.templates.common import blocked, epilogue_arguments, operand_layouts, overwritable, per_channel
+from cnngraph_cpu.templates.common import blocked, epilogue_arguments, only_floats, operand_layouts, overwritable, per_channel
 from cnngraph_cpu.templates.conv_direct_plan import ConvDirect
 from cnngraph_cpu.templates.conv_geometry import Geometry, geometry
 from cnngraph_cpu.templates.pool import inner_columns
@@ -21,6 +23,7 @@ W = SX = KX = FIRST = LAST = PX = RX = 0
 MOST_UNROLLED_TAPS = 5
 """Taps of a row up to which the code of each is written out."""
 _COLS = 8
+_PLANE = 2
 
 
 def start_row() -> None:
@@ -157,29 +160,73 @@ class Depthwise:
 
     def cost(self, node: Node, target: Target) -> float:
         """Taps."""
-        g = geometry(node)
-        return product(g.out) * product(g.kernel) * ceil_div(g.channels, target.width) * 1.0
+        return _cycles(node, target)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
-        """One task an output row of a channel block."""
+        """The filters packed."""
         op = node.op
         assert isinstance(op, Conv)
-        g, width = geometry(node), target.width
-        x, y, bias = node.input(0), node.output, node.inputs[2]
-        weights = node.input(1).data
+        bias, weights = node.inputs[2], node.input(1).data
         assert weights is not None
-        first, last = inner_columns(g.size[2], g.out[2], g.kernel[2], g.stride[2], g.dilation[2], g.pad[2])
-        near = g.dilation[1:] == (1, 1)
-        taps = g.kernel[2] if near and g.kernel[2] <= MOST_UNROLLED_TAPS else 0
-        kinds, operands = epilogue_arguments(op.epilogue, node.inputs[3:], y.type, width)
-        arguments: dict[str, Argument] = {
-            "x": Pointer(x), "w": packed_filters(weights, width), "b": per_channel(None if bias is None else bias.data, g.channels, width),
-            "y": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
-            **extents(g, width, first, last), **operands,
-        }  # fmt: skip
-        parts = _row_parts(g) if taps else ()
-        constants = (("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), *parts, *kinds)
-        return KernelCall(KernelSpec(self.name, target.isa, constants, op.epilogue), arguments, (), overwritable(node.inputs[3:], y))
+        filters = packed_filters(weights, target.width)
+        by_channel = per_channel(None if bias is None else bias.data, geometry(node).channels, target.width)
+        return _call(node, target, filters, by_channel, op.epilogue)
+
+
+class DepthwiseComputed:
+    """The same with computed filters, which in the blocked layout are in the order of packed ones."""
+
+    name = "depthwise_computed"
+    reorders_arithmetic = False
+    code = Depthwise.code
+
+    def accepts(self, node: Node, target: Target) -> str | None:
+        """Refuses other operators and types, and three spatial axes."""
+        if not isinstance(node.op, Correlate):
+            return "no correlation with computed filters"
+        if len(node.op.kernel) > _PLANE:
+            return "three spatial axes"
+        refusal = only_floats(node)
+        if refusal:
+            return refusal
+        known = all(isinstance(d, int) and d > 0 for d in (*node.input(0).type.shape[1:], *node.output.type.shape[1:]))
+        return None if known else "an extent is zero or depends on the batch"
+
+    def layouts(self, node: Node, target: Target) -> Sequence[LayoutRequest]:
+        """Blocked in and out."""
+        layout = blocked(target)
+        return [LayoutRequest((layout, layout), (layout,))]
+
+    def cost(self, node: Node, target: Target) -> float:
+        """Taps."""
+        return _cycles(node, target)
+
+    def plan(self, node: Node, target: Target) -> KernelCall:
+        """As for packed filters."""
+        return _call(node, target, Pointer(node.input(1)), per_channel(None, geometry(node).channels, target.width), None)
+
+
+def _cycles(node: Node, target: Target) -> float:
+    g = geometry(node)
+    return product(g.out) * product(g.kernel) * ceil_div(g.channels, target.width) * 1.0
+
+
+def _call(node: Node, target: Target, filters: Argument, bias: Argument, expression: Expression | None) -> KernelCall:
+    """One task an output row of a channel block; ``filters`` are ``[channel block][tap][width]``."""
+    g, width = geometry(node), target.width
+    x, y = node.input(0), node.output
+    first, last = inner_columns(g.size[2], g.out[2], g.kernel[2], g.stride[2], g.dilation[2], g.pad[2])
+    near = g.dilation[1:] == (1, 1)
+    taps = g.kernel[2] if near and g.kernel[2] <= MOST_UNROLLED_TAPS else 0
+    kinds, operands = epilogue_arguments(expression, node.inputs[3:], y.type, width)
+    arguments: dict[str, Argument] = {
+        "x": Pointer(x), "w": filters, "b": bias,
+        "y": Pointer(y), "images": Extent(g.images), "x_batch": BatchStride(x), "y_batch": BatchStride(y),
+        **extents(g, width, first, last), **operands,
+    }  # fmt: skip
+    parts = _row_parts(g) if taps else ()
+    constants = (("SX", g.stride[2]), ("KX", taps), *((("DY", 1), ("DX", 1)) if near else ()), *parts, *kinds)
+    return KernelCall(KernelSpec(Depthwise.name, target.isa, constants, expression), arguments, (), overwritable(node.inputs[3:], y))
 
 
 def packed_filters(weights: np.ndarray, width: int) -> Packed:
