@@ -8,6 +8,7 @@ After every step the verifier recomputes all types from the operators and checks
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -34,14 +35,17 @@ from cnngraph.passes.fold_pad import FoldPad
 from cnngraph.passes.fuse_elementwise import FuseElementwise
 from cnngraph.passes.fuse_epilogue import FuseEpilogue
 from cnngraph.passes.fuse_qdq import FuseQDQ
+from cnngraph.passes.integer_convolutions import IntegerConvolutions
 from cnngraph.passes.integers_as_floats import IntegersAsFloats
 from cnngraph.passes.lower_batchnorm import LowerBatchNorm
 from cnngraph.passes.lower_computed_filters import LowerComputedFilters
 from cnngraph.passes.lower_conv_transpose import LowerConvTranspose
+from cnngraph.passes.lower_deform_conv import LowerDeformConv
 from cnngraph.passes.lower_integers import LowerIntegers
 from cnngraph.passes.lower_recurrent import LowerRecurrent
 from cnngraph.passes.lower_truth import LowerTruth
 from cnngraph.passes.match_dense import MatchDense
+from cnngraph.passes.match_group_norm import MatchGroupNorm
 from cnngraph.passes.merge_common import MergeCommon
 from cnngraph.passes.merge_lookups import MergeLookups
 from cnngraph.passes.merge_reshapes import MergeReshapes
@@ -73,6 +77,8 @@ logger = logging.getLogger(__name__)
 
 EIGHT_BIT_LAYERS = (ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul)
 """Operators whose kernels gain from dot products of bytes."""
+CPU_FORMS = (IntegerConvolutions.name, LowerComputedFilters.name)
+"""Passes whose results have kernels for the CPU only."""
 NO_GAIN = "8 bits save memory here, but little time outside 3x3 convolutions: {isa} has no dot products of bytes"
 NO_HALF_GAIN = "bf16 saves memory here, but little time outside 3x3 convolutions: {isa} has no dot products of bfloat16"
 
@@ -86,11 +92,13 @@ CANONICAL: tuple[Pass, ...] = (
     MergeReshapes(),
     MoveBytes(),  # of the transposes that are left
     FuseQDQ(),  # before constants fold, while weights still are integers
+    IntegerConvolutions(),  # what the pass above leaves float
     MergeLookups(),
     WidenHalf(),  # after it, so that only real half-precision arithmetic is left
     FoldConstants(),  # before the rest: weights become constants, which the fusions ask for
     WriteParts(),  # whose indices the pass above has computed
     MatchDense(),
+    MatchGroupNorm(),
     LowerRecurrent(),  # before transposes meet, of which it makes some
     RemoveIdentity(),  # so that patterns see a convolution's real reader
     MergeReshapes(),
@@ -106,6 +114,7 @@ FUSED: tuple[Pass, ...] = (
     FoldPad(),
     TrimTaps(),  # after the pads that it looks at have joined the convolution
     LowerComputedFilters(),  # after both, and before what is fused with the results
+    LowerDeformConv(),  # likewise
     FoldBatchNorm(),  # before the epilogues, which would stand between a convolution and its normalisation
     LowerBatchNorm(),  # what could not fold becomes one affine element-wise node
     IntegersAsFloats(),  # after FoldPad (pads are the zero point here) and FoldBatchNorm (multipliers would round in the weights)
@@ -150,7 +159,8 @@ def compile_graph(
     target = device.target_of(options) if device else backend.target(options.isa)
     templates = [t for t in backend.templates() if options.math == "f32" or not t.reorders_arithmetic]
 
-    records = optimize(graph, options, context, after)
+    chosen = options if device is None else dataclasses.replace(options, disabled_passes=(*options.disabled_passes, *CPU_FORMS))
+    records = optimize(graph, chosen, context, after)
     narrowed: Narrowed | None = None
     notices: list[str] = []
     if device is not None:

@@ -79,10 +79,11 @@ def resolve(isa: str | None, *, integers: bool = False, halves: bool = False) ->
     if not names:
         raise UsageError("this CPU has none of the instruction sets " + ", ".join(offered))
     best = ISAS[names[0]].target
-    for wanted, attribute in ((integers, "dot"), (halves, "dot2")):
-        special = [ISAS[name].target for name in available(special=True)]
-        fitting = [target for target in special if getattr(target, attribute) and target.width == best.width]
-        if wanted and fitting:
+    wanted = [attribute for asked, attribute in ((integers, "dot"), (halves, "dot2")) if asked]
+    special = [ISAS[name].target for name in available(special=True)]
+    for attributes in (wanted, wanted[:1]) if wanted else ():
+        fitting = [target for target in special if target.width == best.width and all(getattr(target, a) for a in attributes)]
+        if fitting:
             return fitting[0]
     return best
 

@@ -20,7 +20,7 @@ from cnngraph.passes.base import PassContext
 from cnngraph.pipeline import optimize
 
 OPSET, IR_VERSION = 21, 10
-OWN_FORMS = ("lower_integers",)
+OWN_FORMS = ("lower_integers", "integer_convolutions")
 """Passes whose results are forms of this compiler's own."""
 
 _LARGEST = 2_000_000_000

@@ -94,10 +94,12 @@ def test_dynamic_quantisation(isa: str | None) -> None:
 
 def test_the_target_with_dot_products_is_taken_for_integers_only() -> None:
     integers = cnngraph.compile(quantized_net.model())
-    floats = cnngraph.compile(quantized_net.model(), options=CompileOptions(disabled_passes=("fuse_qdq",)))
+    floats = cnngraph.compile(quantized_net.model(), options=CompileOptions(disabled_passes=("fuse_qdq", "integer_convolutions")))
     assert floats.data.isa == available()[0]
     dots = [isa for isa in available(special=True) if ISAS[isa].target.dot]
     assert integers.data.isa == (dots[0] if dots else available()[0])
+    both = [isa for isa in dots if ISAS[isa].target.dot2]
+    assert cnngraph.compile(quantized_net.model(), precision="bf16").data.isa == (both or dots or available())[0]
 
 
 def test_sums_as_a_result() -> None:

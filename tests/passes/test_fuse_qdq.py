@@ -98,6 +98,18 @@ def _float_bias(g: Qdq, x: str) -> str:
     return g.quantized(g.add("Conv", x, weights, g.constant("c", np.full(5, 0.3, np.float32))), 0.1, 128)
 
 
+def _coarse_bias(g: Qdq, x: str) -> str:
+    """Steps of the result as small as the units of the sums: to round the bias would be half a step."""
+    weights, _ = g.parameters(x, (5, 4, 1, 1), 5)
+    return g.quantized(g.add("Conv", x, weights, g.constant("c", np.full(5, 0.3, np.float32))), 1e-4, 128)
+
+
+def _computed_bias(g: Qdq, x: str) -> str:
+    weights, _ = g.parameters(x, (5, 4, 1, 1), 5)
+    mean = g.add("ReduceMean", x, keepdims=0)
+    return g.quantized(g.add("Conv", x, weights, g.add("Add", mean, g.constant("c", np.full(5, 0.3, np.float32)))), 0.1, 128)
+
+
 def _two_readers(g: Qdq, x: str) -> str:
     y = g.conv(x, 4, 4, 3)
     return g.add("Add", g.quantized(y, 0.1, 128), y)
@@ -126,11 +138,26 @@ def _product(g: Qdq, x: str) -> str:
     return g.quantized(g.add("Relu", g.add("MatMul", x, g.add("DequantizeLinear", w, scale, axis=1))), 0.05, 128)
 
 
-@pytest.mark.parametrize(("body", "op"), [(_weights_quantised_in_the_graph, "QLinearConv"), (_product, "QLinearMatMul")])
-def test_other_forms_of_weights(body: Callable[[Qdq, str], str], op: str) -> None:
+def _transposed_pair(g: Qdq, x: str) -> str:
+    """A matrix of floats, quantised in the graph and transposed by Gemm."""
+    scale, zero = g.constant("s", np.array(0.01, np.float32)), g.constant("z", np.array(0, np.int8))
+    w = g.constant("w", g.rng.standard_normal((3, 144)).astype(np.float32))
+    w = g.add("DequantizeLinear", g.add("QuantizeLinear", w, scale, zero), scale, zero)
+    flat = g.quantized(g.add("Flatten", x), 0.02, 128)
+    return g.quantized(g.add("Gemm", flat, w, g.constant("c", np.array([1.5, -2.0, 0.25], np.float32)), transB=1), 0.1, 128)
+
+
+@pytest.mark.parametrize(
+    ("body", "op"),
+    [
+        (_weights_quantised_in_the_graph, "QLinearConv"), (_product, "QLinearMatMul"), (_transposed_pair, "QGemm"),
+        (_float_bias, "QLinearConv"), (_wrong_bias_scale, "QLinearConv"),
+    ],
+)  # fmt: skip
+def test_other_forms_of_weights_and_biases(body: Callable[[Qdq, str], str], op: str) -> None:
     model = small(body)
     graph, context = fused(model)
-    assert not context.rejections and names(graph) == ["QuantizeLinear", op, "DequantizeLinear"]
+    assert not context.rejections and [n for n in names(graph) if n != "Reshape"] == ["QuantizeLinear", op, "DequantizeLinear"]
     x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
     (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
     assert np.ptp(floats) > 1 and np.abs(floats - integers).max() <= 0.1 * 1.01
@@ -151,9 +178,9 @@ def _softmax(g: Qdq, x: str) -> str:
 @pytest.mark.parametrize(
     ("body", "reason", "left"),
     [
-        (_float_bias, "the bias is float32", "Conv"),
+        (_coarse_bias, "the bias would be rounded", "Conv"),
+        (_computed_bias, "the bias is computed", "Conv"),
         (_two_readers, "is also read by", "Conv"),
-        (_wrong_bias_scale, "the scale of the bias", "Conv"),
         (_greatest_bias, "may leave int32", "Conv"),
         (_softmax, "Softmax has no form on integers", "Softmax"),
     ],
@@ -246,6 +273,46 @@ def test_a_dequantised_number_is_a_parameter() -> None:
     x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
     (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
     assert floats.max() == 1 and np.array_equal(floats, integers)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fuses"), [((4,), True), ((1, 4), True), ((1,), True), ((1, 1), True), ((24, 1), False), ((1, 1, 4), False)]
+)
+@pytest.mark.parametrize("pair", [True, False])
+def test_biases_of_products(shape: tuple[int, ...], fuses: bool, pair: bool) -> None:
+    """One number a column, or one for all; others are added to floats."""
+
+    def body(g: Qdq, x: str) -> str:
+        w = g.constant("w", g.rng.integers(-127, 128, (6, 4)).astype(np.int8))
+        scale, numbers = np.float32(0.01), g.rng.integers(-3000, 3000, shape).astype(np.int32)
+        rows = g.quantized(g.add("Reshape", x, g.constant("r", np.array([-1, 6]))), 0.02, 128)
+        product = g.add("MatMul", rows, g.add("DequantizeLinear", w, g.constant("s", scale)))
+        if pair:
+            bias = g.add("DequantizeLinear", g.constant("b", numbers), g.constant("bs", np.float32(0.02) * scale))
+        else:
+            bias = g.constant("b", (numbers * np.float32(0.02 * 0.01)).astype(np.float32))
+        return g.quantized(g.add("Add", product, bias), 0.05, 128)
+
+    model = small(body)
+    graph, _ = fused(model)
+    assert ("QGemm" in names(graph)) == fuses
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    (floats,), (integers,) = (list(interpret(g, {"input": x}).values()) for g in (import_model(model), graph))
+    assert floats.shape == integers.shape and np.abs(floats - integers).max() <= 0.05 * 1.01
+
+
+def test_parameters_of_one_element() -> None:
+    """Scales and zero points [1] instead of scalars, where a padding of its own asks for them."""
+
+    def body(g: Qdq, x: str) -> str:
+        scale, zero = g.constant("s", np.array([0.02], np.float32)), g.constant("z", np.array([128], np.uint8))
+        padded = g.add("Pad", x, g.constant("pads", np.array([0, 0, 1, 2, 0, 0, 0, 1], np.int64)))
+        y = g.add("DequantizeLinear", g.add("QuantizeLinear", padded, scale, zero), scale, zero)
+        g.scales[y] = 0.02
+        return g.quantized(g.conv(y, 4, 5, 3), 0.1, 128)
+
+    graph, context = fused(small(body))
+    assert not context.rejections and names(graph) == ["QuantizeLinear", "QLinearConv", "DequantizeLinear"]
 
 
 def test_one_quantisation_for_each_reader() -> None:
