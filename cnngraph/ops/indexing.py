@@ -344,6 +344,31 @@ class ArgReduce(Op):
         return (np.asarray(found).astype(np.int64),)
 
 
+_LONG, _FEW = 1024, 8
+"""Elements of a long row, and which part of it makes partitioning it first faster than sorting it."""
+
+
+def _sorted(keys: np.ndarray, axis: int, largest: bool) -> np.ndarray:
+    """Places of the elements along ``axis`` in order, of equal ones the first place first."""
+    if not largest:
+        return np.argsort(keys, axis=axis, kind="stable")
+    # ascending and stable on the reversed axis: of equal elements the first one ends up last, then first
+    return keys.shape[axis] - 1 - np.flip(np.argsort(np.flip(keys, axis), axis=axis, kind="stable"), axis)
+
+
+def _few_of_long_rows(keys: np.ndarray, axis: int, k: int) -> bool:
+    return keys.size > 0 and keys.shape[axis] >= _LONG and 0 < _FEW * k < keys.shape[axis]
+
+
+def _best(row: np.ndarray, k: int, largest: bool) -> np.ndarray:
+    """As the first ``k`` of :func:`_sorted`; only what can be among them is sorted, unless there is a NaN, which has no order here."""
+    places = np.arange(row.size, dtype=np.int64)
+    if not (row.dtype.kind == "f" and np.isnan(row).any()):
+        bound = np.partition(row, row.size - k if largest else k - 1)[row.size - k if largest else k - 1]
+        places = np.flatnonzero(row >= bound if largest else row <= bound)
+    return places[_sorted(row[places], 0, largest)[:k]].astype(np.int64)
+
+
 @dataclass(frozen=True)
 class TopK(Op):
     """ONNX TopK: ``x -> values, int64 indices`` of the ``k`` largest (or smallest) elements along ``axis``, best first.
@@ -368,10 +393,7 @@ class TopK(Op):
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
         x, axis = array_of(inputs), self.axis
         keys = widened(x)
-        if self.largest:
-            # ascending and stable on the reversed axis: of equal elements the first one ends up last, then first
-            order = keys.shape[axis] - 1 - np.flip(np.argsort(np.flip(keys, axis), axis=axis, kind="stable"), axis)
-        else:
-            order = np.argsort(keys, axis=axis, kind="stable")
-        best = np.take(order, np.arange(self.k), axis=axis).astype(np.int64)
+        best = np.apply_along_axis(_best, axis, keys, self.k, self.largest) if _few_of_long_rows(keys, axis, self.k) else None
+        if best is None:
+            best = np.take(_sorted(keys, axis, self.largest), np.arange(self.k), axis=axis).astype(np.int64)
         return np.take_along_axis(x, best, axis=axis), best

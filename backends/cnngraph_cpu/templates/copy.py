@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnngraph.ir.graph import Node, Value
-from cnngraph.ir.types import PLAIN, Dim, DType, numel, per_image
+from cnngraph.ir.types import PLAIN, Dim, DType, numel, per_image, product, static
 from cnngraph.kernels.template import Argument, BatchStride, Extent, KernelCall, KernelSpec, LayoutRequest, Packed, Pointer, Target
 from cnngraph.ops import Concat, Gather, Reorder
 from cnngraph_cpu.language import (
@@ -30,8 +30,12 @@ from cnngraph_cpu.templates.common import blocked, only_floats
 W = TO_BLOCKED = RUN = 0
 _PIXELS = 1024
 _SLICES = 4
-_RUN = 64
-"""Images a task of a concatenation of short pieces; axes in front of the axis count as images."""
+_RUN, _SHORT_RUN = 64, 16
+"""Images a task of a concatenation of pieces of at most a vector and of short ones; axes in front of the axis count as images."""
+_SHORT = 16
+"""Vectors of a short piece."""
+_GATHERED = 4096
+"""Elements a task of a gather, about."""
 
 
 def place_of_pixels() -> None:
@@ -141,8 +145,8 @@ class ReorderKernel:
 def concat(y: F32Pointer, images: int, y_batch: int, parts: int, slices: int, args: F32Pointer, tid: int, threads: int) -> None:
     """Copy every part's images one after another, each in ``slices`` tasks.
 
-    Part p stands at arguments 5+4p: pointer, batch stride, elements an image, place within an image of the result. With RUN > 1 no part has
-    more than a vector of elements an image, and a task is RUN images.
+    Part p stands at arguments 5+4p: pointer, batch stride, elements an image, place within an image of the result. With RUN > 1 all parts
+    are short, and a task is RUN images.
     """
     tasks = (images + RUN - 1) // RUN * parts * slices
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
@@ -153,8 +157,13 @@ def concat(y: F32Pointer, images: int, y_batch: int, parts: int, slices: int, ar
         count = int_argument(args, 7 + 4 * p)
         at = int_argument(args, 8 + 4 * p)
         if RUN > 1:
+            vectors = count // W * W
             for i in range(image * RUN, min(image * RUN + RUN, images)):
-                store_partial(y, i * y_batch + at, load_partial(x, i * x_batch, count), count)
+                for j in range(0, vectors, W):
+                    store(y, i * y_batch + at + j, load(x, i * x_batch + j))
+                if vectors < count:
+                    tail = load_partial(x, i * x_batch + vectors, count - vectors)
+                    store_partial(y, i * y_batch + at + vectors, tail, count - vectors)
         else:
             slice_of_part()
             for i in range(first, whole, W):
@@ -209,7 +218,7 @@ class ConcatCopy:
             "slices": Extent(_SLICES),
         }  # fmt: skip
         place, sizes = 0, [per_image(numel(v.type.physical_shape[axis:])) for v in node.inputs if v is not None]
-        run = _RUN if max(sizes) <= target.width else 1
+        run = _RUN if max(sizes) <= target.width else _SHORT_RUN if max(sizes) <= _SHORT * target.width else 1
         if run > 1:
             arguments["slices"] = Extent(1)
         for i, (value, size) in enumerate(zip(node.inputs, sizes, strict=True)):
@@ -223,18 +232,29 @@ class ConcatCopy:
 
 
 def gather(
-    x: F32Pointer, y: F32Pointer, indices: I64Pointer, outer: int, extent: int, count: int, inner: int, tid: int, threads: int
-) -> None:
-    """``y[o, i, :] = x[o, indices[i], :]``."""
-    tasks = outer * count
+    x: F32Pointer, y: F32Pointer, sources: I64Pointer, places: I64Pointer, lengths: I64Pointer, outer: int, x_outer: int, y_outer: int,
+    runs: int, task_runs: int, tid: int, threads: int,
+) -> None:  # fmt: skip
+    """``y[o, i, :] = x[o, indices[i], :]``, neighbouring rows at once: run r of a result is ``lengths[r]`` elements from ``sources[r]`` on.
+
+    It stands from ``places[r]`` on. A task copies ``task_runs`` runs.
+    """
+    groups = (runs + task_runs - 1) // task_runs
+    tasks = outer * groups
     for task in range(tasks * tid // threads, tasks * (tid + 1) // threads):
-        at = (task // count * extent + get_int(indices, task % count)) * inner
-        to = task * inner
-        whole = inner // W * W
-        for j in range(0, whole, W):
-            store(y, to + j, load(x, at + j))
-        if whole < inner:
-            store_partial(y, to + whole, load_partial(x, at + whole, inner - whole), inner - whole)
+        begin = task % groups * task_runs
+        for r in range(begin, min(begin + task_runs, runs)):
+            at = task // groups * x_outer + get_int(sources, r)
+            to = task // groups * y_outer + get_int(places, r)
+            length = get_int(lengths, r)
+            if length == 1:
+                put(y, to, get(x, at))
+            elif length < W:
+                store_partial(y, to, load_partial(x, at, length), length)
+            else:
+                for j in range(0, length - W, W):
+                    store(y, to + j, load(x, at + j))
+                store(y, to + length - W, load(x, at + length - W))
 
 
 class GatherRows:
@@ -269,16 +289,23 @@ class GatherRows:
         return 1.0 * per_image(node.output.type.physical_elements)
 
     def plan(self, node: Node, target: Target) -> KernelCall:
-        """One task an index."""
+        """A task some runs of neighbouring indices."""
         op, x, y, indices = node.op, node.input(0), node.output, node.input(1).data
         assert isinstance(op, Gather)
         assert indices is not None
         extent = x.type.shape[op.axis]
         assert isinstance(extent, int)
-        table = np.ascontiguousarray(indices.reshape(-1).astype(np.int64) % extent)
+        inner = product(static(x.type.shape[op.axis + 1 :]))
+        table = indices.reshape(-1).astype(np.int64) % extent
+        first = np.append(0, np.flatnonzero(np.diff(table) != 1) + 1)
+        lengths = np.diff(np.append(first, table.size)) * inner
         numbers: dict[str, Dim] = {
-            "outer": numel(x.type.shape[: op.axis]), "extent": extent, "count": table.size, "inner": numel(x.type.shape[op.axis + 1 :]),
+            "outer": numel(x.type.shape[: op.axis]), "x_outer": extent * inner, "y_outer": table.size * inner, "runs": first.size,
+            "task_runs": max(1, _GATHERED // max(1, int(lengths.mean()))),
         }  # fmt: skip
-        arguments: dict[str, Argument] = {"x": Pointer(x), "y": Pointer(y), "indices": Packed(table)}
+        arguments: dict[str, Argument] = {
+            "x": Pointer(x), "y": Pointer(y), "sources": Packed(table[first] * inner), "places": Packed(first * inner),
+            "lengths": Packed(lengths),
+        }  # fmt: skip
         arguments |= {name: Extent(value) for name, value in numbers.items()}
         return KernelCall(KernelSpec(self.name, target.isa, ()), arguments)
