@@ -18,6 +18,7 @@ from cnngraph.ir.types import Sym, per_image
 from cnngraph.kernels.template import KernelCall, Packed, Pointer
 from cnngraph.ops import (
     LRN,
+    ArgReduce,
     BatchNorm,
     Cast,
     Concat,
@@ -28,6 +29,8 @@ from cnngraph.ops import (
     DequantizeLinear,
     Elementwise,
     Expand,
+    Gather,
+    GridSample,
     Identity,
     MatMul,
     MatMulInteger,
@@ -58,9 +61,9 @@ from cnngraph.passes.choose_layout import ALIASES
 
 _MATRICES = (Dense, MatMul, MatMulInteger, QGemm, QLinearMatMul)
 _EACH_IMAGE = (
-    BatchNorm, Cast, Concat, Conv, ConvInteger, ConvTranspose, DequantizeLinear, Elementwise, Expand, GroupNorm, Identity, LRN, Pad, Pool,
-    Predicate, QLinearAveragePool, QLinearBinary, QLinearConv, QLinearGlobalAveragePool, QLinearUnary, QTable, QuantizeLinear, Reduce,
-    Reorder, Reshape, Resize, Slice, Softmax, TakeChannels, Transpose, Where, *_MATRICES,
+    ArgReduce, BatchNorm, Cast, Concat, Conv, ConvInteger, ConvTranspose, DequantizeLinear, Elementwise, Expand, Gather, GridSample,
+    GroupNorm, Identity, LRN, Pad, Pool, Predicate, QLinearAveragePool, QLinearBinary, QLinearConv, QLinearGlobalAveragePool,
+    QLinearUnary, QTable, QuantizeLinear, Reduce, Reorder, Reshape, Resize, Slice, Softmax, TakeChannels, Transpose, Where, *_MATRICES,
 )  # fmt: skip
 """Operators whose image ``i`` of the results depends on image ``i`` of the operands only, if all have the batch as their first axis."""
 

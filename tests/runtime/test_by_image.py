@@ -15,7 +15,7 @@ from cnngraph.errors import ArtifactError
 from cnngraph.ir.graph import Graph, Node
 from cnngraph.ir.types import BATCH, DType, Sym, TensorType
 from cnngraph.kernels.template import KernelCall, KernelSpec, Packed
-from cnngraph.ops import ArgReduce, Concat, Dense, Reduce, Reshape, Softmax
+from cnngraph.ops import Concat, Dense, Reduce, Reshape, Softmax, Trilu
 from cnngraph.options import CompileOptions
 from cnngraph.pipeline import compile_graph
 from cnngraph.runtime.manifest import decode_program, encode_program
@@ -163,9 +163,9 @@ def no_batch() -> Graph:
     return graph
 
 
-def best_class() -> Graph:
+def triangle() -> Graph:
     net = Net(3, 64, 64)
-    net.add_output("y", net.node(ArgReduce("max", 1, True), net.relu(net.relu(net.relu(net.x)))))
+    net.add_output("y", net.node(Trilu(True), net.relu(net.relu(net.relu(net.x)))))
     return net
 
 
@@ -185,7 +185,7 @@ def calls_of(graph: Graph, weights: int) -> dict[Node, KernelCall | None]:
         (network(), 0, 1e9, 8, None),
         (network(), 100 << 20, 1e9, 0, "of weights are better read once"),
         (network(5000), 0, 1e5, 0, "dense layers are better read once"),
-        (best_class(), 0, 1e9, 3, "may mix the images"),
+        (triangle(), 0, 1e9, 3, "may mix the images"),
         (several_rows(), 0, 1e9, 0, "no batch as its first axis"),
         (shared_result(), 0, 1e9, 0, "no batch as its first axis"),
         (no_batch(), 0, 1e9, 0, "no batch as its first axis"),
@@ -198,7 +198,7 @@ def test_which_nodes_are_computed_image_by_image(graph: Graph, weights: int, cyc
 
 
 def test_weights_that_are_read_by_several_layers_count_once() -> None:
-    graph = best_class()
+    graph = triangle()
     shared = Packed(np.empty(40 << 20, np.uint8))
     calls = {node: KernelCall(KernelSpec("k", "avx2", ()), {"w": shared}) for node in graph.nodes}
     assert choose_apart(graph, calls, 1e9).nodes == 3
@@ -206,7 +206,7 @@ def test_weights_that_are_read_by_several_layers_count_once() -> None:
 
 def test_operators_without_a_kernel_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_image, "_LEAST_RESULTS", 0)
-    graph = best_class()
+    graph = triangle()
     calls = {**calls_of(graph, 0), graph.nodes[2]: None}
     apart = choose_apart(graph, calls, 1e9)
     assert apart.nodes == 2
