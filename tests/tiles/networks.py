@@ -81,7 +81,8 @@ def one_layer(folder: str) -> dict[str, Any]:
                 assert library.isa == "avx512amx"
                 got = library.run({"x": np.concatenate([X] * copies)})["y"]
                 assert np.array_equal(got, np.concatenate([want] * copies))
-            assert counting.made["configure"] == threads
+            apart = len(X) * copies // threads * threads  # images that are computed one by one; all threads share the others
+            assert counting.made["configure"] == apart + threads * (apart < len(X) * copies)
             assert counting.made["dot_bf16"] == len(X) * copies * executed["dot_bf16"]
     (Path(folder) / "module").mkdir()
     emit_module(program.data, Path(folder) / "module")
