@@ -78,6 +78,16 @@ def test_points_at_and_far_outside_the_edges_stay_in_the_image(channels: int, pa
             np.testing.assert_allclose(y[:, place], centre[:, row], rtol=1e-6)
 
 
+def test_the_last_points_before_the_edge_are_all_but_outside() -> None:
+    """A pixel behind the last one, of 4, nearly: one more than its place is rounded to 5, the place itself is not to 4."""
+    proto = model([node("GridSample", "x g", "y", align_corners=1)], {"x": ["n", 3, 4, 3], "g": ["n", 8, 8, 2]}, opset=16)
+    grid = np.zeros((1, 8, 8, 2), np.float32)
+    edge = np.float32(5 / 3)
+    grid.reshape(-1, 2)[:, 1] = edge + np.arange(-32, 32, dtype=np.float32) * np.spacing(edge)
+    y = cnngraph.compile(proto.SerializeToString()).run({"x": np.ones((1, 3, 4, 3), np.float32), "g": grid})["y"]
+    assert y.max() < 1e-4
+
+
 @pytest.mark.parametrize(
     ("op", "shape"),
     [

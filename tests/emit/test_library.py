@@ -27,6 +27,7 @@ from cnngraph.runtime.session import Program
 from cnngraph_models import digits, trained_path
 from tests.cli.conftest import Call, call  # noqa: F401  a fixture
 from tests.runtime.support import expected, feed, program_data
+from tests.runtime.test_by_image import by_image_data, halves_data, rotated
 from tests.runtime.test_weights import X, model
 
 ROOT = Path(__file__).parents[2]
@@ -349,3 +350,13 @@ def test_what_leading_steps_hand_over(tmp_path: Path, monkeypatch: pytest.Monkey
         with Library(made["library"], threads=threads) as library:
             for batch in (1, 2):
                 np.testing.assert_array_equal(library.run({"x": X[:batch]})["y"], halves.run({"x": X[:batch]})["y"])
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_images_apart_in_runs_of_other_batches(tmp_path: Path, halves: bool) -> None:
+    """A thread that is late at the end of a run must not take the next one's batch for its own."""
+    emit_library([halves_data() if halves else by_image_data()], tmp_path / "rotate.so")
+    with Library(tmp_path / "rotate.so", threads=2) as library:
+        for number in range(400):
+            x = feed(4 - number % 2, number)
+            np.testing.assert_array_equal(library.run({"x": x})["y"], rotated(x, 2, *((3, 3) if halves else (6,))))

@@ -46,6 +46,7 @@ def locate(extent: int) -> None:
             low_weight = zero
         if low >= extent:  # the sum above was rounded up
             low = extent - 1
+            low_weight = zero
         if high >= extent:
             high = extent - 1
             high_weight = zero
