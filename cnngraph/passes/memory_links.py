@@ -142,6 +142,9 @@ class Links:
         for value, link in self.of.items():
             if not self.strided(value):
                 continue
+            if isinstance(link.by.op, Concat) and not link.strided:  # along the first axis: its parts follow each other without gaps
+                found.add(link.by)
+                continue
             nodes = {*value.users, *([value.producer] if value.producer is not None else [])} - self.absorbed
             if value in self._outputs or not all(_asks_stride(self._calls[node], value) for node in nodes):
                 found.add(self._culprit(value, link))

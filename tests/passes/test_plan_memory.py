@@ -224,6 +224,20 @@ def test_any_part_may_be_computed_image_by_image(example: tuple[Graph, dict[Node
         assert plan.bound <= plan.arena + sum(-(-size // 64) * 64 for size in plan.handover)
 
 
+def test_images_joined_to_a_batch_do_not_lie_in_a_concatenation_of_channels() -> None:
+    """The parts of a batch follow each other without gaps; within wider images they would not."""
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.F32, (2, 4, 3)))
+    (a,) = graph.add(RELU, [x])
+    (b,) = graph.add(Transpose((0, 1, 2)), [x])
+    (both,) = graph.add(Concat(0), [a, b])
+    (other,) = graph.add(RELU, [both])
+    (wide,) = graph.add(Concat(1), [other, both])
+    (y,) = graph.add(Transpose((0, 2, 1)), [wide])
+    graph.add_output("y", y)
+    check(graph, calls_of(graph))
+
+
 def test_what_is_handed_over_lies_beside_the_arena() -> None:
     graph, x = image()
     (a,) = graph.add(Transpose((0, 1, 3, 2)), [x])
