@@ -28,7 +28,7 @@ from cnngraph.kernels.template import Backend, DeviceBackend, ProgressCallback, 
 from cnngraph.ops import ConvInteger, MatMulInteger, QGemm, QLinearConv, QLinearMatMul
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import Pass, PassContext, PassRecord, run_passes
-from cnngraph.passes.choose_layout import Choices, choose_layout
+from cnngraph.passes.choose_layout import Choices, choose_layout, estimated_cycles
 from cnngraph.passes.fold_batchnorm import FoldBatchNorm
 from cnngraph.passes.fold_constants import FoldConstants
 from cnngraph.passes.fold_pad import FoldPad
@@ -202,7 +202,7 @@ def compile_graph(
     records.append(_record(graph, "select_kernels", sum(call is not None for call in calls.values()), start, after))
 
     start = time.perf_counter()
-    apart = TOGETHER if device is not None else choose_apart(graph, calls, choice.cycles)
+    apart = TOGETHER if device is not None else choose_apart(graph, calls, estimated_cycles(choice.selections))
     plan = plan_memory(graph, calls, apart.nodes)
     records.append(_record(graph, "plan_memory", len(plan.absorbed), start, after))
 

@@ -37,10 +37,10 @@ class LayoutChoice:
         self.pixels: frozenset[Node] = frozenset()
         self.channels: frozenset[Node] = frozenset()
 
-    @property
-    def cycles(self) -> float:
-        """Estimate of one image's time on one core."""
-        return sum(s.costs.get(s.chosen, 0.0) for s in self.selections)
+
+def estimated_cycles(selections: Sequence[Selection]) -> float:
+    """Of one image, on one core."""
+    return sum(s.costs.get(s.chosen, 0.0) for s in selections)
 
 
 def choose_layout(graph: Graph, templates: Sequence[Template], target: Target, choices: Choices | None = None) -> LayoutChoice:

@@ -19,7 +19,7 @@ from cnngraph.ops.expression import Expression
 from cnngraph.ops.quantized_conv import ConvInteger
 from cnngraph.passes.base import Pass, PassContext
 from cnngraph.passes.qdq_operands import LeftFloatError, dequantized, floats_of, weights_of
-from cnngraph.passes.rewrite import erase_unused
+from cnngraph.passes.rewrite import Writer, erase_unused
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def _rewrite(graph: Graph, node: Node, op: Conv) -> bool:
         return graph.constant(np.ascontiguousarray(column))
 
     integer = ConvInteger(op.kernel, op.strides, op.pads, op.dilations, op.group, DType.F32)
-    (result,) = graph.add(integer, [x.value, w.value, x.zero, w.zero], origin=node.origin, before=node)
+    writer = Writer(graph, node)
+    result = writer.add(integer, x.value, w.value, x.zero, w.zero)
     steps = [("mul", w.units(x))] + ([("add", bias.reshape(-1))] if bias is not None else [])
     for function, numbers in steps:
-        (result,) = graph.add(Elementwise(Expression.of(function, 2)), [result, by_channel(numbers)], origin=node.origin, before=node)
-    graph.replace_uses(node.output, result)
+        result = writer.add(Elementwise(Expression.of(function, 2)), result, by_channel(numbers))
     producers = [v.producer for v in node.inputs if v is not None and v.producer is not None]
-    graph.erase(node)
+    writer.finish(result)
     for producer in dict.fromkeys(producers):
         erase_unused(graph, producer)
     return True

@@ -12,10 +12,11 @@ from typing import ClassVar
 
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import product, static
-from cnngraph.ops import Concat, Conv, Elementwise, Expression, MatMul, Op, Pad, Reshape, Slice, Transpose
+from cnngraph.ops import Concat, Conv, Elementwise, Expression, MatMul, Pad, Reshape, Slice, Transpose
 from cnngraph.ops.common import taps
 from cnngraph.ops.correlate import Correlate
 from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.rewrite import Writer
 
 _PLANE = 2
 """Spatial axes up to which kernels take one filter a channel."""
@@ -40,9 +41,8 @@ class LowerComputedFilters(Pass):
                 continue
             channels = node.input(0).type.shape[1]
             each = op.group == channels == node.output.type.shape[1] and len(op.kernel) <= _PLANE
-            sums = _Writer(graph, node).correlated(op) if each else _Writer(graph, node).multiplied(op)
-            graph.replace_uses(node.output, sums)
-            graph.erase(node)
+            writer = _Convolution(graph, node)
+            writer.finish(writer.correlated(op) if each else writer.multiplied(op))
             changes += 1
         return changes
 
@@ -55,15 +55,8 @@ def _refuse(node: Node, op: Conv) -> str | None:
     return None
 
 
-class _Writer:
-    """Writes what stands for a convolution in front of it."""
-
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph, self.node = graph, node
-
-    def add(self, op: Op, *inputs: Value) -> Value:
-        (value,) = self.graph.add(op, inputs, origin=self.node.origin, before=self.node)
-        return value
+class _Convolution(Writer):
+    """What stands for a convolution."""
 
     def correlated(self, op: Conv) -> Value:
         """One filter a channel."""

@@ -14,9 +14,9 @@ import numpy as np
 from cnngraph.ir.graph import Graph, Node, Value
 from cnngraph.ir.types import DType, product, static
 from cnngraph.ops import Concat, Conv, DeformConv, Elementwise, Expression, GridSample, Reshape, Slice, Transpose
-from cnngraph.ops.base import Op
 from cnngraph.ops.expression import Instr
 from cnngraph.passes.base import Pass, PassContext
+from cnngraph.passes.rewrite import Writer
 
 _LEAST_EXTENT = 2
 """Pixels along an axis from which on places can be told by where they are between the first and the last."""
@@ -38,9 +38,8 @@ class LowerDeformConv(Pass):
             if refusal:
                 context.reject(self.name, node, refusal)
                 continue
-            result = _Writer(graph, node).convolution(node.op)
-            graph.replace_uses(node.output, result)
-            graph.erase(node)
+            writer = _Sampling(graph, node)
+            writer.finish(writer.convolution(node.op))
             changes += 1
         return changes
 
@@ -56,15 +55,8 @@ def _refuse(node: Node, op: DeformConv) -> str | None:
     return None
 
 
-class _Writer:
-    """Writes what stands for a deformable convolution in front of it."""
-
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph, self.node = graph, node
-
-    def add(self, op: Op, *inputs: Value | None) -> Value:
-        (value,) = self.graph.add(op, inputs, origin=self.node.origin, before=self.node)
-        return value
+class _Sampling(Writer):
+    """What stands for a deformable convolution."""
 
     def convolution(self, op: DeformConv) -> Value:
         x, w = self.node.input(0), self.node.input(1)

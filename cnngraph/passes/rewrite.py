@@ -22,6 +22,23 @@ def replace(graph: Graph, node: Node, op: Op, inputs: Sequence[Value | None], or
     return value.producer
 
 
+class Writer:
+    """Writes what stands for a node, piece by piece, in front of it."""
+
+    def __init__(self, graph: Graph, node: Node) -> None:
+        self.graph, self.node = graph, node
+
+    def add(self, op: Op, *inputs: Value | None) -> Value:
+        """The result of a new node of one output."""
+        (value,) = self.graph.add(op, inputs, origin=self.node.origin, before=self.node)
+        return value
+
+    def finish(self, result: Value) -> None:
+        """Let ``result`` take the place of the node's first output, the only one that is read, and erase the node."""
+        self.graph.replace_uses(self.node.output, result)
+        self.graph.erase(self.node)
+
+
 def erase_unused(graph: Graph, node: Node) -> bool:
     """Erase ``node`` if nothing reads its results; whether it was erased."""
     if any(graph.is_used(value) for value in node.outputs):

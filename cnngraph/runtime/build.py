@@ -33,7 +33,7 @@ from cnngraph.kernels.template import (
 )
 from cnngraph.options import CompileOptions
 from cnngraph.passes.base import PassRecord, Rejection
-from cnngraph.passes.choose_layout import ALIASES
+from cnngraph.passes.choose_layout import ALIASES, estimated_cycles
 from cnngraph.passes.memory_links import natural_stride
 from cnngraph.passes.plan_memory import MemoryPlan, Place
 from cnngraph.runtime.execute import aligned
@@ -261,7 +261,7 @@ def _report(
         "passes": [dataclasses.asdict(r) for r in records],
         "rejections": [{"pass": r.pass_name, "node": printable(r.node, 400), "reason": r.reason} for r in rejections],
         "selection": rows,
-        "cycles": sum(s.costs.get(s.chosen, 0.0) for s in selections),
+        "cycles": estimated_cycles(selections),
         "memory": plan.report(),
         "reference_steps": [s.label for s in steps if isinstance(s, HostStep)],
     }
